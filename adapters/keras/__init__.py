@@ -1,0 +1,94 @@
+"""Keras 3, on TensorFlow, JAX or torch: one adapter, whose backend is chosen before Keras is imported.
+
+What concerns every backend (the model, the losses, the optimizers, `fit`) is written once with Keras; only
+`tensorflow_loops`, `jax_loops` and `torch_loops` import a backend, and only the chosen one is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from types import ModuleType
+
+from harness.adapter import AdapterOptions, Execution, Plan, Program
+from harness.parse import ConfigError, Mistake, nearest
+
+_LOOPS = {
+    "tensorflow": "adapters.keras.tensorflow_loops",
+    "jax": "adapters.keras.jax_loops",
+    "torch": "adapters.keras.torch_loops",
+}
+
+
+class KerasAdapter:
+    """Keras with one backend in this process."""
+
+    def __init__(self, options: AdapterOptions, loops: ModuleType) -> None:
+        self._options = options
+        self._loops = loops
+
+    def executions(self) -> tuple[Execution, ...]:
+        """The executions that this backend offers."""
+        executions: tuple[Execution, ...] = self._loops.EXECUTIONS
+        return executions
+
+    def environment(self) -> dict[str, object]:
+        """Versions, threads and devices as Keras and its backend report them."""
+        keras = importlib.import_module("keras")
+        described: dict[str, object] = self._loops.environment(self._options)
+        return {"keras": keras.__version__, "backend": keras.backend.backend(), **described}
+
+    def build(self, plan: Plan) -> Program:
+        """The program of a plan; raises ConfigError for what this process can't run."""
+        mistakes = []
+        allowed = self.executions()
+        if plan.execution not in allowed:
+            problem = f"keras on {self._options.backend} has no execution {plan.execution!r}"
+            mistakes.append(Mistake("execution", problem, ", ".join(allowed)))
+        for key in ("precision", "device"):
+            wanted, fixed = getattr(plan, key), getattr(self._options, key)
+            if wanted != fixed:
+                mistakes.append(Mistake(key, f"{wanted!r} was asked for in a process that is set to {fixed!r}"))
+        if mistakes:
+            raise ConfigError(mistakes)
+        program: Program = self._loops.build(plan)
+        return program
+
+
+def adapter(options: AdapterOptions) -> KerasAdapter:
+    """Import Keras on `options.backend` and fix what it fixes for a process: precision, threads, device."""
+    if options.backend not in _LOOPS:
+        problem = f"{options.backend!r} is not a backend of Keras"
+        allowed = ", ".join(_LOOPS)
+        raise ConfigError([Mistake("backend", problem, allowed, nearest(options.backend, _LOOPS))])
+    _before_import(options)
+    keras = importlib.import_module("keras")
+    if keras.backend.backend() != options.backend:
+        problem = f"Keras was imported on {keras.backend.backend()!r} in this process, before {options.backend!r}"
+        raise ConfigError([Mistake("backend", problem)])
+    keras.config.set_floatx(options.precision)
+    if options.precision == "float64":
+        _keep_float64()
+    loops = importlib.import_module(_LOOPS[options.backend])
+    loops.configure(options)
+    return KerasAdapter(options, loops)
+
+
+def _before_import(options: AdapterOptions) -> None:
+    """What Keras and its backends read from the environment while they are imported."""
+    if "keras" in sys.modules:
+        return
+    os.environ["KERAS_BACKEND"] = options.backend
+    os.environ["KERAS_TORCH_DEVICE"] = options.device
+    os.environ["JAX_PLATFORMS"] = options.device
+
+
+def _keep_float64() -> None:
+    """Stop Keras from computing in float32 what is asked for in float64.
+
+    On JAX and torch its type promotion demotes float64 in spite of `set_floatx("float64")`, by this table:
+    matrix products then run in float32 (6e-7 off).
+    """
+    dtypes = importlib.import_module("keras.src.backend.common.dtypes")
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"

@@ -1,0 +1,248 @@
+"""Keras on JAX: one jitted step, or the whole epoch as one `lax.scan`.
+
+The state (weights, dropout streams, optimizer) is a tuple of arrays that each call takes and gives back,
+donated, so that XLA updates it in place. Keras' stateless functions are traced once and cost nothing after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import jax
+import jax.monitoring
+import jaxlib
+import numpy as np
+import numpy.typing as npt
+
+from adapters.keras.fit import Fit
+from adapters.keras.program import Array, Loop, Parts, Program, parts
+from harness.adapter import AdapterOptions, Execution, Plan
+from harness.parse import ConfigError, Mistake
+
+State = tuple[list[jax.Array], list[jax.Array], list[jax.Array]]
+
+EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
+
+def configure(options: AdapterOptions) -> None:
+    """Check what JAX read from the environment when it was imported: platform and precision."""
+    wide = bool(jax.config.read("jax_enable_x64"))
+    if wide != (options.precision == "float64"):
+        needed = "1" if options.precision == "float64" else "0"
+        problem = f"{options.precision} on JAX needs JAX_ENABLE_X64={needed} before JAX is imported"
+        raise ConfigError([Mistake("precision", problem)])
+    platform = jax.default_backend()
+    if platform != ("gpu" if options.device == "cuda" else "cpu"):
+        raise ConfigError([Mistake("device", f"{options.device!r} was asked for, JAX runs on {platform!r}")])
+
+
+def environment(options: AdapterOptions) -> dict[str, object]:
+    """Versions, and the devices that JAX reports. XLA does not report its threads."""
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "devices": [device.device_kind for device in jax.devices()],
+        "cpu_devices": jax.device_count(),
+    }
+
+
+def build(plan: Plan) -> Program:
+    """The program of a plan."""
+    made = parts(plan)
+    loop = _fit(made) if plan.execution == "idiomatic" else _Compiled(made)
+    return Program(made, _Metered(loop), {"xla": True})
+
+
+class _Metered:
+    """A loop of which it is counted what XLA compiles while it is at work, by the events that JAX reports."""
+
+    total = 0
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._count = 0
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        before = _Metered.total
+        try:
+            yield
+        finally:
+            self._count += _Metered.total - before
+
+    def feed(self, x: Array, y: Array) -> None:
+        with self._counted():
+            self._loop.feed(x, y)
+
+    def restart(self, seed: int) -> None:
+        with self._counted():
+            self._loop.restart(seed)
+
+    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
+        with self._counted():
+            self._loop.train_epoch(order, learning_rates)
+
+    def losses(self) -> Array:
+        return self._loop.losses()
+
+    def predict(self, x: Array) -> Array:
+        with self._counted():
+            return self._loop.predict(x)
+
+    def read(self, variables: Sequence[Any]) -> list[Array]:
+        return self._loop.read(variables)
+
+    def sync(self) -> None:
+        self._loop.sync()
+
+    def compilations(self) -> int:
+        return self._count
+
+
+def _count(event: str, duration_s: float, **_: object) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _Metered.total += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def _fit(made: Parts) -> Fit:
+    forward = _forward(made)
+
+    def predict(x: Array) -> Array:
+        trained, others, _ = _state(made)
+        return np.asarray(forward(trained, others, x))
+
+    return Fit(
+        made,
+        predict,
+        restart=lambda seed: None,
+        sync=lambda: jax.block_until_ready(_state(made)[0]),
+        compilations=lambda: 0,
+    )
+
+
+class _Compiled:
+    """The state as arrays, and the program of an epoch or of a step that takes it and gives it back."""
+
+    def __init__(self, made: Parts) -> None:
+        self._made = made
+        self._forward = _forward(made)
+        self._epoch = _scanned(made) if made.plan.execution == "epoch" else _stepped(made)
+        self._data: tuple[Any, Any] = (None, None)
+        self._state: State = ([], [], [])
+        self._losses: Any = np.empty(0)
+
+    def feed(self, x: Array, y: Array) -> None:
+        self._data = (jax.device_put(x), jax.device_put(y))
+
+    def restart(self, seed: int) -> None:
+        # Copies, because the state is donated and Keras' variables must keep theirs.
+        self._state = jax.tree.map(lambda value: jax.device_put(np.asarray(value)), _state(self._made))
+
+    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
+        rates = learning_rates.astype(self._made.plan.precision)
+        self._state, self._losses = self._epoch(self._state, *self._data, order, rates)
+
+    def losses(self) -> Array:
+        return np.asarray(self._losses)
+
+    def predict(self, x: Array) -> Array:
+        trained, others, _ = self._state
+        return np.asarray(self._forward(trained, others, x))
+
+    def read(self, variables: Sequence[Any]) -> list[Array]:
+        trained = {id(v): value for v, value in zip(self._made.trainable, self._state[0], strict=True)}
+        return [np.asarray(trained[id(variable)]) for variable in variables]
+
+    def sync(self) -> None:
+        jax.block_until_ready((self._state, self._losses))
+
+    def compilations(self) -> int:
+        return 0
+
+
+def _state(made: Parts) -> State:
+    model, optimizer = made.model.keras, made.optimizer.keras
+    groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+    trained, others, slots = ([variable.value for variable in group] for group in groups)
+    return trained, others, slots
+
+
+def _forward(made: Parts) -> Callable[..., jax.Array]:
+    """Outputs in evaluation mode from (trained, others, x)."""
+
+    def forward(trained: list[jax.Array], others: list[jax.Array], x: jax.Array) -> jax.Array:
+        outputs: jax.Array = made.model.keras.stateless_call(trained, others, x, training=False)[0]
+        return outputs
+
+    return jax.jit(forward)
+
+
+def _step(made: Parts) -> Callable[..., tuple[State, jax.Array]]:
+    """One training step, not compiled: (state, x, y, rows, rate) to (state, loss)."""
+    model, optimizer = made.model.keras, made.optimizer
+
+    def loss_of(trained: Any, others: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
+        outputs, others = model.stateless_call(trained, others, x, training=True)
+        return made.loss(y, outputs), others
+
+    def step(
+        state: State, x: jax.Array, y: jax.Array, rows: jax.Array, rate: jax.Array
+    ) -> tuple[State, jax.Array]:
+        trained, others, slots = state
+        # The harness's rows lie within the data, so nothing needs to be checked or filled in.
+        batch = [each.at[rows].get(mode="promise_in_bounds") for each in (x, y)]
+        (loss, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained, others, *batch)
+        with optimizer.rates.fed(rate):
+            trained, slots = optimizer.keras.stateless_apply(slots, gradients, trained)
+        return (trained, others, slots), loss
+
+    return step
+
+
+def _scanned(made: Parts) -> Callable[..., tuple[State, jax.Array]]:
+    """The whole epoch as one program."""
+    step = _step(made)
+
+    @partial(jax.jit, donate_argnums=0)
+    def epoch(
+        state: State, x: jax.Array, y: jax.Array, order: jax.Array, rates: jax.Array
+    ) -> tuple[State, jax.Array]:
+        def body(state: State, step_inputs: tuple[jax.Array, jax.Array]) -> tuple[State, jax.Array]:
+            return step(state, x, y, *step_inputs)
+
+        return jax.lax.scan(body, state, (order, rates))
+
+    return epoch
+
+
+def _stepped(made: Parts) -> Callable[..., tuple[State, jax.Array]]:
+    """The epoch as one call a step.
+
+    The number of the step and the losses stay on the device, beside the state: nothing is sent there and
+    nothing is fetched between two steps.
+    """
+    step = _step(made)
+
+    @partial(jax.jit, donate_argnums=0)
+    def one(
+        carry: tuple[State, jax.Array, jax.Array], x: jax.Array, y: jax.Array, order: jax.Array, rates: jax.Array
+    ) -> tuple[State, jax.Array, jax.Array]:
+        state, number, losses = carry
+        state, loss = step(state, x, y, order[number], rates[number])
+        return state, number + 1, losses.at[number].set(loss)
+
+    def epoch(
+        state: State, x: jax.Array, y: jax.Array, order: Array, rates: Array
+    ) -> tuple[State, jax.Array]:
+        orders, table = jax.device_put(order), jax.device_put(rates)
+        carry = (state, jax.device_put(np.int32(0)), jax.device_put(np.zeros_like(rates)))
+        for _ in range(len(order)):
+            carry = one(carry, x, y, orders, table)
+        return carry[0], carry[2]
+
+    return epoch

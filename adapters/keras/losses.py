@@ -1,0 +1,51 @@
+"""The losses, from raw network outputs: as `compile` takes them, and as one mean for our own loops."""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from harness.adapter import Loss, Precision
+
+
+def targets(loss: Loss, y: npt.NDArray[Any], precision: Precision) -> npt.NDArray[Any]:
+    """The targets as the loss takes them: class numbers int32 `[rows]`, or floats of the outputs' shape."""
+    match loss:
+        case "cross_entropy":
+            return y.astype(np.int32)
+        case "binary_cross_entropy":
+            return y.astype(precision)[:, None]
+        case "mse":
+            return y.astype(precision)
+        case _:
+            assert_never(loss)
+
+
+def native(loss: Loss) -> Any:
+    """The loss object that `model.compile` takes."""
+    match loss:
+        case "cross_entropy":
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        case "binary_cross_entropy":
+            return keras.losses.BinaryCrossentropy(from_logits=True)
+        case "mse":
+            return keras.losses.MeanSquaredError()
+        case _:
+            assert_never(loss)
+
+
+def mean(loss: Loss, y: Any, outputs: Any) -> Any:
+    """The mean loss of a batch: what `native` computes, without its masks, weights and reductions."""
+    match loss:
+        case "cross_entropy":
+            return ops.mean(ops.sparse_categorical_crossentropy(y, outputs, from_logits=True))
+        case "binary_cross_entropy":
+            return ops.mean(ops.binary_crossentropy(y, outputs, from_logits=True))
+        case "mse":
+            return ops.mean(ops.square(outputs - y))
+        case _:
+            assert_never(loss)

@@ -1,0 +1,179 @@
+"""The optimizers: Keras' own with the harness's numbers fed in, or one shared rule inside a Keras optimizer.
+
+Keras' optimizers hold their numbers as Python floats, which end up as constants of the compiled program. Here
+the learning rates and the weight decay are variables, so that a sweep over them compiles nothing. The update
+itself stays Keras' own, deviations from the rule included: they are named in `DEVIATIONS` and measured by
+others. One thing is changed, because it is not small print: in the rules of `harness.optim` the weight decay
+of SGD and its kin is coupled (added to the gradient), while Keras always decouples it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import keras
+import numpy as np
+from keras import ops
+
+from harness.adapter import Precision
+from harness.optim import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, Rule, numbers
+
+DEVIATIONS: dict[str, tuple[str, ...]] = {
+    "momentum": ("velocity_carries_learning_rate",),
+    "nesterov": ("velocity_carries_learning_rate",),
+    "adam": ("epsilon_inside_bias_correction",),
+    "adamw": ("epsilon_inside_bias_correction",),
+    "rmsprop": ("epsilon_inside_root",),
+}
+"""Where Keras' own update differs from the rule of that name."""
+
+
+class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """The learning rate of each step: from the table of the epoch, or what a loop of our own feeds in.
+
+    `table` is a variable of the optimizer, `[steps]` in the plan's precision; the steps are counted on from
+    epoch to epoch, so the place in it is the count modulo its length. A table rather than a callback a batch,
+    because that would turn an asynchronous `fit` into one that waits at every step.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.table: Any = None
+        self._fed: Any = None
+
+    def __call__(self, step: Any) -> Any:
+        """The learning rate at `step`, counted from 0."""
+        return self.table[step % self.steps] if self._fed is None else self._fed
+
+    @contextmanager
+    def fed(self, rate: Any) -> Iterator[None]:
+        """Within this block the learning rate is `rate`."""
+        self._fed = rate
+        try:
+            yield
+        finally:
+            self._fed = None
+
+
+@dataclass(frozen=True, eq=False)
+class Optimizer:
+    """A Keras optimizer built on a model's variables, and the variables that take the run's numbers."""
+
+    keras: Any
+    rates: Rates
+    inputs: dict[str, Any]
+
+    def reset(self, rule: Rule) -> None:
+        """Set the state to zero and the step count to 0, and take the numbers of `rule`."""
+        values = numbers(rule)
+        kept = {id(variable): values[name] for name, variable in self.inputs.items()}
+        for variable in self.keras.variables:
+            variable.assign(np.full(variable.shape, kept.get(id(variable), 0), dtype=variable.dtype))
+
+    def name(self) -> str:
+        """What is recorded as the optimizer that ran."""
+        if isinstance(self.keras, Shared):
+            return f"harness.optim.{type(self.keras.rule).__name__}"
+        public = next(kind for kind in _NATIVE if isinstance(self.keras, kind))
+        return f"keras.optimizers.{public.__name__}"
+
+
+def build(rule: Rule, variables: Sequence[Any], steps: int, precision: Precision) -> Optimizer:
+    """The optimizer of a program: `rule` without the numbers that are inputs, see `harness.optim.program_rule`."""
+    rates = Rates(steps)
+    optimizer = Shared(rule, rates) if rule.impl == "shared" else _native(rule, rates, precision)
+    optimizer.build(variables)
+    rates.table = optimizer.add_variable((steps,), dtype=precision, name="learning_rates")
+    if isinstance(optimizer, Shared):
+        return Optimizer(optimizer, rates, optimizer.inputs)
+    if not hasattr(rule, "weight_decay"):
+        return Optimizer(optimizer, rates, {})
+    decay = optimizer.add_variable((), dtype=precision, name="weight_decay")
+    if isinstance(rule, AdamW):
+        optimizer.weight_decay = decay
+    else:
+        optimizer.coupled_decay = decay
+    return Optimizer(optimizer, rates, {"weight_decay": decay})
+
+
+def _native(rule: Rule, rates: Rates, precision: Precision) -> Any:
+    """Keras' own optimizer for a rule.
+
+    In float64 the numbers are NumPy's, since `ops.cast(0.9, "float64")` on TensorFlow gives the float32
+    number next to 0.9; in float32 they stay Python's, which take the dtype of the weights.
+    """
+    n = {name: np.float64(v) if precision == "float64" else v for name, v in numbers(rule).items()}
+    match rule:
+        case SGD():
+            return _coupled()(rates)
+        case Momentum():
+            return _coupled()(rates, momentum=n["momentum"])
+        case Nesterov():
+            return _coupled()(rates, momentum=n["momentum"], nesterov=True)
+        case Adam():
+            return keras.optimizers.Adam(rates, n["beta_1"], n["beta_2"], n["epsilon"])
+        case AdamW():
+            betas = {"beta_1": n["beta_1"], "beta_2": n["beta_2"]}
+            return keras.optimizers.AdamW(rates, weight_decay=0.0, epsilon=n["epsilon"], **betas)
+        case RMSprop():
+            return keras.optimizers.RMSprop(rates, rho=n["rho"], epsilon=n["epsilon"])
+        case _:
+            assert_never(rule)
+
+
+def _coupled() -> Any:
+    """Keras' SGD with coupled weight decay.
+
+    The base is taken from an instance: on torch, Keras makes one of another class that updates all variables
+    at once, which a plain subclass of keras.optimizers.SGD would lose.
+    """
+    base: Any = type(keras.optimizers.SGD())
+
+    class CoupledSGD(base):  # type: ignore[misc]
+        coupled_decay: Any
+
+        def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+            """Add weight_decay * w to each gradient, then update as Keras does."""
+            variables = self._trainable_variables if trainable_variables is None else trainable_variables
+            decay = ops.convert_to_tensor(self.coupled_decay)
+            decayed = [g + decay * ops.convert_to_tensor(w) for g, w in zip(grads, variables, strict=True)]
+            super().apply(decayed, trainable_variables)
+
+    return CoupledSGD
+
+
+class Shared(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """`rule.update` on the tensors of any backend; every number of the rule is a variable."""
+
+    def __init__(self, rule: Rule, rates: Rates) -> None:
+        super().__init__(rates)
+        self.rule = rule
+        self.inputs: dict[str, Any] = {}
+        self.slots: dict[str, list[Any]] = {}
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Make the state of each variable, and the variables for the rule's numbers."""
+        super().build(variables)
+        dtype = variables[0].dtype
+        self.slots = {name: self.add_optimizer_variables(variables, name) for name in self.rule.slots}
+        self.inputs = {name: self.add_variable((), dtype=dtype, name=name) for name in numbers(self.rule)}
+
+    def _backend_update_step(self, grads: Sequence[Any], trainable_variables: Sequence[Any], rate: Any) -> None:
+        h = {name: ops.convert_to_tensor(variable) for name, variable in self.inputs.items()}
+        dtype = trainable_variables[0].dtype
+        lr = ops.convert_to_tensor(rate, dtype=dtype)
+        t = ops.cast(self.iterations + 1, dtype)
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            index = self._get_variable_index(variable)
+            slots = {name: each[index] for name, each in self.slots.items()}
+            state = {name: ops.convert_to_tensor(slot) for name, slot in slots.items()}
+            w, state = self.rule.update(ops.convert_to_tensor(variable), gradient, state, h, lr, t)
+            variable.assign(w)
+            for name, value in state.items():
+                slots[name].assign(value)
+
+
+_NATIVE = (keras.optimizers.AdamW, keras.optimizers.Adam, keras.optimizers.RMSprop, keras.optimizers.SGD)

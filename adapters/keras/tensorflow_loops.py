@@ -1,0 +1,173 @@
+"""Keras on TensorFlow: one `tf.function` a step, or the whole epoch as one, each with or without XLA.
+
+Data, order and learning rates are arguments, so that a program serves every run of the same shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from adapters.keras.fit import Fit
+from adapters.keras.program import Array, Parts, Program, parts
+from harness.adapter import AdapterOptions, Execution, Plan
+from harness.parse import ConfigError, Mistake
+
+EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
+
+
+def configure(options: AdapterOptions) -> None:
+    """Set threads and device, which TensorFlow fixes when it first runs something."""
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
+    if options.device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+        return
+    cards = tf.config.list_physical_devices("GPU")
+    if not cards:
+        raise ConfigError([Mistake("device", f"{options.device!r} was asked for, TensorFlow sees no GPU")])
+    for card in cards:  # else TensorFlow takes all of the GPU's memory at once
+        tf.config.experimental.set_memory_growth(card, True)
+
+
+def environment(options: AdapterOptions) -> dict[str, object]:
+    """Version, threads, devices, and whether matrix products on a GPU may use TF32."""
+    return {
+        "tensorflow": tf.__version__,
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "devices": [device.name for device in tf.config.get_visible_devices()],
+        "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
+    }
+
+
+def build(plan: Plan) -> Program:
+    """The program of a plan."""
+    if plan.execution == "idiomatic":
+        return _idiomatic(plan)
+    made = parts(plan)
+    return Program(made, _Compiled(made), {"xla": plan.xla})
+
+
+def _idiomatic(plan: Plan) -> Program:
+    made = parts(plan, _Traced)
+    model = made.model.keras
+    forward = _forward(made)
+    fit = Fit(
+        made,
+        lambda x: np.asarray(forward(tf.constant(x))),
+        restart=lambda seed: None,
+        sync=tf.test.experimental.sync_devices,
+        compilations=lambda: model.traces + forward.experimental_get_tracing_count(),
+    )
+    return Program(made, fit, {"xla": bool(model.jit_compile)})
+
+
+class _Traced(keras.Model):  # type: ignore[misc]
+    """Counts how often `fit` traces its step; a traced step runs without coming by here."""
+
+    traces = 0
+
+    def train_step(self, data: Any) -> Any:
+        """One step of `fit`."""
+        self.traces += 1
+        return super().train_step(data)
+
+
+class _Compiled:
+    """The state is in Keras' variables, the rows are on the device; one call a step, or one an epoch."""
+
+    def __init__(self, made: Parts) -> None:
+        self._plan = made.plan
+        self._forward = _forward(made)
+        whole = made.plan.execution == "epoch"
+        self._program = _whole_epoch(made) if whole else _one_step(made)
+        self._run: Callable[[Any, Any], Any] = self._whole if whole else self._steps
+        self._data: tuple[Any, Any] = (None, None)
+        self._losses: Any = np.empty(0)
+
+    def feed(self, x: Array, y: Array) -> None:
+        self._data = (tf.constant(x), tf.constant(y))
+
+    def restart(self, seed: int) -> None:
+        """Nothing to do: Keras' variables are the state."""
+
+    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
+        rates = tf.constant(learning_rates.astype(self._plan.precision))
+        self._losses = self._run(tf.constant(order), rates)
+
+    def _whole(self, order: Any, rates: Any) -> Any:
+        return self._program(*self._data, order, rates)
+
+    def _steps(self, order: Any, rates: Any) -> Any:
+        program, (x, y) = self._program, self._data
+        steps = zip(tf.unstack(order), tf.unstack(rates), strict=True)
+        return [program(x, y, rows, rate) for rows, rate in steps]
+
+    def losses(self) -> Array:
+        return np.array(self._losses)
+
+    def predict(self, x: Array) -> Array:
+        return np.asarray(self._forward(tf.constant(x)))
+
+    def read(self, variables: Sequence[Any]) -> list[Array]:
+        return [variable.numpy() for variable in variables]
+
+    def sync(self) -> None:
+        tf.test.experimental.sync_devices()
+
+    def compilations(self) -> int:
+        counts = (f.experimental_get_tracing_count() for f in (self._program, self._forward))
+        return sum(counts)
+
+
+def _forward(made: Parts) -> Any:
+    """Outputs in evaluation mode, `[rows, outputs]` from `[rows, ...]`."""
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def forward(x: Any) -> Any:
+        return made.model.keras(x, training=False)
+
+    return forward
+
+
+def _step(made: Parts) -> Callable[..., Any]:
+    """One training step, not compiled: the loss of a batch, whose gradient went into the variables."""
+    model, optimizer, trainable = made.model.keras, made.optimizer, made.trainable
+    native = [variable.value for variable in trainable]
+
+    def step(x: Any, y: Any, rows: Any, rate: Any) -> Any:
+        batch, targets = tf.gather(x, rows), tf.gather(y, rows)
+        with tf.GradientTape() as tape:
+            loss = made.loss(targets, model(batch, training=True))
+        gradients = tape.gradient(loss, native)
+        with optimizer.rates.fed(rate):
+            optimizer.keras.apply(gradients, trainable)
+        return loss
+
+    return step
+
+
+def _one_step(made: Parts) -> Any:
+    return tf.function(_step(made), autograph=False, jit_compile=made.plan.xla)
+
+
+def _whole_epoch(made: Parts) -> Any:
+    step, plan = _step(made), made.plan
+
+    @tf.function(autograph=False, jit_compile=plan.xla)  # type: ignore[untyped-decorator]
+    def epoch(x: Any, y: Any, order: Any, rates: Any) -> Any:
+        def body(number: Any, losses: Any) -> tuple[Any, Any]:
+            loss = step(x, y, order[number], rates[number])
+            return number + 1, losses.write(number, loss)
+
+        losses = tf.TensorArray(plan.precision, size=plan.steps, element_shape=())
+        _, losses = tf.while_loop(lambda number, _: number < plan.steps, body, (0, losses))
+        return losses.stack()
+
+    return epoch

@@ -1,0 +1,185 @@
+"""PyTorch behind the harness's protocol: adapter, program, trainer."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from adapters.torch import compiling, loops, model, optimizers
+from harness.adapter import (
+    Adapter,
+    AdapterOptions,
+    Examples,
+    Execution,
+    Float,
+    Plan,
+    Program,
+    Split,
+    Trainer,
+    Weights,
+)
+from harness.optim import Rule
+from harness.parse import ConfigError, Mistake
+
+EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "eager", "compiled")
+CHUNK = 4096  # rows of a forward pass in `predict`, which bounds its memory
+
+
+def adapter(options: AdapterOptions) -> Adapter:
+    """PyTorch in this process, with the threads that were asked for."""
+    torch.set_num_threads(options.threads)
+    if torch.get_num_interop_threads() != options.threads:
+        torch.set_num_interop_threads(options.threads)
+    return TorchAdapter(options)
+
+
+class TorchAdapter:
+    """See `harness.adapter.Adapter`."""
+
+    def __init__(self, options: AdapterOptions) -> None:
+        self._device = torch.device(options.device)
+
+    def executions(self) -> tuple[Execution, ...]:
+        """The same on every device."""
+        return EXECUTIONS
+
+    def environment(self) -> dict[str, object]:
+        """What torch says about itself and the device."""
+        on_cuda = self._device.type == "cuda"
+        found: dict[str, object] = {
+            "torch": torch.__version__,
+            "device": str(self._device),
+            "threads": torch.get_num_threads(),
+            "interop_threads": torch.get_num_interop_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]
+            "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        }
+        if on_cuda:
+            found |= {
+                "device_name": torch.cuda.get_device_name(self._device),
+                "cuda": torch.version.cuda,
+                "cuda_driver": torch._C._cuda_getDriverVersion(),  # type: ignore[attr-defined]
+                "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+                "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+                "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+            }
+        return found
+
+    def build(self, plan: Plan) -> Program:
+        """The program of a plan; raises ConfigError for what torch does not have."""
+        mistakes = []
+        if plan.execution not in EXECUTIONS:
+            problem = f"torch on {self._device.type} has no execution {plan.execution!r}"
+            mistakes.append(Mistake("execution", problem, ", ".join(EXECUTIONS)))
+        if plan.xla:
+            mistakes.append(Mistake("framework.xla", "torch does not compile with XLA", "false"))
+        if mistakes:
+            raise ConfigError(mistakes)
+        return TorchProgram(plan)
+
+
+class TorchProgram:
+    """See `harness.adapter.Program`. Holds the module and what was compiled from it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.device = torch.device(plan.device)
+        self.dtype = {"float32": torch.float32, "float64": torch.float64}[plan.precision]
+        self.model = model.build(plan.network, self.dtype, self.device)
+        self._criterion = model.criterion(plan.loss)
+        self._compiler: compiling.Compiler | None = None
+        if plan.execution == "compiled":
+            self._compiler = compiling.Compiler()
+            module = self.model.module
+            if plan.rule.impl == "shared":
+                self._step = self._compiler(compiling.whole_step(module, self._criterion, plan.rule))
+            else:
+                self._gradient = self._compiler(compiling.gradient(module, self._criterion))
+
+    def trainer(self, examples: Examples, rule: Rule, seed: int) -> Trainer:
+        """Start a run."""
+        return TorchTrainer(self, examples, rule, seed)
+
+    def compilations(self) -> int:
+        """How often torch.compile has called its backend for this program."""
+        return self._compiler.compilations if self._compiler else 0
+
+    def settings(self) -> dict[str, object]:
+        """Who updates the weights, and what is compiled."""
+        found = optimizers.describe(self._optimizer(self.plan.rule))
+        whole = "gather, forward, backward" + (", update" if self.plan.rule.impl == "shared" else "")
+        found["compiled"] = whole if self._compiler else ""
+        found["compile_cache"] = bool(self._compiler) and torch._inductor.config.fx_graph_cache
+        found["xla"] = False
+        return found
+
+    def loop(self, x: Tensor, y: Tensor, rule: Rule) -> loops.Loop:
+        """The plan's execution on a training split, the optimizer's state zero."""
+        optimizer = self._optimizer(rule)
+        run = loops.Run(self.model, self._criterion, optimizer, x, y, self.plan.batch_size, self.device)
+        match self.plan.execution, rule.impl:
+            case "idiomatic", _:
+                return loops.idiomatic(run)
+            case "compiled", "shared":
+                return loops.compiled_whole(run, self._step, rule)
+            case "compiled", _:
+                return loops.compiled(run, self._gradient)
+            case _:
+                return loops.eager(run)
+
+    def _optimizer(self, rule: Rule) -> torch.optim.Optimizer:
+        # the tutorial leaves the choice to torch, which prefers its loop over parameters on a CPU
+        fused = self.plan.execution != "idiomatic"
+        return optimizers.make(rule, list(self.model.module.parameters()), fused)
+
+
+class TorchTrainer:
+    """See `harness.adapter.Trainer`."""
+
+    def __init__(self, program: TorchProgram, examples: Examples, rule: Rule, seed: int) -> None:
+        self._program, self._rule, self._seed = program, rule, seed
+        self._device = program.device
+        self._module = program.model.module
+        self._x = {split: torch.tensor(x, dtype=program.dtype) for split, x in examples.x.items()}
+        classes = program.plan.loss == "cross_entropy"
+        target = torch.int64 if classes else program.dtype
+        self._y = torch.tensor(examples.y["train"], dtype=target)
+        if program.plan.execution != "idiomatic":
+            self._x = {split: x.to(self._device) for split, x in self._x.items()}
+            self._y = self._y.to(self._device)
+        self._losses: list[Tensor] = []
+
+    def load(self, weights: Weights) -> None:
+        """Start over."""
+        self._program.model.load(weights)
+        self._loop = self._program.loop(self._x["train"], self._y, self._rule)
+        torch.manual_seed(self._seed)
+
+    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
+        """Train; returns before a GPU is done."""
+        self._losses = self._loop(torch.from_numpy(order).to(torch.int64), learning_rates.tolist())
+
+    def losses(self) -> npt.NDArray[np.float64]:
+        """The losses of the last epoch, float64 `[steps]`."""
+        return np.asarray(torch.stack(self._losses).to("cpu", torch.float64).numpy())
+
+    def predict(self, split: Split) -> Float:
+        """The logits of a split, `[rows, outputs]`."""
+        self._module.eval()
+        with torch.inference_mode():
+            chunks = [self._module(x.to(self._device)) for x in torch.split(self._x[split], CHUNK)]
+        self._module.train()
+        return np.asarray(torch.cat(chunks).cpu().numpy())
+
+    def weights(self) -> dict[str, Float]:
+        """The canonical weights as they are now."""
+        return self._program.model.weights()
+
+    def sync(self) -> None:
+        """Wait for the GPU; a CPU is done when a call returns."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)

@@ -1,0 +1,141 @@
+"""The protocol that every framework fulfils, from a network to numbers.
+
+An adapter builds a *program* from a plan: the model, its loss and its optimizer, compiled the way that the
+execution asks for. A program is kept by its plan and serves every run that differs in numbers only. A run
+gets a *trainer* from it: data on the device, weights loaded, epochs trained. The harness makes the order of
+batches and the learning rates of a whole epoch and hands them over, so both are the same in every framework
+by construction, and each framework is free to run the epoch in its fastest way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.optim import Rule
+from harness.spec import Network
+
+Execution = Literal["idiomatic", "eager", "compiled", "epoch"]
+Precision = Literal["float32", "float64"]
+Split = Literal["train", "val", "test"]
+Loss = Literal["mse", "binary_cross_entropy", "cross_entropy"]
+
+Float = npt.NDArray[np.floating]
+Weights = Mapping[str, Float]
+"""Canonical weights by name, in the layout that `harness.spec` fixes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a compiled program depends on; equal plans share one program.
+
+    `rule` is what `harness.optim.program_rule` leaves of the optimizer: numbers that programs take as inputs
+    are neutral in it. `xla` says whether TensorFlow compiles with XLA (JAX always does). `rows` are the rows
+    of each split, in the order train, val, test; data of other sizes needs another program.
+    """
+
+    network: Network
+    loss: Loss
+    rule: Rule
+    batch_size: int
+    steps: int
+    rows: tuple[int, int, int]
+    precision: Precision = "float32"
+    execution: Execution = "eager"
+    xla: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The arrays of a run, by split: `x` float64 `[rows, *sample_shape]`; `y` int64 class numbers `[rows]`,
+    or float64 `[rows, targets]` for a regression. Adapters cast `x` to the plan's precision."""
+
+    x: Mapping[str, npt.NDArray[np.float64]]
+    y: Mapping[str, npt.NDArray[np.int64] | npt.NDArray[np.float64]]
+
+
+class Trainer(Protocol):
+    """One run of a program: the data is on the device, the optimizer's state belongs to this run.
+
+    Only one trainer of a program is in use at a time.
+    """
+
+    def load(self, weights: Weights) -> None:
+        """Take canonical weights, set the optimizer's state to zero, its step count to 0 and the dropout
+        stream to the run's seed. Loading again starts over: the second time gives the same numbers."""
+        ...
+
+    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
+        """Train on the rows `order[step]` of the training split at `learning_rates[step]`, step by step.
+
+        `order` is `[steps, batch_size]`, `learning_rates` `[steps]`. May return before the device is done:
+        `sync` waits. Nothing is converted, evaluated or logged here, since the clock is running.
+        """
+        ...
+
+    def losses(self) -> npt.NDArray[np.float64]:
+        """The mean loss of each batch of the last epoch, float64 `[steps]`; where the execution only has the
+        epoch's mean (Keras `fit`), `[1]`."""
+        ...
+
+    def predict(self, split: Split) -> Float:
+        """Raw network outputs (logits) for a split, in evaluation mode (no dropout), `[rows, outputs]`."""
+        ...
+
+    def weights(self) -> dict[str, Float]:
+        """The canonical weights as they are now, in the plan's precision."""
+        ...
+
+    def sync(self) -> None:
+        """Return when the device has done all that was asked of it."""
+        ...
+
+
+class Program(Protocol):
+    """A model with its loss and optimizer, compiled for a plan."""
+
+    def trainer(self, examples: Examples, rule: Rule, seed: int) -> Trainer:
+        """Start a run: `rule` has the run's real numbers, `seed` is that of the dropout masks."""
+        ...
+
+    def compilations(self) -> int:
+        """How often the framework has compiled or traced something for this program, from its own counters
+        (0 where nothing is ever compiled). A run that needs no compilation leaves it as it was."""
+        ...
+
+    def settings(self) -> dict[str, object]:
+        """What actually runs, as recorded with every result, in JSON values:
+        `{"optimizer": "torch.optim.Adam", "fused": true, "xla": false, ...}`."""
+        ...
+
+
+class Adapter(Protocol):
+    """One framework in this process. Modules named by `framework.adapter` have a function
+    `adapter(options: AdapterOptions) -> Adapter`."""
+
+    def executions(self) -> tuple[Execution, ...]:
+        """The executions that work on the device that was asked for."""
+        ...
+
+    def environment(self) -> dict[str, object]:
+        """Versions, device and thread counts as the framework itself reports them; JSON values."""
+        ...
+
+    def build(self, plan: Plan) -> Program:
+        """The program of a plan, not compiled yet: that happens at its first epoch."""
+        ...
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """What is fixed for a worker's whole life, because frameworks fix it at import."""
+
+    backend: str
+    precision: Precision
+    threads: int
+    device: str

@@ -1,0 +1,233 @@
+"""A run's configuration: every key, its type, what is allowed, and the identity that follows from it.
+
+`RunConfig.parse` reads the resolved mapping that Hydra composes (or a `job.json`) and reports every mistake
+in one go. `identity` hashes what determines the result and nothing else, so that a finished run is found
+again whatever the study is called and wherever its results lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, cast
+
+from harness import data, losses, optim
+from harness.adapter import Execution, Loss, Plan, Precision
+from harness.data import DataConfig, Dataset
+from harness.parse import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
+from harness.spec import ModelSpec, Network
+
+Whole = Annotated[int, Range(min=0)]
+Positive = Annotated[int, Range(min=1)]
+
+METRICS = ("val/loss", "val/accuracy", "val/f1", "val/mse", "val/mae", "val/r2")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The section `model`: a name, the layer tree, and whatever hyperparameters the tree refers to."""
+
+    name: str
+    layers: tuple[Any, ...]
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The layer tree, read; raises ConfigError."""
+        return ModelSpec.parse(list(self.layers))
+
+
+@dataclass(frozen=True)
+class FrameworkConfig:
+    """The section `framework`: which adapter, in which interpreter, and what it can do.
+
+    `adapter` is the module that speaks the framework's language, `backend` what it is told to run on,
+    `distributions` the packages whose versions belong to a result. `python` names another interpreter for
+    the worker, `env` more of its environment. `xla` asks TensorFlow to compile with XLA.
+    """
+
+    name: str
+    adapter: str
+    backend: str
+    distributions: tuple[str, ...]
+    execution: Execution
+    executions: dict[str, Any]
+    xla: bool = False
+    python: str | None = None
+    env: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A validation metric's value that counts as trained: gives `time/to_target_s`."""
+
+    metric: Annotated[str, OneOf(METRICS)]
+    value: float
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The section `train`. `loss: auto` takes the one that the task asks for."""
+
+    epochs: Positive
+    batch_size: Positive
+    loss: Literal["auto", "mse", "binary_cross_entropy", "cross_entropy"] = "auto"
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """The section `tracking`: where MLflow keeps its runs; null is the SQLite store in `results_dir`."""
+
+    uri: str | None = None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, completely described. See the README for what each key does."""
+
+    model: ModelConfig
+    framework: FrameworkConfig
+    data: DataConfig
+    optimizer: optim.Rule
+    schedule: optim.Schedule
+    train: TrainConfig
+    seed: Whole
+    repeat: Whole
+    precision: Precision
+    execution: Execution
+    threads: Positive
+    device: str
+    isolation: Literal["warm", "fresh"]
+    timeout_s: Annotated[float, Range(min=0.0, exclusive_min=True)] | None
+    study: str
+    results_dir: str
+    tracking: TrackingConfig
+    force: bool
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> RunConfig:
+        """Read a resolved mapping; raises ConfigError with every mistake that shows without loading data."""
+        plain = dict(raw)
+        mistakes: list[Mistake] = []
+        if isinstance(plain.get("model"), Mapping):
+            plain["model"] = _model_section(plain["model"])
+        try:
+            config = parse(cls, plain)
+        except ConfigError as error:
+            mistakes.extend(error.mistakes)
+        else:
+            mistakes.extend(data.check(config.data))
+            if not config.study.strip():
+                mistakes.append(Mistake("study", "is empty", "a name"))
+        mistakes.extend(_layer_mistakes(plain.get("model")))
+        mistakes.extend(_device_mistakes(plain.get("device")))
+        mistakes.extend(_execution_mistakes(plain))
+        if mistakes:
+            raise ConfigError(mistakes)
+        return config
+
+    def to_plain(self) -> dict[str, Any]:
+        """JSON form that `parse` reads back; hyperparameters stand beside the layers, as in YAML."""
+        plain: dict[str, Any] = to_plain(self)
+        plain["model"] |= plain["model"].pop("hyperparameters")
+        return plain
+
+    def plan(self, dataset: Dataset) -> Plan:
+        """What has to be compiled for this run on `dataset`; raises ConfigError where they don't fit."""
+        wanted = self.train.loss
+        loss = losses.default_loss(dataset.task) if wanted == "auto" else wanted
+        try:
+            outputs = losses.outputs(dataset.task, loss)
+        except ConfigError as error:
+            raise ConfigError(replace(m, key="train.loss") for m in error.mistakes) from error
+        rows = dataset.rows("train"), dataset.rows("val"), dataset.rows("test")
+        batch_size = data.effective_batch(rows[0], self.train.batch_size)
+        return Plan(
+            network=self.network(dataset, outputs),
+            loss=cast(Loss, loss),
+            rule=optim.program_rule(self.optimizer),
+            batch_size=batch_size,
+            steps=rows[0] // batch_size,
+            rows=rows,
+            precision=self.precision,
+            execution=self.execution,
+            xla=self.framework.xla,
+            device=self.device,
+        )
+
+    def network(self, dataset: Dataset, outputs: int) -> Network:
+        """The model resolved for the data; raises ConfigError where it can't take them."""
+        try:
+            return self.model.spec.resolve(dataset.sample_shape, outputs)
+        except ConfigError as error:
+            pair = f"model {self.model.name!r} can't take data {self.data.name!r}"
+            found = (replace(m, problem=f"{pair}: {m.problem}") for m in error.mistakes)
+            raise ConfigError(found) from error
+
+    def label(self) -> str:
+        """A short name for people: model, framework, data, seed."""
+        return f"{self.model.name} {self.framework.name} {self.data.name} s{self.seed}"
+
+
+def identity(config: RunConfig, versions: Mapping[str, str], fingerprint: str) -> str:
+    """The run id: 16 hex digits of a hash of what determines the result.
+
+    `versions` are those of the distributions in the worker's interpreter, this project's own included;
+    `fingerprint` is that of the data, which stands for the code and the packages that made it. Left out is
+    what can't change a number: names of studies and folders, tracking, isolation, timeouts, `force`.
+    """
+    plain = config.to_plain()
+    for key in ("study", "results_dir", "tracking", "force", "isolation", "timeout_s"):
+        del plain[key]
+    framework = plain["framework"]
+    plain["framework"] = {key: framework[key] for key in ("name", "adapter", "backend", "xla", "env")}
+    plain["model"] = {"name": plain["model"]["name"], "layers": plain["model"]["layers"]}
+    parts = {"config": plain, "versions": dict(versions), "data": fingerprint}
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
+    known = {f.name for f in fields(ModelConfig)}
+    rest = {k: v for k, v in model.items() if k not in known}
+    return {k: v for k, v in model.items() if k in known} | {"hyperparameters": rest}
+
+
+# These look at the raw sections, so that they have their say even where another section can't be read.
+
+
+def _layer_mistakes(model: object) -> tuple[Mistake, ...]:
+    if not isinstance(model, Mapping) or "layers" not in model:
+        return ()
+    try:
+        ModelSpec.parse(model["layers"])
+    except ConfigError as error:
+        return error.mistakes
+    return ()
+
+
+def _device_mistakes(device: object) -> list[Mistake]:
+    if not isinstance(device, str):
+        return []
+    kind, colon, index = device.partition(":")
+    if kind in ("cpu", "cuda", "auto") and (not colon or (kind == "cuda" and index.isdigit())):
+        return []
+    allowed = "cpu, cuda, cuda:<number>, auto"
+    return [Mistake("device", f"{device!r} is not a device", allowed, nearest(kind, ("cpu", "cuda", "auto")))]
+
+
+def _execution_mistakes(plain: Mapping[str, Any]) -> list[Mistake]:
+    framework, execution = plain.get("framework"), plain.get("execution")
+    if not isinstance(framework, Mapping) or not isinstance(framework.get("executions"), Mapping):
+        return []
+    kind = str(plain.get("device")).partition(":")[0]
+    known = framework["executions"]
+    possible = known.get(kind) or known.get("cpu") or []
+    if execution in possible:
+        return []
+    problem = f"{framework.get('name')} on {kind} has no execution {execution!r}"
+    allowed = ", ".join(map(str, possible))
+    return [Mistake("execution", problem, allowed, nearest(str(execution), map(str, possible)))]

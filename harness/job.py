@@ -1,0 +1,169 @@
+"""A run is a folder: what was asked for, what happened, what came out.
+
+`job.json` goes in, `events.jsonl` grows line by line while the run goes on, `result.json` and `weights.npz`
+come out. Files are written under a temporary name and renamed, lines are appended whole, so a kill at any
+instant leaves a folder that can be read; a run is finished when its `result.json` says so, and not before.
+Whoever works in a folder holds its `lock`, which the operating system lets go when the process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import npz
+from harness.adapter import Weights
+
+Status = Literal["finished", "failed", "timeout", "killed", "diverged"]
+
+CONCLUSIVE: tuple[Status, ...] = ("finished", "diverged")
+"""Statuses that doing the run again would only repeat: a divergence is a property of the configuration."""
+
+ATTEMPT_FILES = ("events.jsonl", "result.json", "weights.npz", "worker.log")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told: `config` is the plain form of a RunConfig, `data_file` a path relative to the
+    results folder, `versions` those that went into the run id."""
+
+    run_id: str
+    study: str
+    config: dict[str, Any]
+    data_file: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run did not finish: the exception's type or `exit`, `signal`, `timeout`, one line, and the end of
+    the worker's log."""
+
+    type: str
+    message: str
+    log_tail: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run. `epochs` has the raw record of every epoch, `metrics` the final values."""
+
+    run_id: str
+    status: Status
+    error: Failure | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    epochs: tuple[dict[str, Any], ...] = ()
+    timing: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    certificate: dict[str, Any] | None = None
+
+
+class RunFolder:
+    """The folder of one run, `<results_dir>/runs/<run_id>`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run_id(self) -> str:
+        """The name of the folder."""
+        return self.path.name
+
+    def write_job(self, job: Mapping[str, Any]) -> None:
+        """Make the folder and say what is asked for."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "job.json", job)
+
+    def set_aside(self) -> None:
+        """Keep what an earlier attempt left in `attempts/<n>/`, so that a new one starts clean."""
+        left = [name for name in ATTEMPT_FILES if (self.path / name).exists()]
+        if not left:
+            return
+        attempts = self.path / "attempts"
+        attempts.mkdir(exist_ok=True)
+        target = attempts / str(1 + sum(1 for _ in attempts.iterdir()))
+        target.mkdir()
+        # the result goes first: without it, the folder is a run that has not ended
+        for name in sorted(left, key=lambda name: name != "result.json"):
+            os.replace(self.path / name, target / name)
+
+    def job(self) -> dict[str, Any] | None:
+        """`job.json`, or None where there is none."""
+        return read_json(self.path / "job.json")
+
+    def append_event(self, event: Mapping[str, Any]) -> None:
+        """Add one line to `events.jsonl`, in one write."""
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The whole lines of `events.jsonl`; half a line at the end, left by a kill, is passed over."""
+        try:
+            text = (self.path / "events.jsonl").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text.split("\n")[:-1] if line]
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write `result.json`: from here on the run has ended."""
+        write_json(self.path / "result.json", result)
+
+    def result(self) -> dict[str, Any] | None:
+        """`result.json`, or None for a run that has not ended."""
+        return read_json(self.path / "result.json")
+
+    def status(self) -> str | None:
+        """The status in `result.json`, or None for a run that has not ended."""
+        result = self.result()
+        return None if result is None else str(result["status"])
+
+    def write_weights(self, weights: Weights) -> None:
+        """Write the canonical weights at the end of the run."""
+        npz.save(self.path / "weights.npz", weights)
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of `worker.log`."""
+        try:
+            text = (self.path / "worker.log").read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder's lock, after whoever holds it now: the same run may belong to two sweeps."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def runs(results_dir: Path) -> list[RunFolder]:
+    """All run folders below a results folder, by name."""
+    return [RunFolder(p) for p in sorted((results_dir / "runs").glob("*")) if (p / "job.json").exists()]
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON under a temporary name, then rename. NaN and infinity are kept as Python writes them."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object, or None where there is no file."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return value

@@ -1,0 +1,32 @@
+"""Named arrays on disk, written so that a kill at any instant leaves the old file or the new one.
+
+Nothing is pickled: a weights file from someone else must not be able to run code.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write `arrays` to `path` (npz, not compressed) under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, NDArray[Any]]:
+    """Read what `save` wrote, names in the order in which they were saved."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

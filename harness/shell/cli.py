@@ -1,0 +1,134 @@
+"""The command `evenbench`: a run or a sweep in Hydra's syntax, or one of a few subcommands."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.parse import ConfigError
+
+HELP = """\
+evenbench: train the same network in PyTorch and Keras, prove that it is the same, measure what differs.
+
+  evenbench [key=value ...]              one run
+  evenbench -m [key=value,value ...]     a sweep over all combinations
+  evenbench COMMAND [--help]             one of: {commands}
+
+Examples
+  evenbench framework=keras data=breast_cancer optimizer.learning_rate=3e-3
+  evenbench -m framework=torch,keras,keras_jax seed=range(5) study=first
+  evenbench -m model.units=[64,32],[256,256] optimizer=adam,sgd
+  evenbench experiment=bench             the main job
+  evenbench --config-dir my_conf model=mine
+  evenbench --cfg job                    show the configuration, run nothing
+
+Choices
+{groups}
+
+Every key of the configuration can be given: --cfg job lists them with their defaults. Asking again for what
+is finished does nothing; force=true does it again. Exit status: 0 all well, 1 a run failed, 2 a wrong request.
+Hydra's own help: evenbench --hydra-help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the arguments say and return the exit status: 0 well, 1 a run failed, 2 a wrong request."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]](arguments[1:])
+        if {"-h", "--help"} & set(arguments):
+            print(_help())
+            return 0
+        from harness.shell import task
+
+        return task.main(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # whoever read us (head, less) has gone: nothing is left to say, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _help() -> str:
+    from harness.shell.overrides import find_groups
+    from harness.shell.task import conf_folder
+
+    groups = find_groups([conf_folder()])
+    shown = [f"  {name}={', '.join(sorted(groups[name]))}" for name in sorted(groups) if "/" not in name]
+    return HELP.format(commands=", ".join(COMMANDS), groups="\n".join(shown))
+
+
+def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"evenbench {name}",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="default: results")
+    return parser
+
+
+def _ui(arguments: Sequence[str]) -> int:
+    examples = "  evenbench ui\n  evenbench ui --port 5050 --open"
+    parser = _parser("ui", "The MLflow UI on the project's store, until Ctrl-C.", examples)
+    parser.add_argument("--tracking-uri", help="default: the SQLite store in the results folder")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, help="default: the first free one from 5000")
+    parser.add_argument("--open", action="store_true", help="open a browser")
+    options = parser.parse_args(arguments)
+    from harness.shell.ui import run_ui
+
+    return run_ui(
+        options.results_dir.resolve(), options.tracking_uri, options.host, options.port, options.open
+    )
+
+
+def _sync(arguments: Sequence[str]) -> int:
+    examples = "  evenbench sync\n  evenbench sync --tracking-uri http://127.0.0.1:5000"
+    parser = _parser("sync", "Put into MLflow what a crash or an outage kept from it.", examples)
+    parser.add_argument("--tracking-uri", help="default: the SQLite store in the results folder")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+    options = parser.parse_args(arguments)
+    from harness.shell.store import open_store
+    from harness.shell.sync import sync
+
+    results_dir = options.results_dir.resolve()
+    counts = dataclasses.asdict(sync(results_dir, open_store(results_dir, options.tracking_uri)))
+    print(json.dumps(counts) if options.json else "  ".join(f"{name} {n}" for name, n in counts.items()))
+    return 0
+
+
+def _leaderboard(arguments: Sequence[str]) -> int:
+    examples = "  evenbench leaderboard\n  evenbench leaderboard bench --json"
+    parser = _parser("leaderboard", "The table of finished runs, of one study or of all.", examples)
+    parser.add_argument("study", nargs="?", help="default: all")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    options = parser.parse_args(arguments)
+    from harness.shell.leaderboard import print_leaderboard, rows_as_json
+    from harness.shell.study import load_outcomes
+
+    outcomes = load_outcomes(options.results_dir, options.study)
+    if options.json:
+        print(rows_as_json(outcomes))
+    else:
+        print_leaderboard(outcomes)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "leaderboard": _leaderboard,
+    "ui": _ui,
+    "sync": _sync,
+}

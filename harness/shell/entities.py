@@ -1,0 +1,112 @@
+"""Plain values -> what MLflow takes: params, tags, metrics, within its limits on keys and lengths."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+AXES = (
+    *("model", "framework", "data", "optimizer", "schedule", "execution", "precision", "device"),
+    *("threads", "seed", "repeat", "isolation"),
+)
+# MLflow's limits: characters of a key, a param's value, a tag's value; params or tags, metrics in one call.
+KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
+ENTITIES_PER_CALL, METRICS_PER_CALL = 100, 1000
+ENVIRONMENT_TAGS = 30  # what a run says of its environment is cut here; all of it is in result.json
+
+
+def run_name(axes: Mapping[str, str]) -> str:
+    """What people call the run: `fnn torch digits s0`."""
+    words = [axes[axis] for axis in ("model", "framework", "data") if axis in axes]
+    words += [f"s{axes['seed']}"] if "seed" in axes else []
+    words += [f"r{axes['repeat']}"] if axes.get("repeat", "0") != "0" else []
+    return " ".join(words)
+
+
+def group_name(axes: Mapping[str, str]) -> str:
+    """What repetitions with other seeds share: `fnn torch digits adam epoch float32`."""
+    shared = ("model", "framework", "data", "optimizer", "execution", "precision")
+    return " ".join(axes[axis] for axis in shared if axis in axes)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested mappings as dotted keys, e.g. `optimizer.learning_rate`; lists become JSON."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{name}."))
+        elif isinstance(value, list | tuple):
+            flat[name] = json.dumps(value, default=str)
+        else:
+            flat[name] = str(value)
+    return flat
+
+
+def axis_name(section: object) -> str:
+    """An axis' value: a section of the configuration goes by its name."""
+    if isinstance(section, Mapping):
+        return str(section.get("name") or section.get("kind") or "")
+    return str(section)
+
+
+def _key(text: str) -> str:
+    return re.sub(r"[^\w/:. -]", "_", text, flags=re.ASCII)[:KEY_LENGTH]
+
+
+def params_of(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """Params from keys and texts; what is too long is cut."""
+    from mlflow.entities import Param
+
+    return [Param(_key(key), value[:PARAM_LENGTH]) for key, value in pairs]
+
+
+def tags_of(pairs: Mapping[str, str]) -> list[Any]:
+    """Tags from keys and texts; what is too long is cut."""
+    from mlflow.entities import RunTag
+
+    return [RunTag(_key(key), str(value)[:TAG_LENGTH]) for key, value in pairs.items()]
+
+
+def metrics_of(values: Mapping[str, Any], time_ms: int, step: int) -> list[Metric]:
+    """Numbers alone (a result may hold null). Infinity becomes NaN: MLflow would make 1.8e308 of it."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(_key(key), float(value) if math.isfinite(value) else math.nan, time_ms, step)
+        for key, value in values.items()
+        if isinstance(value, int | float)
+    ]
+
+
+def parts(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """The items in lists of at most `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def result_tags(result: Mapping[str, Any]) -> dict[str, str]:
+    """What is worth a tag of a `result.json`: status, error, certificate, environment."""
+    tags = {"status": str(result["status"])}
+    if error := result.get("error"):
+        tags["error"] = f"{error.get('type')}: {error.get('message')}"[:300]
+        if tail := error.get("log_tail"):
+            text = tail if isinstance(tail, str) else "\n".join(map(str, tail))
+            # The note is what a run's page shows first.
+            tags["mlflow.note.content"] = f"**{tags['error']}**\n\n```\n{text[-2000:]}\n```"
+    if (disturbed := (result.get("timing") or {}).get("disturbed")) is not None:
+        tags["timing.disturbed"] = str(disturbed)
+    if certificate := result.get("certificate"):
+        named = isinstance(certificate, Mapping)
+        tags["certificate"] = str(
+            certificate.get("status") or certificate.get("id") if named else certificate
+        )
+    environment = flatten(result.get("environment") or {}, "environment.")
+    short = [(key, value) for key, value in environment.items() if len(value) <= 100]
+    return {**tags, **dict(short[:ENVIRONMENT_TAGS])}

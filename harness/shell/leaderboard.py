@@ -1,0 +1,152 @@
+"""The table at the end: runs that differ only in seed and repeat become one row, with mean and spread."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness import measure
+from harness.shell.entities import flatten
+from harness.shell.session import Outcome
+
+SECTIONS = ("model", "data", "framework", "optimizer", "schedule")
+NO_AXES = {"seed", "repeat", "study", "results_dir", "force", "isolation", "timeout_s", "tracking.uri"}
+ALWAYS = ("model", "data", "framework", "execution")
+SCORES = ("test/accuracy", "test/r2")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: `axes` say what was run, the rest what came out. Times are medians over runs."""
+
+    axes: dict[str, str]
+    runs: int
+    failed: int
+    score: str
+    score_mean: float
+    score_deviation: float
+    step_ms: float
+    samples_per_second: float
+    compile_s: float
+    peak_mb: float
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Group outcomes into rows, best first within each model and data set."""
+    plain = [_axes(outcome) for outcome in outcomes]
+    shown = [key for key in _keys(plain) if key in ALWAYS or _varies(key, plain)]
+    groups: dict[tuple[str, ...], list[Outcome]] = {}
+    for outcome, axes in zip(outcomes, plain, strict=True):
+        groups.setdefault(tuple(axes.get(key, "-") for key in shown), []).append(outcome)
+    table = [_row(dict(zip(shown, axes, strict=True)), group) for axes, group in groups.items()]
+    return sorted(table, key=lambda row: (row.axes["model"], row.axes["data"], _last_if_nan(row.step_ms)))
+
+
+def rows_as_json(outcomes: Sequence[Outcome]) -> str:
+    """The rows as a JSON list; what is not known is null."""
+    plain = [asdict(row) for row in rows(outcomes)]
+    known = [{k: None if _is_nan(v) else v for k, v in row.items()} for row in plain]
+    return json.dumps(known, indent=1)
+
+
+def print_leaderboard(outcomes: Sequence[Outcome]) -> None:
+    """Print the table, and how to see more."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a file has no width: whole lines are easier to read, and to search
+    table = Table(title="Leaderboard", title_justify="left", header_style="bold", box=None, pad_edge=False)
+    found = rows(outcomes)
+    for name in found[0].axes:
+        table.add_column(name.rpartition(".")[2])
+    scores = {row.score for row in found} - {""}
+    title = scores.pop() if len(scores) == 1 else "test score"
+    for name in (title, "step ms", "samples/s", "compile s", "peak MB", "runs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in found:
+        table.add_row(*row.axes.values(), *_cells(row))
+    console.print(table)
+    config = outcomes[0].config
+    place = "" if config.results_dir == "results" else f" --results-dir {config.results_dir}"
+    failed = [outcome for outcome in outcomes if not outcome.finished]
+    for outcome in failed:
+        error = outcome.result.get("error") or {}
+        console.print(
+            f"{outcome.result['status']}: {outcome.config.label()}: {error.get('message', '')}", markup=False
+        )
+    console.print(f"Browse and compare: evenbench ui{place}", markup=False)
+
+
+def _cells(row: Row) -> list[str]:
+    spread = "" if math.isnan(row.score_deviation) else f" ± {row.score_deviation:.3f}"
+    runs = str(row.runs) + (f" ({row.failed} failed)" if row.failed else "")
+    numbers = (
+        (row.score_mean, f"{row.score_mean:.3f}{spread}"),
+        (row.step_ms, f"{row.step_ms:.3f}"),
+        (row.samples_per_second, f"{row.samples_per_second:,.0f}"),
+        (row.compile_s, f"{row.compile_s:.2f}"),
+        (row.peak_mb, f"{row.peak_mb:,.0f}"),
+    )
+    return [*("-" if math.isnan(value) else text for value, text in numbers), runs]
+
+
+def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
+    finished = [outcome.result["metrics"] for outcome in group if outcome.finished]
+    score = next((name for name in SCORES if finished and name in finished[0]), "")
+    scores = [metrics[score] for metrics in finished] if score else []
+
+    def middle(name: str) -> float:
+        return measure.median([metrics[name] for metrics in finished])
+
+    return Row(
+        axes=axes,
+        runs=len(group),
+        failed=len(group) - len(finished),
+        score=score,
+        score_mean=statistics.fmean(scores) if scores else math.nan,
+        score_deviation=statistics.stdev(scores) if len(scores) > 1 else math.nan,
+        step_ms=middle("speed/step_ms"),
+        samples_per_second=middle("speed/samples_per_second"),
+        # a kept program compiles nothing, so the largest value is the one that a compilation took
+        compile_s=max((metrics["time/compile_s"] for metrics in finished), default=math.nan),
+        peak_mb=middle("memory/peak_mb"),
+    )
+
+
+def _axes(outcome: Outcome) -> dict[str, str]:
+    """What was run, flat: a section's name under the section itself, its other keys below it."""
+    config: Mapping[str, Any] = outcome.config.to_plain()
+    flat = {key: str(value) for key, value in flatten(config).items() if key not in NO_AXES}
+    names = {section: flat.pop(f"{section}.name") for section in SECTIONS}
+    layers = [key for key in flat if key.startswith(("model.layers", "framework."))]
+    return names | {key: value for key, value in flat.items() if key not in layers}
+
+
+def _keys(plain: Sequence[Mapping[str, str]]) -> list[str]:
+    found = dict.fromkeys((*ALWAYS, *(key for axes in plain for key in axes)))
+    return list(found)
+
+
+def _varies(key: str, plain: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a key says more than its section's name does: Adam's epsilon differs from no SGD's."""
+    section = key.partition(".")[0]
+    values: dict[str, set[str]] = {}
+    for axes in plain:
+        values.setdefault(axes[section] if section in SECTIONS and section != key else "", set()).add(
+            axes.get(key, "-")
+        )
+    return any(len(found) > 1 for found in values.values())
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _last_if_nan(value: float) -> float:
+    return math.inf if math.isnan(value) else value

@@ -1,0 +1,94 @@
+"""`mlflow.json` in a run's folder: which MLflow run it was copied to, and whether all of it has arrived.
+
+The rules that keep MLflow free of doubles after a kill at any instant:
+
+- Whoever starts an attempt removes the link first. A link that is there belongs to this attempt.
+- It is written as soon as the MLflow run exists, and marked closed, with a digest of what was copied, last.
+- So a missing link means "begin anew, and replace what MLflow has of this run", an open one "go on", and a
+  closed one whose digest still fits "nothing to do".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+LINK = "mlflow.json"
+LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class Link:
+    """What is in `mlflow.json`. `epochs`: how many epoch records MLflow has; `digest`: empty while open."""
+
+    tracking_uri: str
+    store: str
+    experiment_id: str
+    run_id: str
+    epochs: int = 0
+    digest: str = ""
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything of the attempt is in MLflow."""
+        return bool(self.digest)
+
+
+def read_link(folder: Path) -> Link | None:
+    """The folder's link; None where there is none, or one that is not ours."""
+    data = read_json(folder / LINK)
+    try:
+        return Link(**data) if data else None
+    except TypeError:
+        return None
+
+
+def write_link(folder: Path, link: Link) -> None:
+    """Replace the folder's link in one step."""
+    temporary = folder / f"{LINK}.tmp"
+    temporary.write_text(json.dumps(asdict(link), indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / LINK)
+
+
+def forget(folder: Path) -> None:
+    """Remove the link: a new attempt starts, which MLflow knows nothing of."""
+    (folder / LINK).unlink(missing_ok=True)
+
+
+def digest(folder: Path) -> str:
+    """What tells one attempt from another: the result with its raw timings, or the events if it has none."""
+    for name in ("result.json", "events.jsonl"):
+        path = folder / name
+        if path.exists():
+            return f"{name}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return "nothing"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing or was cut off by a crash."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of `events.jsonl`; a kill may have cut the last one."""
+    try:
+        lines = (folder / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events

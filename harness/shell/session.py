@@ -1,0 +1,186 @@
+"""What one command does: runs in order, in warm workers, into folders, into MLflow.
+
+A session lasts as long as the command, so that a sweep which hands over its runs in several portions (as a
+search does) keeps its workers, its store and its progress bar. Workers are started together and waited for
+before the first run, and MLflow is imported meanwhile: nothing of that may happen beside a run that is timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import RunConfig
+from harness.job import CONCLUSIVE, Failure, Result
+from harness.parse import to_plain
+from harness.shell import links
+from harness.shell.prepare import DataShelf, Prepared, prepare
+from harness.shell.process import Death, Worker, WorkerDiedError, WorkerKey
+from harness.shell.progress import Reporter
+from harness.shell.trackthread import TrackingThread
+
+MAX_WORKERS = 6  # kept alive at a time; each holds a framework in memory
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run and what came out of it; `skipped` if that was known before."""
+
+    config: RunConfig
+    result: dict[str, Any]
+    skipped: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run trained to its end."""
+        return bool(self.result["status"] == "finished")
+
+
+class Session:
+    """Runs what it is given; use it as a context manager."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.outcomes: list[Outcome] = []
+        self._reporter = reporter
+        self._shelf = DataShelf()
+        self._workers: dict[WorkerKey, Worker] = {}
+        self._tracking: dict[tuple[str, str | None], TrackingThread] = {}
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        for worker in self._workers.values():
+            worker.close(kill=kind is not None)
+        self._reporter.close()
+        for tracking in self._tracking.values():
+            missed = tracking.close()
+            if missed.folders:
+                what = f"{len(missed.folders)} runs are not in MLflow ({missed.error})"
+                self._reporter.note(f"{what}; `evenbench sync` adds them")
+
+    def execute(self, configs: Sequence[RunConfig]) -> list[Outcome]:
+        """Do the runs that are not done, in the given order; raises ConfigError before anything starts.
+
+        Returns an outcome for each configuration; those that describe the same run share one.
+        """
+        asked = prepare(configs, self._shelf)
+        runs = list({run.job.run_id: run for run in asked}.values())
+        done = {run.job.run_id: result for run in runs if (result := _known(run)) is not None}
+        todo = [run for run in runs if run.job.run_id not in done]
+        self._reporter.begin(len(todo), len(done))
+        warm = dict.fromkeys(run.worker for run in todo if run.config.isolation == "warm")
+        for key in list(warm)[:MAX_WORKERS]:
+            self._worker(key)
+        unseen = [run for run in runs if run.job.run_id in done and not _is_tracked(run)]
+        for run in unseen:
+            self._track(run).sync(run.folder.path)
+        for run in todo:
+            self._track(run).study(run.config.study)
+        for tracking in self._tracking.values():
+            tracking.wait_open()
+        for worker in list(self._workers.values()):
+            with contextlib.suppress(WorkerDiedError):  # the first run that needs it records the reason
+                worker.wait_ready()
+        fresh = {run.job.run_id: self._run(run) for run in todo}
+        for run in {run.config.study: run for run in todo}.values():
+            self._track(run).finish_study(run.config.study, _study_status(list(fresh.values())))
+        results = done | fresh
+        outcomes = {
+            run.job.run_id: Outcome(run.config, results[run.job.run_id], run.job.run_id in done)
+            for run in runs
+        }
+        self.outcomes += outcomes.values()
+        return [outcomes[run.job.run_id] for run in asked]
+
+    def _track(self, run: Prepared) -> TrackingThread:
+        key = run.config.results_dir, run.config.tracking.uri
+        if key not in self._tracking:
+            thread = TrackingThread(Path(key[0]).resolve(), key[1], warn=self._reporter.note)
+            thread.close_orphans()
+            self._tracking[key] = thread
+        return self._tracking[key]
+
+    def _run(self, run: Prepared) -> dict[str, Any]:
+        label = run.config.label()
+        tracking, folder = self._track(run), run.folder
+        self._reporter.started(label, run.config.train.epochs)
+        folder.write_job(to_plain(run.job))
+        begun = False
+        try:
+            for event in self._events(run):
+                if event["event"] == "started":
+                    begun = True
+                    tracking.begin(folder.path, to_plain(run.job))
+                elif event["event"] == "epoch":
+                    tracking.epochs(folder.path, [event])
+                    self._reporter.epoch(event)
+        except WorkerDiedError as error:
+            self._record_death(run, error.death, begun)
+        except KeyboardInterrupt:
+            self._drop(run.worker, kill=True)
+            self._record_death(run, Death("killed", "interrupted", "the sweep was interrupted"), begun)
+            raise
+        finally:
+            result = folder.result() or {}
+            if begun:
+                tracking.finish(folder.path, result)
+            else:  # the worker never started it, or found it finished by another sweep
+                tracking.sync(folder.path)
+        self._reporter.ended(label, result)
+        return result
+
+    def _events(self, run: Prepared) -> Iterator[dict[str, Any]]:
+        worker = self._worker(run.worker)
+        try:
+            yield from worker.run(run.folder.path, run.config.force, run.config.timeout_s)
+        except WorkerDiedError:
+            self._drop(run.worker)
+            raise
+        if run.config.isolation == "fresh":
+            self._drop(run.worker)
+
+    def _record_death(self, run: Prepared, death: Death, begun: bool) -> None:
+        """Write the result that the worker could not write any more."""
+        folder = run.folder
+        with folder.locked():
+            if not begun:
+                folder.set_aside()
+            epochs = [event for event in folder.events() if event["event"] == "epoch"]
+            failure = Failure(death.type, death.message, folder.log_tail() or death.log_tail)
+            result = Result(run.job.run_id, death.status, failure, epochs=tuple(epochs))
+            folder.write_result(to_plain(result))
+
+    def _worker(self, key: WorkerKey) -> Worker:
+        worker = self._workers.pop(key, None)
+        if worker is None:
+            if len(self._workers) >= MAX_WORKERS:
+                self._drop(next(iter(self._workers)))
+            worker = Worker(key)
+        self._workers[key] = worker
+        return worker
+
+    def _drop(self, key: WorkerKey, kill: bool = False) -> None:
+        worker = self._workers.pop(key, None)
+        if worker is not None:
+            worker.close(kill)
+
+
+def _known(run: Prepared) -> dict[str, Any] | None:
+    """The result of an earlier command, unless it is to be had again."""
+    result = run.folder.result()
+    if run.config.force or result is None or result["status"] not in CONCLUSIVE:
+        return None
+    return result
+
+
+def _is_tracked(run: Prepared) -> bool:
+    link = links.read_link(run.folder.path)
+    return link is not None and link.digest == links.digest(run.folder.path)
+
+
+def _study_status(results: Sequence[dict[str, Any]]) -> str:
+    return "finished" if all(result["status"] == "finished" for result in results) else "failed"

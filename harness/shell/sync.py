@@ -1,0 +1,117 @@
+"""Put into MLflow what is missing there, from the run folders, and close what a killed process left open.
+
+Running it twice changes nothing: a folder whose link is closed and whose digest fits is passed over, all else
+is replayed with the timestamps of the folder's own events. Runs that a living process works on are left
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.shell import links
+from harness.shell.store import Store
+from harness.shell.tracking import Tracker, is_live
+
+Outcome = Literal["added", "completed", "present", "live", "unreadable"]
+# What is logged for an attempt that left no result: its process was killed with its parent.
+NO_RESULT = {
+    "status": "killed",
+    "error": {"type": "Killed", "message": "the process ended without leaving a result"},
+    "metrics": {},
+}
+
+
+@dataclass
+class Synced:
+    """How many run folders there were of each kind, and how many runs and studies were closed."""
+
+    added: int = 0
+    completed: int = 0
+    present: int = 0
+    live: int = 0
+    unreadable: int = 0
+    closed: int = 0
+
+    def count(self, outcome: Outcome) -> None:
+        """Add one."""
+        setattr(self, outcome, getattr(self, outcome) + 1)
+
+
+def sync(results_dir: Path, store: Store) -> Synced:
+    """Bring MLflow up to date with every folder under `results_dir/runs`, then close orphans."""
+    tracker = Tracker(store)
+    counts = Synced()
+    for folder in run_folders(results_dir):
+        counts.count(sync_run(tracker, folder))
+    counts.closed = close_orphans(tracker)
+    return counts
+
+
+def run_folders(results_dir: Path) -> Iterator[Path]:
+    """The folders of all runs, by name."""
+    runs = results_dir / "runs"
+    if runs.is_dir():
+        yield from (
+            path for path in sorted(runs.iterdir()) if path.is_dir() and not path.name.startswith(".")
+        )
+
+
+def sync_run(tracker: Tracker, folder: Path, *, own: bool = False) -> Outcome:
+    """Bring MLflow up to date with one folder. `own`: the caller itself holds the folder's lock."""
+    if not own and is_live(folder):
+        return "live"
+    link = links.read_link(folder)
+    known = link is not None and link.store == tracker.store.id
+    if link is not None and known and link.digest == links.digest(folder):
+        return "present"
+    job = links.read_json(folder / "job.json")
+    if "run_id" not in job:
+        return "unreadable"
+    outcome: Outcome = "completed"
+    if link is None or not known or link.closed or not _is_active(tracker, link.run_id):
+        tracker.begin(folder, job)
+        outcome = "added"
+    tracker.epochs(folder, [event for event in links.read_events(folder) if event.get("event") == "epoch"])
+    result = links.read_json(folder / "result.json")
+    tracker.finish(folder, result if "status" in result else NO_RESULT)
+    return outcome
+
+
+def close_orphans(tracker: Tracker) -> int:
+    """Close what is RUNNING though no process works on it; the number of runs and studies closed.
+
+    A run with a result gets it; one without is KILLED.
+    """
+    store, closed = tracker.store, 0
+    for run in tracker.search("attributes.status = 'RUNNING' and tags.kind = 'trial'"):
+        folder = store.results_dir / "runs" / run.data.tags["run_id"]
+        link = links.read_link(folder)
+        current = link is not None and link.run_id == run.info.run_id
+        if current and is_live(folder):
+            continue
+        if not current or sync_run(tracker, folder) == "unreadable":
+            store.client.set_tag(run.info.run_id, "status", "killed")
+            store.client.set_terminated(run.info.run_id, "KILLED")
+        closed += 1
+    for run in tracker.search("attributes.status = 'RUNNING' and tags.kind = 'study'"):
+        if not tracker.study_is_live(run.data.tags["study"]):
+            store.client.set_tag(run.info.run_id, "status", "killed")
+            store.client.set_terminated(run.info.run_id, "KILLED")
+            closed += 1
+    return closed
+
+
+def _is_active(tracker: Tracker, run_id: str) -> bool:
+    """Whether the store still has the run, and its user has not deleted it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(tracker.store.client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False

@@ -1,0 +1,137 @@
+"""The Hydra task: read the command line, let Hydra compose, run what came out, show it.
+
+Hydra calls back into here, once for a single run or through the launcher for a sweep, so what the callbacks
+share (the session and the mistakes found before Hydra started) is kept in this module for the length of the
+command.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+import harness
+from harness.config import RunConfig
+from harness.parse import ConfigError, Mistake
+from harness.shell import overrides
+from harness.shell.compose import run_config
+from harness.shell.leaderboard import print_leaderboard
+from harness.shell.progress import reporter
+from harness.shell.session import Outcome, Session
+from harness.shell.versions import installed
+
+PACKAGE = Path(harness.__file__).resolve().parent
+OK, FAILED, WRONG = 0, 1, 2
+
+
+@dataclass
+class _Command:
+    """The command that is being carried out."""
+
+    session: Session
+    mistakes: list[Mistake]
+    refused: bool = False
+
+
+_commands: list[_Command] = []
+
+
+def conf_folder() -> Path:
+    """The configuration folder: the checkout's, or the copy inside an installed package."""
+    checkout = PACKAGE.parent / "conf"
+    return checkout if (checkout / "config.yaml").exists() else PACKAGE / "_conf"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run or sweep as the arguments (in Hydra's syntax) say; returns the exit status."""
+    options = get_args_parser().parse_args(list(arguments))
+    folders = [conf_folder(), *([Path(options.config_dir)] if options.config_dir else [])]
+    asked = [text for text in options.overrides if text]
+    kept, mistakes = overrides.check(asked, overrides.find_groups(folders))
+    _prepare_hydra(folders)
+    with Session(reporter()) as session:
+        command = _Command(session, mistakes)
+        _commands.append(command)
+        try:
+            status = _run_hydra([text for text in arguments if text not in asked] + kept)
+        finally:
+            _commands.pop()
+    if mistakes and not command.refused:  # Hydra ended before it called us
+        print(ConfigError(mistakes), file=sys.stderr)
+        return WRONG
+    if session.outcomes:
+        print_leaderboard(session.outcomes)
+        return OK if all(outcome.finished for outcome in session.outcomes) else FAILED
+    return status
+
+
+def execute(composed: Iterable[DictConfig]) -> list[Outcome]:
+    """Check and run composed configurations in the current session; a wrong request ends the command."""
+    command = _commands[-1]
+    configs: list[RunConfig] = []
+    mistakes = list(command.mistakes)
+    for config in composed:
+        try:
+            configs.append(run_config(config))
+        except ConfigError as error:
+            mistakes.extend(error.mistakes)
+    with _refusing(command):
+        if mistakes:
+            raise ConfigError(mistakes)
+        return command.session.execute(configs)
+
+
+@contextmanager
+def _refusing(command: _Command) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        command.refused = True
+        print(error, file=sys.stderr)
+        raise SystemExit(WRONG) from None
+
+
+def _run_hydra(arguments: list[str]) -> int:
+    """Let Hydra compose; its own refusals (a bad default list, say) are wrong requests too."""
+
+    def task(config: DictConfig) -> object:
+        # the task's own argument lacks the `hydra` node, which says where each value came from
+        full = HydraConfig.instance().cfg
+        merged = OmegaConf.merge(full, config) if full is not None else config
+        assert isinstance(merged, DictConfig)
+        return execute([merged])[0].result["metrics"]
+
+    before, sys.argv = sys.argv, ["evenbench", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+    except SystemExit as stop:
+        return WRONG if stop.code else OK
+    finally:
+        sys.argv = before
+    return OK
+
+
+def _prepare_hydra(folders: Sequence[Path]) -> None:
+    plugins = str(PACKAGE)
+    if plugins not in sys.path:
+        sys.path.append(plugins)  # holds `hydra_plugins`; last, so that it hides nothing
+
+    def present(*names: str) -> str:
+        """Those of the named frameworks that are installed, as choices of a sweep."""
+        return ",".join(name for name in names if _is_installed(name, folders))
+
+    OmegaConf.register_new_resolver("installed", present, replace=True)
+
+
+def _is_installed(framework: str, folders: Sequence[Path]) -> bool:
+    files = [folder / "framework" / f"{framework}.yaml" for folder in folders]
+    found = [OmegaConf.load(path) for path in files if path.exists()]
+    return bool(found) and installed(tuple(found[-1].distributions))

@@ -1,0 +1,292 @@
+"""Studies and runs in MLflow: a study is a parent run, every run of ours a child of it.
+
+The run's folder is the truth and MLflow a copy, so every call here can be repeated: metrics carry the
+timestamps of the folder's own events (MLflow drops a point that it has already), and a run that is done again
+replaces what MLflow had of it. Calls wait for MLflow and raise what it raises; the front that doesn't is in
+`trackthread`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from harness.shell import links
+from harness.shell.entities import (
+    AXES,
+    ENTITIES_PER_CALL,
+    METRICS_PER_CALL,
+    TAG_LENGTH,
+    axis_name,
+    flatten,
+    group_name,
+    metrics_of,
+    params_of,
+    parts,
+    result_tags,
+    run_name,
+    tags_of,
+)
+from harness.shell.links import Link
+from harness.shell.store import Store, file_lock, is_locked
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+STATUS = {
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "timeout": "FAILED",
+    "diverged": "FAILED",
+    "killed": "KILLED",
+}
+PRIVATE = {links.LINK, links.LOCK}  # files of a run's folder that are no results
+IMMUTABLE = (".json", ".npz")  # written under another name and renamed, never altered: may be linked
+
+
+class Tracker:
+    """Writes studies and runs into a store. One thread at a time may use it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._studies: dict[str, str] = {}  # those that are open
+        self._parents: dict[str, str] = {}  # those that are not
+        self._locks: dict[str, IO[str]] = {}
+
+    # -- studies ---------------------------------------------------------------------------------------------
+
+    def study(self, name: str, tags: Mapping[str, str] | None = None) -> str:
+        """The MLflow run of the study: found and reopened, or created. Open until `finish_study`."""
+        if name in self._studies and not tags:
+            return self._studies[name]
+        client = self.store.client
+        path = self.study_lock(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(path.with_suffix(".making")):  # two commands may name the same new study at once
+            run_id = self._studies.get(name) or self._find_study(name)
+            if run_id is None:
+                own = {"kind": "study", "study": name, "results": self.store.results_id}
+                run = client.create_run(self.store.experiment_id, tags={**own, **(tags or {})}, run_name=name)
+                run_id = run.info.run_id
+            else:
+                client.update_run(run_id, status="RUNNING")
+                if tags:
+                    client.log_batch(run_id, tags=tags_of(tags))
+            if name not in self._locks:
+                self._locks[name] = path.open("a")
+                fcntl.flock(self._locks[name], fcntl.LOCK_SH)
+        self._studies[name] = run_id
+        return run_id
+
+    def finish_study(
+        self,
+        name: str,
+        status: str = "finished",
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """End the study with what sums it up, unless another process still works on it."""
+        run_id = self.study(name)
+        now = _now_ms()
+        self.store.client.log_batch(
+            run_id,
+            metrics=metrics_of(metrics or {}, now, 0),
+            tags=tags_of({"status": status, "kind": "study", **(tags or {})}),
+        )
+        if self._release(name):
+            self.store.client.set_terminated(run_id, STATUS[status], end_time=now)
+
+    def close(self) -> None:
+        """End the studies that nobody finished, as an exception leaves them."""
+        for name in list(self._studies):
+            run_id = self._studies[name]
+            if self._release(name):
+                self.store.client.set_terminated(run_id, "KILLED")
+
+    def study_lock(self, name: str) -> Path:
+        """The file that processes lock (shared) while they work on the study."""
+        return self.store.results_dir / ".studies" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+
+    def study_is_live(self, name: str) -> bool:
+        """Whether this or another process works on the study."""
+        return name in self._locks or is_locked(self.study_lock(name))
+
+    def _parent(self, name: str) -> str:
+        """The study's run for a child to point at; a study that nobody works on is not reopened for it."""
+        if name in self._studies:
+            return self._studies[name]
+        if name not in self._parents:
+            found = self._find_study(name)
+            if found is None:
+                found = self.study(name)
+                self.finish_study(name)
+            self._parents[name] = found
+        return self._parents[name]
+
+    def _find_study(self, name: str) -> str | None:
+        # Matched here rather than in the query, whose strings have no way to quote a quote.
+        for run in self.search("tags.kind = 'study'"):
+            if run.data.tags.get("study") == name:
+                return str(run.info.run_id)
+        return None
+
+    def _release(self, name: str) -> bool:
+        """Give up our share of the study; True where nobody else holds one."""
+        self._studies.pop(name, None)
+        handle = self._locks.pop(name, None)
+        if handle is None:
+            return True
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    # -- runs ------------------------------------------------------------------------------------------------
+
+    def begin(self, folder: Path, job: Mapping[str, Any]) -> str:
+        """Create the MLflow run of a new attempt; its id. What MLflow had of the same run is deleted."""
+        links.forget(folder)
+        run_id = str(job["run_id"])
+        config = job.get("config") or {}
+        study = str(job.get("study") or "default")
+        parent = self._parent(study)
+        self.supersede(run_id)
+        events = links.read_events(folder)
+        axes = {axis: axis_name(config[axis]) for axis in AXES if config.get(axis) is not None}
+        tags = {
+            "mlflow.parentRunId": parent,
+            "kind": "trial",
+            "study": study,
+            "run_id": run_id,
+            "results": self.store.results_id,
+            "status": "running",
+            "group": group_name(axes),
+            **axes,
+        }
+        client = self.store.client
+        run = client.create_run(
+            self.store.experiment_id,
+            start_time=events[0].get("time_ms", _now_ms()) if events else _now_ms(),
+            tags={key: value[:TAG_LENGTH] for key, value in tags.items()},
+            run_name=run_name(axes),
+        )
+        store = self.store
+        link = Link(store.uri, store.id, store.experiment_id, run.info.run_id)
+        links.write_link(folder, link)
+        for part in parts(list(flatten(config).items()), ENTITIES_PER_CALL):
+            client.log_batch(link.run_id, params=params_of(part))
+        return link.run_id
+
+    def supersede(self, run_id: str) -> int:
+        """Soft-delete every MLflow run that an earlier attempt of ours left, and end it if it still runs."""
+        found = self.search(f"tags.kind = 'trial' and tags.run_id = '{run_id}'")
+        for run in found:
+            if run.info.status == "RUNNING":
+                self.store.client.set_terminated(run.info.run_id, "KILLED")
+            self.store.client.delete_run(run.info.run_id)
+        return len(found)
+
+    def epochs(self, folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+        """Log epoch records (lines of `events.jsonl`); those that MLflow has already change nothing."""
+        link = self._link(folder)
+        metrics: list[Metric] = []
+        for record in records:
+            metrics += metrics_of(record.get("metrics") or {}, int(record["time_ms"]), int(record["epoch"]))
+        for part in parts(metrics, METRICS_PER_CALL):
+            self.store.client.log_batch(link.run_id, metrics=part)
+        last = max((int(record["epoch"]) for record in records), default=0)
+        links.write_link(folder, dataclasses.replace(link, epochs=max(link.epochs, last)))
+
+    def finish(self, folder: Path, result: Mapping[str, Any]) -> None:
+        """Log final metrics, status and files, and end the MLflow run.
+
+        Metrics that the epochs have already logged are left out: their last epoch is what MLflow shows.
+        """
+        link = self._link(folder)
+        fingerprint = links.digest(folder)
+        epochs = [event for event in links.read_events(folder) if event.get("event") == "epoch"]
+        seen = {key for record in epochs for key in record.get("metrics") or {}}
+        final = {key: value for key, value in (result.get("metrics") or {}).items() if key not in seen}
+        ended = _ended_ms(folder, epochs)
+        client = self.store.client
+        status = str(result["status"])
+        # Step 0: at a larger step the UI draws lines of one dot instead of bars.
+        client.log_batch(link.run_id, metrics=metrics_of(final, ended, 0), tags=tags_of(result_tags(result)))
+        self._artifacts(link.run_id, folder)
+        client.set_terminated(link.run_id, STATUS[status], end_time=ended)
+        links.write_link(folder, dataclasses.replace(link, digest=fingerprint))
+
+    def search(self, query: str) -> list[Run]:
+        """Our own active runs (of this results folder) that match the query."""
+        found: list[Run] = []
+        token: str | None = None
+        query = f"tags.results = '{self.store.results_id}' and {query}"
+        while True:
+            page = self.store.client.search_runs([self.store.experiment_id], query, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _link(self, folder: Path) -> Link:
+        link = links.read_link(folder)
+        if link is None or link.store != self.store.id:
+            raise LookupError(f"{folder} has no run in {self.store.uri}; begin() comes first")
+        return link
+
+    def _artifacts(self, run_id: str, folder: Path) -> None:
+        files = [path for path in sorted(folder.iterdir()) if _is_result(path)]
+        if self.store.artifacts is None:
+            for path in files:
+                self.store.client.log_artifact(run_id, str(path))
+            return
+        target = self.store.artifacts / run_id / "artifacts"
+        target.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            _link_or_copy(path, target / path.name)
+
+
+def is_live(folder: Path) -> bool:
+    """Whether a living process works on the run: it holds a lock on the folder's `lock` file."""
+    return is_locked(folder / links.LOCK)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _ended_ms(folder: Path, epochs: Sequence[Mapping[str, Any]]) -> int:
+    """When the run ended. The same each time it is asked, so that repeated final metrics are dropped."""
+    if epochs:
+        return int(epochs[-1]["time_ms"])
+    for name in ("result.json", "job.json"):
+        with contextlib.suppress(FileNotFoundError):
+            return int((folder / name).stat().st_mtime * 1000)
+    return _now_ms()
+
+
+def _is_result(path: Path) -> bool:
+    hidden = path.name.startswith(".") or path.suffix == ".tmp"
+    return path.is_file() and path.name not in PRIVATE and not hidden
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Put a file beside the artifacts; no second copy of what can't change and lies on the same disk."""
+    target.unlink(missing_ok=True)
+    if source.suffix in IMMUTABLE:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another disk, or one without hard links
+            pass
+    shutil.copyfile(source, target)

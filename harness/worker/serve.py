@@ -1,0 +1,95 @@
+"""The worker's loop: import one adapter, then serve runs until the shell goes away.
+
+Standard input carries one JSON line a run (`{"folder": ..., "again": bool}`), the first standard output
+carries events back. Both are moved out of the frameworks' reach at once: whatever they print goes to a log.
+When standard input ends, the shell is gone, and so are we: an orphan must not go on writing where a new
+sweep writes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from harness import measure
+from harness.adapter import Adapter, AdapterOptions
+from harness.job import CONCLUSIVE, RunFolder
+from harness.parse import parse
+from harness.worker.train import Programs, run
+
+Emit = Callable[[Mapping[str, Any]], None]
+
+
+def main(arguments: str) -> None:
+    """Serve. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions), `log` (path)."""
+    asked = json.loads(arguments)
+    # Ctrl-C reaches the whole group of processes; the shell decides what becomes of a run
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    commands = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    _log_to(Path(asked["log"]))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    inbox = _listen(commands)
+
+    def emit(event: Mapping[str, Any]) -> None:
+        answers.write(json.dumps(event) + "\n")
+        answers.flush()
+
+    adapter, import_s = _load(asked["adapter"], parse(AdapterOptions, asked["options"]), emit)
+    programs = Programs(adapter)
+    while True:
+        command = inbox.get()
+        folder = RunFolder(Path(command["folder"]))
+        with folder.locked():
+            # another sweep may have finished the same run while we waited for the lock
+            if command["again"] or folder.status() not in CONCLUSIVE:
+                folder.set_aside()
+                _log_to(folder.path / "worker.log")
+                run(folder, programs, import_s, emit)
+                sys.stdout.flush()
+                sys.stderr.flush()
+        emit({"event": "ended"})
+
+
+def _load(module: str, options: AdapterOptions, emit: Emit) -> tuple[Adapter, float]:
+    start = measure.Reading.now()
+    try:
+        adapter: Adapter = importlib.import_module(module).adapter(options)
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        emit({"event": "broken", "type": type(error).__name__, "message": str(error)})
+        os._exit(1)
+    import_s = measure.Reading.now().since(start).wall_s
+    emit({"event": "ready", "import_s": import_s, "pid": os.getpid()})
+    return adapter, import_s
+
+
+def _log_to(path: Path) -> None:
+    """Send what this process and its libraries print to `path`, on the level of file descriptors."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _listen(commands: TextIO) -> queue.Queue[dict[str, Any]]:
+    """Read commands on a thread, so that the end of input is noticed in the middle of a training too."""
+    inbox: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def listen() -> None:
+        for line in commands:
+            inbox.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    return inbox

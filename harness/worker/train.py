@@ -1,0 +1,285 @@
+"""One run inside a worker: load, train epoch by epoch with the clock around the training alone, evaluate.
+
+What is timed lies between two readings with a `sync()` before each; orders, learning rates, losses, metrics
+and events are made outside of them. A program that is new to this worker trains one epoch that is thrown
+away, so that compilation never gets into an epoch that counts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness import measure, metrics, optim, weights
+from harness.adapter import Adapter, Examples, Plan, Program, Trainer
+from harness.config import RunConfig
+from harness.data import Dataset, batch_order, open_dataset
+from harness.job import Failure, Job, Result, RunFolder, Status
+from harness.parse import parse, to_plain
+
+Emit = Callable[[Mapping[str, Any]], None]
+MAX_PROGRAMS = 32
+
+
+class Programs:
+    """The programs that this worker has compiled, by plan; the longest unused goes first."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self._kept: dict[Plan, Program] = {}
+
+    def get(self, plan: Plan) -> tuple[Program, bool]:
+        """The program of a plan, and whether it had to be built."""
+        program = self._kept.pop(plan, None)
+        new = program is None
+        if program is None:
+            if len(self._kept) >= MAX_PROGRAMS:
+                del self._kept[next(iter(self._kept))]
+            program = self.adapter.build(plan)
+        self._kept[plan] = program
+        return program, new
+
+
+class DivergedError(Exception):
+    """A loss or an output is not a finite number any more."""
+
+
+def run(folder: RunFolder, programs: Programs, import_s: float, emit: Emit) -> None:
+    """Do the run of a folder and leave its result there; every error becomes a recorded failure."""
+    job = parse(Job, folder.job())
+
+    def record(event: Mapping[str, Any]) -> None:
+        stamped = {**event, "time_ms": time.time_ns() // 1_000_000}
+        folder.append_event(stamped)
+        emit(stamped)
+
+    training = Training(job, folder, programs, import_s, record)
+    try:
+        training.run()
+        result = training.result("finished")
+    except DivergedError as error:
+        result = training.result("diverged", Failure("diverged", str(error)))
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        failure = Failure(type(error).__name__, str(error), folder.log_tail())
+        result = training.result("failed", failure)
+    folder.write_result(to_plain(result))
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What a training works on, once its data and program are there."""
+
+    config: RunConfig
+    dataset: Dataset
+    plan: Plan
+    program: Program
+    trainer: Trainer
+
+
+class Training:
+    """One run in progress. What is known so far can be asked for at any time with `result`."""
+
+    def __init__(
+        self, job: Job, folder: RunFolder, programs: Programs, import_s: float, record: Emit
+    ) -> None:
+        self._job = job
+        self._folder = folder
+        self._programs = programs
+        self._record = record
+        self._epochs: list[dict[str, Any]] = []
+        self._metrics: dict[str, float] = {}
+        self._timing: dict[str, Any] = {"import_s": import_s}
+        self._environment: dict[str, Any] = {"versions": job.versions}
+
+    def run(self) -> None:
+        """Train and evaluate; raises DivergedError, or whatever the framework raises."""
+        peak_is_of_run = measure.reset_peak_memory()
+        self._record({"event": "started", "pid": os.getpid()})
+        setting, new = self._set_up()
+        compiled_before = setting.program.compilations()
+        if new:
+            self._warm_up(setting)
+        load_before = measure.load_average()
+        self._train(setting)
+        self._timing["load"] = [load_before, measure.load_average()]
+        self._timing["compilations"] = setting.program.compilations() - (0 if new else compiled_before)
+        self._evaluate(setting)
+        self._folder.write_weights(setting.trainer.weights())
+        self._summarise(setting, peak_is_of_run)
+
+    def result(self, status: Status, error: Failure | None = None) -> Result:
+        """The result as it stands."""
+        return Result(
+            run_id=self._job.run_id,
+            status=status,
+            error=error,
+            metrics=self._metrics,
+            epochs=tuple(self._epochs),
+            timing=self._timing,
+            environment=self._environment,
+        )
+
+    def _set_up(self) -> tuple[_Setting, bool]:
+        start = measure.Reading.now()
+        config = RunConfig.parse(self._job.config)
+        results_dir = self._folder.path.parents[1]
+        dataset = open_dataset(results_dir / self._job.data_file)
+        plan = config.plan(dataset)
+        loaded = measure.Reading.now()
+        program, new = self._programs.get(plan)
+        trainer = program.trainer(Examples(dataset.x, dataset.y), config.optimizer, config.seed)
+        setting = _Setting(config, dataset, plan, program, trainer)
+        self._load_weights(setting)
+        built = measure.Reading.now()
+        self._timing["data_s"] = loaded.since(start).wall_s
+        self._timing["build_s"] = built.since(loaded).wall_s
+        self._timing["new_program"] = new
+        self._environment |= _machine() | self._programs.adapter.environment()
+        self._environment["settings"] = program.settings()
+        return setting, new
+
+    def _load_weights(self, setting: _Setting) -> None:
+        plan = setting.plan
+        start = weights.initialise(plan.network.params(), setting.config.seed, plan.precision)
+        setting.trainer.load(start)
+
+    def _warm_up(self, setting: _Setting) -> None:
+        order, rates = _orders(setting, 1), _rates(setting)[0]
+        start = measure.Reading.now()
+        setting.trainer.train_epoch(order, rates)
+        setting.trainer.sync()
+        self._timing["first_epoch_s"] = measure.Reading.now().since(start).wall_s
+        setting.trainer.predict("val")
+        self._load_weights(setting)
+
+    def _train(self, setting: _Setting) -> None:
+        trainer = setting.trainer
+        rates = _rates(setting)
+        for epoch in range(1, setting.config.train.epochs + 1):
+            order = _orders(setting, epoch)
+            trainer.sync()
+            start = measure.Reading.now()
+            trainer.train_epoch(order, rates[epoch - 1])
+            trainer.sync()
+            passed = measure.Reading.now().since(start)
+            losses = trainer.losses()
+            self._check_finite(setting, epoch, bool(np.isfinite(losses).all()))
+            found = _evaluate(setting, "val")
+            self._check_finite(setting, epoch, math.isfinite(found["val/loss"]))
+            wanted = ("val/loss", "val/accuracy", "val/f1", "val/mse", "val/mae", "val/r2")
+            values = {"train/loss": float(losses.mean())} | {k: found[k] for k in wanted if k in found}
+            record = {
+                "epoch": epoch,
+                "steps": len(order),
+                "samples": int(order.size),
+                "train_s": passed.wall_s,
+                "cpu_s": passed.cpu_s,
+                "switches": passed.switches,
+                "metrics": values,
+            }
+            self._epochs.append(record)
+            self._record({"event": "epoch", **record})
+
+    def _check_finite(self, setting: _Setting, epoch: int, finite: bool) -> None:
+        if not finite:
+            raise DivergedError(f"the loss is not finite in epoch {epoch}; {_likely_cause(setting)}")
+
+    def _evaluate(self, setting: _Setting) -> None:
+        start = measure.Reading.now()
+        self._metrics |= self._epochs[-1]["metrics"]
+        self._metrics |= _evaluate(setting, "test")
+        self._timing["evaluate_s"] = measure.Reading.now().since(start).wall_s
+
+    def _summarise(self, setting: _Setting, peak_is_of_run: bool) -> None:
+        epoch_s = [epoch["train_s"] for epoch in self._epochs]
+        steps, batch_size = setting.plan.steps, setting.plan.batch_size
+        step_s = measure.median(epoch_s) / steps
+        first = self._timing.get("first_epoch_s")
+        # a program's first epoch compiles and trains; what a later one takes is the training
+        compile_s = 0.0 if first is None else max(0.0, first - measure.median(epoch_s))
+        step_ms = [1000 * value / steps for value in epoch_s]
+        self._timing |= {
+            "compile_s": compile_s,
+            "train_s": sum(epoch_s),
+            "step_ms_quartiles": list(measure.quartiles(step_ms)),
+            "peak_memory_of": "run" if peak_is_of_run else "worker",
+        }
+        self._metrics |= {
+            "speed/step_ms": 1000 * step_s,
+            "speed/samples_per_second": batch_size / step_s,
+            "speed/gflops": 3 * setting.plan.network.flops() * batch_size / step_s / 1e9,
+            "time/import_s": self._timing["import_s"],
+            "time/compile_s": compile_s,
+            "time/train_s": sum(epoch_s),
+            "memory/peak_mb": measure.peak_memory_mb(),
+        }
+        self._metrics |= _time_to_target(setting.config, self._epochs)
+
+
+def _orders(setting: _Setting, epoch: int) -> Any:
+    rows = setting.plan.rows[0]
+    return batch_order(setting.config.seed, epoch, rows, setting.plan.batch_size)
+
+
+def _rates(setting: _Setting) -> Any:
+    config = setting.config
+    rate, epochs = config.optimizer.learning_rate, config.train.epochs
+    return optim.learning_rates(config.schedule, rate, epochs, setting.plan.steps)
+
+
+def _evaluate(setting: _Setting, split: str) -> dict[str, float]:
+    data = setting.dataset
+    outputs = setting.trainer.predict("val" if split == "val" else "test")
+    values = metrics.evaluate(
+        data.task, setting.plan.loss, outputs, data.y[split], data.target_mean, data.target_std
+    )
+    return {f"{split}/{name}": value for name, value in values.items()}
+
+
+def _time_to_target(config: RunConfig, epochs: list[dict[str, Any]]) -> dict[str, float]:
+    """Training time up to the first epoch that reaches the target; nothing if none does or none is set."""
+    target = config.train.target
+    if target is None:
+        return {}
+    falling = target.metric in ("val/loss", "val/mse", "val/mae")
+    train_s = 0.0
+    for epoch in epochs:
+        train_s += epoch["train_s"]
+        value = epoch["metrics"].get(target.metric, math.nan)
+        if value <= target.value if falling else value >= target.value:
+            return {"time/to_target_s": train_s}
+    return {}
+
+
+def _likely_cause(setting: _Setting) -> str:
+    """Name what probably made the loss blow up: inputs far from unit scale before the learning rate."""
+    data = setting.dataset
+    largest = max(float(np.abs(part["train"]).max()) for part in (data.x, data.y))
+    rate = setting.config.optimizer.learning_rate
+    if not setting.config.data.standardise and largest > 10:
+        return f"inputs are not standardised and reach {largest:g}: try data.standardise=true"
+    return f"the learning rate {rate:g} is probably too high: try optimizer.learning_rate={rate / 10:g}"
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "host": platform.node(),
+    }
+
+
+__all__ = ["DivergedError", "Programs", "Training", "run"]

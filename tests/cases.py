@@ -1,0 +1,111 @@
+"""What the contract tests ask an adapter, run inside a lab's child (see `tests/lab.py`).
+
+Programs are kept by their plan, as a worker keeps them, so that tests find out what that does to a run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness import optim
+from harness.adapter import Adapter, Examples, Plan, Program
+from harness.parse import ConfigError, parse
+from harness.spec import ModelSpec
+
+_programs: dict[Plan, Program] = {}
+
+
+def network(task: dict[str, Any]) -> Any:
+    """The network of a task: `layers`, `in_shape`, `outputs`."""
+    return ModelSpec.parse(task["layers"]).resolve(tuple(task["in_shape"]), task["outputs"])
+
+
+def rule(raw: dict[str, Any]) -> optim.Rule:
+    """An update rule from its JSON form."""
+    return parse(optim.Rule, raw)  # type: ignore[arg-type]
+
+
+def plan(task: dict[str, Any], raw_rule: dict[str, Any]) -> Plan:
+    """The plan of a task with a rule; the data's rows and the batch size are those of its arrays."""
+    train, val, test = (len(task["x"][split]) for split in ("train", "val", "test"))
+    steps, batch_size = task["batches"]
+    return Plan(
+        network=network(task),
+        loss=task["loss"],
+        rule=optim.program_rule(rule(raw_rule)),
+        batch_size=batch_size,
+        steps=steps,
+        rows=(train, val, test),
+        precision=task["precision"],
+        execution=task["execution"],
+    )
+
+
+def train(
+    adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], runs: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Do runs one after the other on one program.
+
+    Each has `weights`, `orders` `[epochs, steps, batch]`, `rates` `[epochs, steps]`, and may have `seed`,
+    `numbers` (of the rule, in place of the given ones) and `again` (load into the trainer of the run before).
+    """
+    key = plan(task, rule)
+    program = _programs.get(key) or _programs.setdefault(key, adapter.build(key))
+    examples = Examples(task["x"], task["y"])
+    results = []
+    for run in runs:
+        if not run.get("again"):
+            real = parse(optim.Rule, rule | run.get("numbers", {}))  # type: ignore[arg-type]
+            assert optim.program_rule(real) == key.rule
+            trainer = program.trainer(examples, real, run.get("seed", 0))
+        trainer.load(run["weights"])
+        loaded = trainer.weights()
+        before = {split: trainer.predict(split) for split in ("train", "val", "test")}
+        found = []
+        for order, rates in zip(run["orders"], run["rates"], strict=True):
+            trainer.train_epoch(order, rates)
+            trainer.sync()
+            found.append(trainer.losses())
+        results.append(
+            {
+                "loaded": loaded,
+                "before": before,
+                "losses": found,
+                "weights": trainer.weights(),
+                "after": trainer.predict("test"),
+                "compilations": program.compilations(),
+            }
+        )
+    return results
+
+
+def refusal(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) -> str:
+    """The message with which `build` refuses a plan; empty if it builds."""
+    try:
+        adapter.build(plan(task, rule))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def load_refusal(
+    adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], weights: dict[str, Any]
+) -> str:
+    """The message with which `load` refuses weights; empty if it takes them."""
+    program = adapter.build(plan(task, rule))
+    trainer = program.trainer(Examples(task["x"], task["y"]), parse(optim.Rule, rule), 0)  # type: ignore[arg-type]
+    try:
+        trainer.load(weights)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def description(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
+    """What the adapter says of itself, and of a program."""
+    settings = adapter.build(plan(task, rule)).settings()
+    return {
+        "executions": list(adapter.executions()),
+        "environment": adapter.environment(),
+        "settings": settings,
+    }

@@ -1,0 +1,67 @@
+"""What every test can rely on: one thread a process, quiet libraries, and an empty folder to work in.
+
+The environment is set here, at import, because the numerical libraries read it when they load; child
+processes that tests start inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.lab import Lab
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    os.environ[_name] = "1"
+os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
+os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+BENCHMARKS = Path(__file__).parent / "bench"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks all of tests/bench as `bench`, before pytest selects by mark, so that none can forget it."""
+    for item in items:
+        if item.path.is_relative_to(BENCHMARKS):
+            item.add_marker(pytest.mark.bench)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the working folder during the test, so that `results/` is made there."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Lab]]:
+    """`lab("torch", "float64")`: a child process with that adapter in it, which lives as long as the session.
+
+    Skips the test if the framework is not installed.
+    """
+    from tests.lab import Laboratory, frameworks  # not above: NumPy must not load before the threads are set
+
+    laboratory = Laboratory(tmp_path_factory.mktemp("lab"))
+
+    def start(framework: str, precision: str) -> Lab:
+        missing = frameworks()[framework].missing()
+        if missing:
+            pytest.skip(f"{framework} needs {missing}, which is not installed")
+        return laboratory(framework, precision)
+
+    yield start
+    laboratory.close()

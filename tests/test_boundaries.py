@@ -1,0 +1,243 @@
+"""The dependency rule: core < adapters and worker, core < shell; and no framework in the shell.
+
+Checked twice, since neither way sees everything: by reading every import statement of every file in
+`harness/` and `adapters/` (finds the import that only one branch reaches), and by importing each layer in a
+child process and looking at what got loaded (finds what a library pulls in).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STDLIB = frozenset(sys.stdlib_module_names)
+
+FRAMEWORKS = frozenset({"torch", "keras", "tensorflow", "jax", "jaxlib"})
+ORCHESTRATION = frozenset({"hydra", "omegaconf", "mlflow"})
+
+# What an adapter may import beside core and NumPy: the framework it is named after, or the ones given here.
+OWN_FRAMEWORKS = {"keras": frozenset({"keras", "tensorflow", "jax", "torch"})}
+
+# Core modules in which a function (never the module itself) may import scikit-learn, for its embedded data.
+MAY_LOAD_SKLEARN = frozenset({"data", "loaders"})
+
+# Folders of harness/ that are above core; whatever else lies there is core, and held to the strictest rule.
+WORKER_FOLDERS = frozenset({"worker"})
+SHELL_FOLDERS = frozenset({"shell", "hydra_plugins"})
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: `target` is dotted and absolute, `inside` says whether it stands in a function."""
+
+    target: str
+    line: int
+    inside: bool
+
+    @property
+    def top(self) -> str:
+        """The distribution-level name, `torch` of `torch.nn`."""
+        return self.target.split(".")[0]
+
+    @property
+    def second(self) -> str:
+        """The name below the top, `shell` of `harness.shell.cli`; empty where there is none."""
+        return self.target.split(".")[1] if "." in self.target else ""
+
+
+def imports(source: str, module: str, is_package: bool) -> Iterator[Import]:
+    """Every import in `source`, those in functions and `if TYPE_CHECKING` included, and `import_module("x")`.
+
+    `from a import b` yields `a.b`, since b may be a module; relative imports are resolved against `module`.
+    """
+
+    def walk(node: ast.AST, inside: bool) -> Iterator[Import]:
+        match node:
+            case ast.Import(names=names):
+                yield from (Import(name.name, node.lineno, inside) for name in names)
+            case ast.ImportFrom(module=base, names=names, level=level):
+                parts = module.split(".") if level else []
+                if level:
+                    parts = parts[: len(parts) - level + is_package]
+                origin = ".".join(parts + ([base] if base else []))
+                yield from (Import(f"{origin}.{name.name}", node.lineno, inside) for name in names)
+            case ast.Call(
+                func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(target)), *_],
+            ):
+                yield Import(target, node.lineno, inside)
+        within = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, within)
+
+    yield from walk(ast.parse(source), False)
+
+
+def core_modules() -> frozenset[str]:
+    """The names of the modules and packages directly in harness/ that are core."""
+    names = {name.split(".")[1] for name in files() if name.startswith("harness.")}
+    return frozenset(names) - WORKER_FOLDERS - SHELL_FOLDERS - {"__main__"}
+
+
+def is_core(item: Import, core: frozenset[str]) -> bool:
+    """Whether something of core is imported (`harness` itself counts, its `__init__` is core)."""
+    return item.top == "harness" and item.second in core | {""}
+
+
+def layer_of(module: str) -> str:
+    """`core`, `worker`, `shell`, `command`, or `adapter`, from a module's dotted name."""
+    first, *rest = module.split(".")
+    if first == "adapters":
+        return "adapter"
+    if rest == ["__main__"]:
+        return "command"
+    if rest and rest[0] in WORKER_FOLDERS:
+        return "worker"
+    if rest and rest[0] in SHELL_FOLDERS:
+        return "shell"
+    return "core"
+
+
+def allowed(item: Import, module: str, core: frozenset[str]) -> bool:
+    """Whether `module` may import `item`."""
+    layer = layer_of(module)
+    if item.top in STDLIB:
+        return True
+    if layer in ("shell", "command"):
+        return item.top not in FRAMEWORKS | {"adapters"} and not (
+            item.top == "harness" and item.second in WORKER_FOLDERS
+        )
+    if item.top == "numpy" or is_core(item, core):
+        return True
+    name = module.split(".")[1] if "." in module else ""
+    match layer:
+        case "core":
+            return item.top == "sklearn" and item.inside and name in MAY_LOAD_SKLEARN
+        case "worker":
+            return item.top == "psutil" or (item.top == "harness" and item.second in WORKER_FOLDERS)
+        case "adapter" if name:
+            own = OWN_FRAMEWORKS.get(name, {name})
+            return item.top in own or (item.top == "adapters" and item.second == name)
+    return False
+
+
+def violations(source: str, module: str, core: frozenset[str], is_package: bool = False) -> list[str]:
+    """One line for each import of `source` that the rule forbids `module`."""
+    return [
+        f"{module}:{item.line} ({layer_of(module)}) must not import {item.target}"
+        for item in imports(source, module, is_package)
+        if not allowed(item, module, core)
+    ]
+
+
+def files() -> dict[str, Path]:
+    """Every Python file of the product by its module name; a package's `__init__.py` by the package's."""
+    found = sorted(path for top in ("harness", "adapters") for path in (ROOT / top).rglob("*.py"))
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found)
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, found, strict=True)}
+
+
+@pytest.mark.parametrize("layer", ["core", "worker", "shell", "adapter", "command"])
+def test_layer_imports_nothing_above_it(layer: str) -> None:
+    """Catches: an import that breaks the dependency rule, even in a branch that no test reaches."""
+    core = core_modules()
+    mine = {name: path for name, path in files().items() if layer_of(name) == layer}
+    assert mine, f"no file of the {layer} layer was found: the test looks in the wrong place"
+    found = [
+        line
+        for name, path in mine.items()
+        for line in violations(path.read_text("utf-8"), name, core, path.name == "__init__.py")
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("harness.spec", "import torch"),
+        ("harness.spec", "from harness.shell import engine"),
+        ("harness.spec", "from .worker import main"),
+        ("harness.spec", "def f():\n    import mlflow"),
+        ("harness.spec", "def f():\n    from sklearn.datasets import load_iris"),
+        ("harness.data", "import sklearn"),
+        ("harness.worker.main", "import hydra"),
+        ("harness.worker.main", "from ..shell import engine"),
+        ("harness.worker.main", "from adapters.torch import Adapter"),
+        ("harness.worker.main", "from importlib import import_module\nimport_module('adapters.torch')"),
+        ("harness.shell.engine", "def f():\n    import keras"),
+        ("harness.shell.engine", "import importlib\nimportlib.import_module('torch.cuda')"),
+        ("harness.shell.engine", "if TYPE_CHECKING:\n    from adapters import torch"),
+        ("harness.hydra_plugins.launcher", "import tensorflow as tf"),
+        ("adapters.torch.step", "import tensorflow"),
+        ("adapters.torch.step", "from adapters.keras import layers"),
+        ("adapters.torch.step", "from ..keras import layers"),
+        ("adapters.keras.step", "from omegaconf import OmegaConf"),
+        ("adapters.keras.step", "from harness.worker import main"),
+        ("adapters.other", "import torch"),
+    ],
+)
+def test_the_rule_sees_what_it_forbids(module: str, source: str) -> None:
+    """Catches: a checker that lets a forbidden import through, which makes the test above worth nothing."""
+    assert violations(source, module, frozenset({"spec", "data"}))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("harness.spec", "from __future__ import annotations\nimport numpy\nfrom .data import Split"),
+        ("harness.data", "def f():\n    from sklearn.datasets import load_iris"),
+        ("harness.worker.main", "from harness import spec\nfrom harness.worker import io\nfrom . import io"),
+        ("harness.worker.main", "from importlib import import_module\nimport_module(f'adapters.{name}')"),
+        ("harness.shell.engine", "import mlflow\nfrom harness import spec\nfrom .cli import main"),
+        ("adapters.torch.step", "import torch\nfrom torch import nn\nfrom harness.spec import Dense"),
+        ("adapters.torch.step", "from . import layers\nfrom adapters.torch.layers import build"),
+        ("adapters.keras.step", "import jax\nimport tensorflow as tf"),
+        ("adapters.other", "import other.nn"),
+    ],
+)
+def test_the_rule_lets_through_what_it_allows(module: str, source: str) -> None:
+    """Catches: a checker so strict that people work around it."""
+    assert violations(source, module, frozenset({"spec", "data"})) == []
+
+
+def loaded_after_importing(modules: list[str]) -> set[str]:
+    """The top-level names in sys.modules of a child process that has imported `modules`."""
+    code = (
+        "import importlib, json, sys\n"
+        "for name in json.loads(sys.argv[1]):\n"
+        "    importlib.import_module(name)\n"
+        "print('LOADED', json.dumps(sorted({name.split('.')[0] for name in sys.modules})))\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(modules)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    return set(json.loads(child.stdout.rpartition("LOADED ")[2]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "forbidden"),
+    [
+        ("core", FRAMEWORKS | ORCHESTRATION | {"sklearn", "scipy", "pandas", "rich"}),
+        ("worker", FRAMEWORKS | ORCHESTRATION | {"sklearn", "scipy", "pandas", "rich"}),
+        ("shell", FRAMEWORKS),
+    ],
+)
+def test_importing_a_layer_loads_nothing_it_must_not(layer: str, forbidden: frozenset[str]) -> None:
+    """Catches: a library that pulls a framework in by itself, and names made up at run time."""
+    modules = [name for name in files() if layer_of(name) == layer and not name.endswith("__main__")]
+    assert modules, f"no module of the {layer} layer was found: the test looks in the wrong place"
+    assert not loaded_after_importing(modules) & forbidden

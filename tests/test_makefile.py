@@ -1,0 +1,162 @@
+"""The Makefile's promises about installing: once, again when the pins change, and never half.
+
+A stand-in for Python keeps a journal instead of installing, so that nothing is downloaded; the Makefile and
+make are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Passes the version check (unless TOO_OLD), makes a "venv" that holds itself, and notes every other call.
+# `pip` does what the file `pip-does` says.
+STAND_IN = """#!/bin/sh
+case "$1 $2" in
+    "-c import sys"*) exit "${TOO_OLD:-0}" ;;
+    "--version ") echo "Python 3.9.2" ;;
+    "-m venv")
+        echo venv >> journal
+        mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/evenbench ;;
+    "-m pip") echo "pip $(echo "$*" | sed 's/.* //')" >> journal; . ./pip-does ;;
+    *) echo "$(basename "$0") $*" >> journal ;;
+esac
+"""
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A folder with the real Makefile, a stand-in for Python, and what it was asked to do."""
+
+    folder: Path
+
+    def make(self, *targets: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs make to its end."""
+        process = self.start(*targets, **environment)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(self, *targets: str, **environment: str) -> subprocess.Popen[str]:
+        """Starts make in a process group of its own."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        return subprocess.Popen(
+            ["make", *targets, f"PYTHON={self.folder / 'python'}"],
+            cwd=self.folder,
+            env=clean | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def pip_does(self, shell: str) -> None:
+        """What an installation does from now on, as shell code."""
+        (self.folder / "pip-does").write_text(shell + "\n")
+
+    def done(self) -> list[str]:
+        """The calls since the last time asked."""
+        journal = self.folder / "journal"
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        journal.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def checkout(repository: Path, tmp_path: Path) -> Checkout:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(repository / name, tmp_path / name)
+    (tmp_path / "python").write_text(STAND_IN)
+    (tmp_path / "python").chmod(0o755)
+    made = Checkout(tmp_path)
+    made.pip_does("true")
+    return made
+
+
+def test_bench_installs_once_and_then_only_runs(checkout: Checkout) -> None:
+    """Catches: a second `make bench` that installs again, or a first one that does not run the main job."""
+    first = checkout.make("bench")
+    assert first.returncode == 0, first.stderr
+    assert checkout.done() == ["venv", "pip .[jax]", "evenbench experiment=bench"]
+    second = checkout.make("bench")
+    assert checkout.done() == ["evenbench experiment=bench"]
+    assert second.stdout + second.stderr == ""
+
+
+def test_environment_of_the_tests_serves_bench_too(checkout: Checkout) -> None:
+    """Catches: `make bench` after `make test` that installs a subset of what is there."""
+    assert checkout.make("test").returncode == 0
+    assert checkout.done()[:2] == ["venv", "pip .[jax,dev]"]
+    assert checkout.make("bench").returncode == 0
+    assert checkout.done() == ["evenbench experiment=bench"]
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_changed_requirements_are_installed_into_the_same_environment(checkout: Checkout, name: str) -> None:
+    """Catches: stamps that do not depend on the pins, so that a pull leaves old versions in place."""
+    checkout.make("bench")
+    checkout.done()
+    later = time.time() + 60
+    os.utime(checkout.folder / name, (later, later))
+    assert checkout.make("bench").returncode == 0
+    assert checkout.done() == ["pip .[jax]", "evenbench experiment=bench"]
+
+
+def test_failed_installation_is_told_and_done_anew(checkout: Checkout) -> None:
+    """Catches: a stamp set although pip failed; pip's error swallowed; a broken environment built upon."""
+    checkout.pip_does("echo 'no such version' >&2; exit 1")
+    failed = checkout.make("bench")
+    assert failed.returncode != 0
+    assert "no such version" in failed.stderr
+    checkout.done()
+    checkout.pip_does("true")
+    assert checkout.make("bench").returncode == 0
+    assert checkout.done() == ["venv", "pip .[jax]", "evenbench experiment=bench"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("earlier", [False, True], ids=["first", "update"])
+def test_interrupted_installation_is_done_anew(
+    checkout: Checkout, stop: signal.Signals, earlier: bool
+) -> None:
+    """Catches: an installation cut short that passes for whole, be it the first or a later one."""
+    if earlier:
+        checkout.make("bench")
+        later = time.time() + 60
+        os.utime(checkout.folder / "constraints.txt", (later, later))
+    checkout.pip_does(": > installing; exec sleep 60")  # no fork, which a shell would shield from SIGINT
+    process = checkout.start("bench")
+    while not (checkout.folder / "installing").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, stop)
+    process.communicate(timeout=30)
+    checkout.done()
+    checkout.pip_does("true")
+    assert checkout.make("bench").returncode == 0
+    assert checkout.done() == ["venv", "pip .[jax]", "evenbench experiment=bench"]
+
+
+def test_unsuitable_python_is_refused_by_name(checkout: Checkout) -> None:
+    """Catches: minutes of installing that end in a message about a missing wheel."""
+    refused = checkout.make("bench", TOO_OLD="1")
+    assert refused.returncode != 0
+    assert "evenbench needs Python 3.11, 3.12 or 3.13" in refused.stderr
+    assert "Python 3.9.2" in refused.stderr
+    assert "make bench PYTHON=" in refused.stderr
+    assert not (checkout.folder / ".venv").exists()
+
+
+def test_make_alone_prints_help_for_every_target(checkout: Checkout) -> None:
+    """Catches: a bare `make` that starts something long, and a target that the help forgets."""
+    printed = checkout.make().stdout
+    makefile = (checkout.folder / "Makefile").read_text().splitlines()
+    (targets,) = (line.split()[1:] for line in makefile if line.startswith(".PHONY:"))
+    assert [name for name in targets if f"make {name} " not in printed] == ["help"]
+    assert checkout.done() == []

@@ -31,7 +31,8 @@ Choices
 {groups}
 
 Every key of the configuration can be given: --cfg job lists them with their defaults. Asking again for what
-is finished does nothing; force=true does it again. Exit status: 0 all well, 1 a run failed, 2 a wrong request.
+is finished does nothing; force=true does it again.
+Exit status: 0 all well, 1 a run failed, 2 a wrong request.
 Hydra's own help: evenbench --hydra-help
 """
 

@@ -52,10 +52,19 @@ def _he(param: Param) -> float:
     return 2.0 / param.fan_in
 
 
+def _forget_gate_ones(param: Param, key: Key) -> NDArray[np.float64]:
+    """Zeros with ones in the second of four blocks: an LSTM's gates are i, f, g, o."""
+    blocks = np.zeros((4, param.size // 4))
+    blocks[1] = 1.0
+    return blocks.reshape(param.shape)
+
+
 # Normal ones are not truncated, as in the papers (Keras truncates at two deviations).
 INITIALISERS: dict[str, Callable[[Param, Key], NDArray[np.float64]]] = {
     "zeros": _zeros,
     "ones": _ones,
+    "forget_gate_ones": _forget_gate_ones,
+    "uniform_0.05": lambda param, key: 0.05 * (2.0 * rng.uniform(param.shape, *key) - 1.0),
     "glorot_uniform": lambda param, key: _uniform(_glorot(param), param, key),
     "glorot_normal": lambda param, key: _normal(_glorot(param), param, key),
     "he_uniform": lambda param, key: _uniform(_he(param), param, key),

@@ -4,25 +4,51 @@
 data and the size of the task, and out comes the `Network` that adapters build from.
 """
 
-from harness.spec.kinds import LayerKind, Param, Shape, ShapeError
-from harness.spec.layers import Activation, Concrete, Dense, Dropout, Flatten, Layer, Output
-from harness.spec.network import ModelSpec, Network, Node
+from harness.spec.attention import BatchNorm, Embedding, LayerNorm, Positions, SelfAttention, sinusoids
+from harness.spec.basic import Activation, Dense, Dropout, Flatten, Reshape
+from harness.spec.convolution import Conv1D, Conv2D, GlobalPool, Pool, Upsample
+from harness.spec.kinds import Input, LayerKind, Param, Shape, ShapeError
+from harness.spec.layers import Concrete, Layer, Output, Reconstruction, Residual, ToImage, ToSequence
+from harness.spec.network import AnyNode, ModelSpec, Network, Node, ResidualNode
+from harness.spec.recurrent import GRU, LSTM, SimpleRNN
 from harness.spec.tree import Placed
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Activation",
+    "AnyNode",
+    "BatchNorm",
     "Concrete",
+    "Conv1D",
+    "Conv2D",
     "Dense",
     "Dropout",
+    "Embedding",
     "Flatten",
+    "GlobalPool",
+    "Input",
     "Layer",
     "LayerKind",
+    "LayerNorm",
     "ModelSpec",
     "Network",
     "Node",
     "Output",
     "Param",
     "Placed",
+    "Pool",
+    "Positions",
+    "Reconstruction",
+    "Reshape",
+    "Residual",
+    "ResidualNode",
+    "SelfAttention",
     "Shape",
     "ShapeError",
+    "SimpleRNN",
+    "ToImage",
+    "ToSequence",
+    "Upsample",
+    "sinusoids",
 ]

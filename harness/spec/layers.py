@@ -1,103 +1,74 @@
-"""The layer kinds. The canonical layout of every parameter is decided here and nowhere else.
+"""The layer kinds, all of them, and those that only become concrete when a network meets its data.
 
-It follows Keras' habit, which has fewer free parameters than PyTorch's (a dense kernel is `(in, out)`);
-adapters hold only the mapping to and from their framework's own layout. A new kind is one dataclass here and
-one case in each adapter: `Concrete` is a union, so the type checker names the adapters that lack it.
+The canonical layout of every parameter is decided in these modules and nowhere else. It follows Keras' habit,
+which has fewer free parameters than PyTorch's (a dense kernel is `(in, out)`, one bias for an LSTM); adapters
+hold only the mapping to and from their framework's own layout. A new kind is one dataclass here and one case
+in each adapter: `Concrete` is a union, so the type checker names the adapters that lack it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from harness.parse import OneOf, Range
-from harness.spec.kinds import Param, Shape, ShapeError
-from harness.weights import INITIALISERS
-
-Positive = Annotated[int, Range(min=1)]
-Initialiser = Annotated[str, OneOf(tuple(INITIALISERS))]
-Function = Literal["linear", "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "softmax"]
+from harness.spec.attention import BatchNorm, Embedding, LayerNorm, Positions, SelfAttention
+from harness.spec.basic import Activation, Dense, Dropout, Flatten, Reshape
+from harness.spec.convolution import Conv1D, Conv2D, GlobalPool, Pool, Upsample
+from harness.spec.kinds import Initialiser, Input, Positive, Shape, ShapeError
+from harness.spec.recurrent import GRU, LSTM, SimpleRNN
 
 
 @dataclass(frozen=True)
-class Dense:
-    """y = x W + b on the last axis; kernel `(in, out)`, bias `(out,)`."""
+class Residual:
+    """x + body(x); with a `shortcut`, shortcut(x) + body(x). He et al. 2016.
 
-    kind: ClassVar[str] = "dense"
+    Both are lists of layers. What they give must have one shape.
+    """
+
+    kind: ClassVar[str] = "residual"
+    body: tuple[Any, ...]
+    shortcut: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class ToSequence:
+    """Whatever the data are, as a sequence `(steps, features)`.
+
+    Token ids go through an embedding of `units`. An image gives its rows as steps; a vector one step a
+    number. With `project`, these too come out with `units` features, by a dense layer.
+    """
+
+    kind: ClassVar[str] = "to_sequence"
     units: Positive
-    use_bias: bool = True
+    project: bool = True
     kernel_init: Initialiser = "glorot_uniform"
 
-    def out_shape(self, shape: Shape) -> Shape:
-        if not shape:
-            raise ShapeError("needs at least one axis of features")
-        return (*shape[:-1], self.units)
-
-    def params(self, shape: Shape) -> dict[str, Param]:
-        features = shape[-1]
-        kernel = Param((features, self.units), self.kernel_init, features, self.units)
-        return {"kernel": kernel} | ({"bias": Param((self.units,), "zeros")} if self.use_bias else {})
-
-    def flops(self, shape: Shape) -> int:
-        return 2 * math.prod(shape) * self.units
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An element-wise function (softmax: over the last axis). GELU is the exact one, by erf.
-
-    The slope of leaky ReLU is a number of its own because the frameworks' defaults differ (0.3 and 0.01).
-    """
-
-    kind: ClassVar[str] = "activation"
-    function: Function
-    slope: Annotated[float, Range(min=0.0)] = 0.01
-
-    def out_shape(self, shape: Shape) -> Shape:
-        return shape
-
-    def params(self, shape: Shape) -> dict[str, Param]:
-        return {}
-
-    def flops(self, shape: Shape) -> int:
-        return 0
+    def concrete(self, shape: Shape, given: Input) -> list[tuple[str, Concrete]]:
+        """The layers that it becomes for an input, each with what to add to its path."""
+        if given.vocabulary:
+            return [("", Embedding(self.units, given.vocabulary))]
+        if len(shape) not in (1, 2, 3):
+            raise ShapeError("takes vectors, sequences or images")
+        steps: list[tuple[str, Concrete]] = []
+        if len(shape) == 1:
+            steps = [(".steps", Reshape((shape[0], 1)))]
+        if len(shape) == 3:
+            steps = [(".steps", Reshape((shape[0], shape[1] * shape[2])))]
+        return [*steps, *([("", Dense(self.units, True, self.kernel_init))] if self.project else [])]
 
 
 @dataclass(frozen=True)
-class Dropout:
-    """Zeroes each element with probability `rate` while training and scales the rest by 1 / (1 - rate).
+class ToImage:
+    """Whatever has rows and columns, as an image `(height, width, channels)`."""
 
-    Source: Srivastava et al. 2014, in the inverted form that both frameworks use.
-    """
+    kind: ClassVar[str] = "to_image"
 
-    kind: ClassVar[str] = "dropout"
-    rate: Annotated[float, Range(min=0.0, max=1.0, exclusive_max=True)]
-
-    def out_shape(self, shape: Shape) -> Shape:
-        return shape
-
-    def params(self, shape: Shape) -> dict[str, Param]:
-        return {}
-
-    def flops(self, shape: Shape) -> int:
-        return 0
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """All axes of a sample into one, in row-major order of the canonical layout."""
-
-    kind: ClassVar[str] = "flatten"
-
-    def out_shape(self, shape: Shape) -> Shape:
-        return (math.prod(shape),)
-
-    def params(self, shape: Shape) -> dict[str, Param]:
-        return {}
-
-    def flops(self, shape: Shape) -> int:
-        return 0
+    def concrete(self, shape: Shape, given: Input) -> list[tuple[str, Concrete]]:
+        """The layers that it becomes for an input, each with what to add to its path."""
+        if given.vocabulary or given.lengths or len(shape) not in (2, 3):
+            raise ShapeError("takes images (height, width) or (height, width, channels)")
+        return [("", Reshape((*shape, 1)))] if len(shape) == 2 else []
 
 
 @dataclass(frozen=True)
@@ -108,13 +79,74 @@ class Output:
     use_bias: bool = True
     kernel_init: Initialiser = "glorot_uniform"
 
-    def sized(self, outputs: int) -> Dense:
-        """The dense layer that it becomes."""
-        return Dense(outputs, self.use_bias, self.kernel_init)
+    def concrete(self, shape: Shape, outputs: int) -> list[tuple[str, Concrete]]:
+        """The layers that it becomes for a task, each with what to add to its path."""
+        if len(shape) != 1:
+            raise ShapeError("takes one axis; put a 'flatten' or 'global_pool' before it")
+        return [("", Dense(outputs, self.use_bias, self.kernel_init))]
 
 
-Concrete = Dense | Activation | Dropout | Flatten
-"""What an adapter has to build: `match` over it, and the type checker names a missing case."""
+@dataclass(frozen=True)
+class Reconstruction:
+    """The last layer of an autoencoder: the network's task is to give back its own input, flattened.
 
-Layer = Concrete | Output
+    With `dense`, a dense layer of the input's size; without, what arrives must have that size already.
+    """
+
+    kind: ClassVar[str] = "reconstruction"
+    dense: bool = True
+    use_bias: bool = True
+    kernel_init: Initialiser = "glorot_uniform"
+
+    def concrete(self, shape: Shape, outputs: int) -> list[tuple[str, Concrete]]:
+        """The layers that it becomes for a task, each with what to add to its path."""
+        flat: list[tuple[str, Concrete]] = [(".flatten", Flatten())] if len(shape) != 1 else []
+        if self.dense:
+            return [*flat, ("", Dense(outputs, self.use_bias, self.kernel_init))]
+        if math.prod(shape) != outputs:
+            raise ShapeError(f"without `dense` it takes {outputs} numbers, the size of the input")
+        return flat
+
+
+Concrete = (
+    Dense
+    | Activation
+    | Dropout
+    | Flatten
+    | Reshape
+    | Conv2D
+    | Conv1D
+    | Pool
+    | GlobalPool
+    | Upsample
+    | SimpleRNN
+    | LSTM
+    | GRU
+    | Embedding
+    | Positions
+    | SelfAttention
+    | LayerNorm
+    | BatchNorm
+)
+"""What an adapter builds, besides `Residual`: `match` over it, and the type checker names what is missing."""
+
+Adapting = ToSequence | ToImage
+Final = Output | Reconstruction
+
+Layer = Concrete | Residual | Adapting | Final
 """What a layer tree may contain, besides `repeat`, which is unrolled when the tree is read."""
+
+
+def concrete(
+    layer: Concrete | Adapting | Final, shape: Shape, given: Input, outputs: int
+) -> list[tuple[str, Concrete]]:
+    """What a layer becomes at its place: mostly itself. Raises ShapeError."""
+    match layer:
+        case ToSequence() | ToImage():
+            return layer.concrete(shape, given)
+        case Output() | Reconstruction():
+            return layer.concrete(shape, outputs)
+        case Embedding():
+            return [("", replace(layer, vocabulary=given.vocabulary))]
+        case _:
+            return [("", layer)]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.parse import ConfigError, Mistake
-from harness.spec.kinds import Param, Shape, ShapeError
-from harness.spec.layers import Concrete, Output
+from harness.spec.attention import Embedding
+from harness.spec.kinds import Input, Param, Shape, ShapeError
+from harness.spec.layers import Concrete, Output, Reconstruction, Residual, concrete
 from harness.spec.tree import Placed, read_layers
 
 
 @dataclass(frozen=True)
 class Node:
-    """A layer with everything known: what an adapter builds from. `params` are canonical."""
+    """A layer with everything known: what an adapter builds from. `params` are canonical.
+
+    `masked` says that its input has steps of padding, which the run's `lengths` tell. `origin` is the kind
+    that the tree has in this place, `name` what the user called it.
+    """
 
     path: str
     layer: Concrete
@@ -20,35 +26,68 @@ class Node:
     out_shape: Shape
     params: tuple[tuple[str, Param], ...]
     flops: int
+    masked: bool = False
+    origin: str = ""
+    name: str = ""
 
     def weight_names(self) -> dict[str, str]:
         """Canonical weight names by parameter name: `{"kernel": "1.0.0.kernel"}`."""
         return {name: f"{self.path}.{name}" for name, _ in self.params}
+
+    def nodes(self) -> Iterator[Node]:
+        """Itself."""
+        yield self
+
+
+@dataclass(frozen=True)
+class ResidualNode:
+    """A residual block with everything known: shortcut(x) + body(x), an empty shortcut being x itself."""
+
+    path: str
+    layer: Residual
+    body: tuple[AnyNode, ...]
+    shortcut: tuple[AnyNode, ...]
+    in_shape: Shape
+    out_shape: Shape
+    name: str = ""
+
+    def nodes(self) -> Iterator[Node]:
+        """All layers inside, body first."""
+        for child in (*self.body, *self.shortcut):
+            yield from child.nodes()
+
+
+AnyNode = Node | ResidualNode
 
 
 @dataclass(frozen=True)
 class Network:
     """A spec that has met its data: hashable, so that compiled programs can be kept by it."""
 
-    in_shape: Shape
-    nodes: tuple[Node, ...]
+    input: Input
+    nodes: tuple[AnyNode, ...]
 
     @property
     def out_shape(self) -> Shape:
         """The shape of one sample's output."""
         return self.nodes[-1].out_shape
 
+    def layers(self) -> Iterator[Node]:
+        """Every layer in order, those inside of residual blocks too."""
+        for node in self.nodes:
+            yield from node.nodes()
+
     def params(self) -> dict[str, Param]:
-        """Every parameter by its canonical weight name, in the order of the layers."""
-        return {node.weight_names()[name]: p for node in self.nodes for name, p in node.params}
+        """Every parameter by its canonical weight name, in the order of the layers; state included."""
+        return {node.weight_names()[name]: p for node in self.layers() for name, p in node.params}
 
     def size(self) -> int:
         """How many numbers can be trained."""
-        return sum(p.size for p in self.params().values())
+        return sum(p.size for p in self.params().values() if p.trainable)
 
     def flops(self) -> int:
         """Forward operations of one sample; a training step costs about three times as many a sample."""
-        return sum(node.flops for node in self.nodes)
+        return sum(node.flops for node in self.layers())
 
 
 @dataclass(frozen=True)
@@ -57,38 +96,91 @@ class ModelSpec:
 
     layers: tuple[Placed, ...]
 
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the task is to give back the input: whether it is an autoencoder."""
+        return isinstance(self.layers[-1].layer, Reconstruction)
+
     @classmethod
     def parse(cls, tree: object, key: str = "model.layers") -> ModelSpec:
         """Read the list of layers that YAML gives; raises ConfigError with every mistake."""
         mistakes: list[Mistake] = []
         layers = tuple(read_layers(tree, "", key, mistakes))
-        kinds = [placed.layer.kind for placed in layers]
-        if not mistakes and kinds[-1:] != ["output"]:
-            mistakes.append(Mistake(key, "the last layer must be of kind 'output'"))
-        for placed in layers[:-1]:
-            if isinstance(placed.layer, Output):
-                mistakes.append(Mistake(placed.key, "'output' can only be the last layer"))
+        if not mistakes and not (layers and isinstance(layers[-1].layer, Output | Reconstruction)):
+            mistakes.append(Mistake(key, "the last layer must be of kind 'output' or 'reconstruction'"))
+        for placed in _all(layers[:-1]):
+            if isinstance(placed.layer, Output | Reconstruction):
+                mistakes.append(Mistake(placed.key, f"{placed.layer.kind!r} can only be the last layer"))
         if mistakes:
             raise ConfigError(mistakes)
         return cls(layers)
 
-    def resolve(self, in_shape: Shape, outputs: int) -> Network:
-        """Give every layer its shapes for samples of `in_shape` and a task with so many outputs.
+    def resolve(self, given: Input, outputs: int) -> Network:
+        """Give every layer its shapes for such samples and a task with so many outputs.
 
         Raises ConfigError where a layer can't take what reaches it.
         """
-        nodes: list[Node] = []
-        shape = in_shape
-        for placed in self.layers:
-            layer = placed.layer.sized(outputs) if isinstance(placed.layer, Output) else placed.layer
+        flow = _Flow(given.shape, given.lengths, given.vocabulary > 0)
+        return Network(given, _Resolver(given, outputs).all(self.layers, flow)[0])
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """What reaches a layer: the shape, whether its steps are partly padding, whether they are token ids."""
+
+    shape: Shape
+    masked: bool
+    tokens: bool
+
+
+@dataclass(frozen=True)
+class _Resolver:
+    given: Input
+    outputs: int
+
+    def all(self, layers: tuple[Placed, ...], flow: _Flow) -> tuple[tuple[AnyNode, ...], _Flow]:
+        nodes: list[AnyNode] = []
+        for placed in layers:
             try:
-                out = layer.out_shape(shape)
-                if isinstance(placed.layer, Output) and len(shape) != 1:
-                    raise ShapeError("takes one axis; put a 'flatten' before it")
+                found, flow = self._one(placed, flow)
             except ShapeError as error:
-                problem = f"{placed.layer.kind} can't take a sample of shape {shape}: {error}"
+                problem = f"{placed.layer.kind} can't take a sample of shape {flow.shape}: {error}"
                 raise ConfigError([Mistake(placed.key, problem)]) from error
-            params = tuple(layer.params(shape).items())
-            nodes.append(Node(placed.path, layer, shape, out, params, layer.flops(shape)))
-            shape = out
-        return Network(in_shape, tuple(nodes))
+            nodes += found
+        return tuple(nodes), flow
+
+    def _one(self, placed: Placed, flow: _Flow) -> tuple[list[AnyNode], _Flow]:
+        if isinstance(placed.layer, Residual):
+            block, flow = self._residual(placed, placed.layer, flow)
+            return [block], flow
+        nodes: list[AnyNode] = []
+        for suffix, layer in concrete(placed.layer, flow.shape, self.given, self.outputs):
+            node, flow = _node(placed, suffix, layer, flow)
+            nodes.append(node)
+        return nodes, flow
+
+    def _residual(self, placed: Placed, layer: Residual, flow: _Flow) -> tuple[ResidualNode, _Flow]:
+        body, out = self.all(placed.body, flow)
+        shortcut, beside = self.all(placed.shortcut, flow)
+        if out != beside:
+            raise ShapeError(f"its body gives {out.shape}, its shortcut {beside.shape}; they are added")
+        return ResidualNode(placed.path, layer, body, shortcut, flow.shape, out.shape, placed.name), out
+
+
+def _node(placed: Placed, suffix: str, layer: Concrete, flow: _Flow) -> tuple[Node, _Flow]:
+    if flow.tokens and not isinstance(layer, Embedding):
+        raise ShapeError("the data are token ids; an 'embedding' or 'to_sequence' comes first")
+    if flow.masked and layer.time_axis == "refused":
+        raise ShapeError("the data are sequences of unequal length, whose padding it would mix in")
+    out = layer.out_shape(flow.shape)
+    params = tuple(layer.params(flow.shape).items())
+    path, kind, flops = placed.path + suffix, placed.layer.kind, layer.flops(flow.shape)
+    node = Node(path, layer, flow.shape, out, params, flops, flow.masked, kind, placed.name)
+    # an axis of steps is left as long as there is a second one, of features
+    return node, _Flow(out, flow.masked and layer.time_axis == "kept" and len(out) == 2, False)
+
+
+def _all(layers: tuple[Placed, ...]) -> Iterator[Placed]:
+    for placed in layers:
+        yield placed
+        yield from _all((*placed.body, *placed.shortcut))

@@ -1,7 +1,8 @@
 """Read a layer tree from YAML: the kinds, their numbers, and `repeat`, which is unrolled here.
 
 In the body of a `repeat`, a list where a layer takes one value gives each copy its own: `units: [64, 32]` in
-two copies of a dense layer is a tower. Nothing downstream knows of `repeat`.
+two copies of a dense layer is a tower. `last` is the body of the last copy, where that one differs: the last
+of several recurrent layers returns one state. Nothing downstream knows of `repeat`.
 """
 
 from __future__ import annotations
@@ -11,24 +12,31 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from harness.parse import ConfigError, Mistake, Range, field_types, members, nearest, parse
-from harness.spec.layers import Layer
+from harness.spec.layers import Layer, Residual
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A layer at its place: `path` names its weights (`1.0.2`), `key` its line in the configuration."""
+    """A layer at its place: `path` names its weights (`1.0.2`), `key` its line in the configuration.
+
+    `name` is what the user calls it, if anything. `body` and `shortcut` are those of a residual block.
+    """
 
     path: str
     key: str
     layer: Layer
+    name: str = ""
+    body: tuple[Placed, ...] = ()
+    shortcut: tuple[Placed, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Repeat:
     """`times` copies of `body`; without `times`, as many as the lists in the body have values."""
 
-    times: Annotated[int, Range(min=0)] | None
     body: tuple[Any, ...]
+    times: Annotated[int, Range(min=0)] | None = None
+    last: tuple[Any, ...] | None = None
 
 
 def read_layers(tree: object, prefix: str, key: str, mistakes: list[Mistake]) -> list[Placed]:
@@ -43,30 +51,39 @@ def read_layers(tree: object, prefix: str, key: str, mistakes: list[Mistake]) ->
             placed += _read_repeat(raw, path, place, mistakes)
             continue
         try:
-            placed.append(Placed(path, place, _read_layer(raw, place)))
+            placed.append(_read_layer(raw, path, place, mistakes))
         except ConfigError as error:
             mistakes.extend(error.mistakes)
     return placed
 
 
-def _read_layer(raw: object, key: str) -> Layer:
+def _read_layer(raw: object, path: str, key: str, mistakes: list[Mistake]) -> Placed:
     kinds = members(Layer)
     if not isinstance(raw, Mapping) or raw.get("kind") not in kinds:
         kind = raw.get("kind") if isinstance(raw, Mapping) else raw
         allowed = (*kinds, "repeat")
         problem, suggestion = f"{kind!r} is not a layer kind", nearest(str(kind), allowed)
         raise ConfigError([Mistake(f"{key}.kind", problem, ", ".join(allowed), suggestion)])
-    layer: Layer = parse(kinds[raw["kind"]], raw, key)
-    return layer
+    name = raw.get("name", "")
+    if not isinstance(name, str):
+        raise ConfigError([Mistake(f"{key}.name", f"{name!r} is not a text")])
+    layer: Layer = parse(kinds[raw["kind"]], {k: v for k, v in raw.items() if k != "name"}, key)
+    if not isinstance(layer, Residual):
+        return Placed(path, key, layer, name)
+    body = read_layers(layer.body, f"{path}.body.", f"{key}.body", mistakes)
+    shortcut: list[Placed] = []
+    if layer.shortcut:
+        shortcut = read_layers(layer.shortcut, f"{path}.shortcut.", f"{key}.shortcut", mistakes)
+    return Placed(path, key, Residual((), ()), name, tuple(body), tuple(shortcut))
 
 
 def _read_repeat(raw: Mapping[str, Any], path: str, key: str, mistakes: list[Mistake]) -> list[Placed]:
     try:
-        repeat = parse(_Repeat, {"times": None} | {k: v for k, v in raw.items() if k != "kind"}, key)
+        repeat = parse(_Repeat, {k: v for k, v in raw.items() if k != "kind"}, key)
     except ConfigError as error:
         mistakes.extend(error.mistakes)
         return []
-    lengths = {len(value) for _, value in _per_copy(repeat.body)}
+    lengths = set(_lengths(repeat.body)) | set(_lengths(repeat.last or ()))
     times = repeat.times if repeat.times is not None else max(lengths, default=None)
     if times is None:
         mistakes.append(Mistake(f"{key}.times", "is missing: how many copies?", "a whole number"))
@@ -79,23 +96,31 @@ def _read_repeat(raw: Mapping[str, Any], path: str, key: str, mistakes: list[Mis
     placed: list[Placed] = []
     found: list[Mistake] = []
     for copy in range(times):
-        placed += read_layers(_of_copy(repeat.body, copy), f"{path}.{copy}.", f"{key}.body", found)
+        is_last = copy == times - 1 and repeat.last is not None
+        body, place = (repeat.last, "last") if is_last else (repeat.body, "body")
+        placed += read_layers(_of_copy(body or (), copy), f"{path}.{copy}.", f"{key}.{place}", found)
     mistakes.extend(dict.fromkeys(found))  # a mistake in the body is one mistake, however many copies
     return placed
 
 
-def _takes_list(kind: object, field: str) -> bool:
+def _is_choice(kind: object, field: str, value: object) -> bool:
+    """Whether a value of a layer in a `repeat` is a list with one value a copy."""
     layer = members(Layer).get(str(kind))
-    return layer is None or field == "body" or "tuple" in str(field_types(layer).get(field))
+    if layer is None or not isinstance(value, list):
+        return False
+    return "tuple" not in str(field_types(layer).get(field))
 
 
-def _per_copy(body: Sequence[Any]) -> list[tuple[str, Sequence[Any]]]:
-    """The values of a body that are lists where a layer takes one value: each copy gets its own."""
-    found: list[tuple[str, Sequence[Any]]] = []
+def _lengths(body: Sequence[Any]) -> list[int]:
+    """The lengths of all lists in a body that give each copy its own value, residual blocks included."""
+    found: list[int] = []
     for raw in body:
         if isinstance(raw, Mapping) and raw.get("kind") != "repeat":
-            items = raw.items()
-            found += [(f, v) for f, v in items if isinstance(v, list) and not _takes_list(raw.get("kind"), f)]
+            for field, value in raw.items():
+                if _is_choice(raw.get("kind"), field, value):
+                    found.append(len(value))
+                elif field in ("body", "shortcut") and isinstance(value, list):
+                    found += _lengths(value)
     return found
 
 
@@ -104,8 +129,13 @@ def _of_copy(body: Sequence[Any], copy: int) -> list[Any]:
     result: list[Any] = []
     for raw in body:
         if isinstance(raw, Mapping) and raw.get("kind") != "repeat":
-            chosen = {field: values[copy] for field, values in _per_copy([raw])}
-            result.append({**raw, **chosen})
+            chosen = dict(raw)
+            for field, value in raw.items():
+                if _is_choice(raw.get("kind"), field, value):
+                    chosen[field] = value[copy]
+                elif field in ("body", "shortcut") and isinstance(value, list):
+                    chosen[field] = _of_copy(value, copy)
+            result.append(chosen)
         else:
             result.append(raw)
     return result

@@ -38,6 +38,7 @@ def plan(task: dict[str, Any], raw_rule: dict[str, Any]) -> Plan:
         rows=(train, val, test),
         precision=task["precision"],
         execution=task["execution"],
+        xla=task.get("xla", False),
     )
 
 

@@ -14,90 +14,24 @@ import numpy as np
 import pytest
 
 from harness import weights as canonical
-from harness.data import batch_order
-from harness.optim import Rule
-from harness.parse import parse
 from tests import cases, reference
 from tests.lab import Lab, frameworks
+from tests.tasks import (
+    BOUND,
+    RULES,
+    STEPS,
+    WITH_DROPOUT,
+    expected,
+    losses_agree,
+    make_run,
+    make_task,
+    same,
+    shared,
+)
 
 EXECUTIONS = ("idiomatic", "eager", "compiled", "epoch")
 PAIRS = [(name, execution) for name, found in frameworks().items() for execution in found.executions]
-BOUND = 1e-10
-
-MLP = [
-    {"kind": "dense", "units": 6},
-    {"kind": "activation", "function": "tanh"},
-    {"kind": "output"},
-]
-RULES = {
-    "sgd": {"learning_rate": 0.1, "weight_decay": 0.02},
-    "momentum": {"learning_rate": 0.05, "momentum": 0.8, "weight_decay": 0.02},
-    "nesterov": {"learning_rate": 0.05, "momentum": 0.8, "weight_decay": 0.02},
-    "adam": {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-6},
-    "adamw": {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-6, "weight_decay": 0.1},
-    "rmsprop": {"learning_rate": 0.01, "rho": 0.8, "epsilon": 1e-5},
-}
-ROWS, STEPS, BATCH, EPOCHS = 26, 6, 4, 4
-
-Task = dict[str, Any]
-Run = dict[str, Any]
-
-
-def shared(name: str) -> dict[str, Any]:
-    return {"name": name, "impl": "shared"} | RULES[name]
-
-
 ADAM = shared("adam")
-
-
-def make_task(execution: str, **other: Any) -> Task:
-    """A small task with rows to spare; `other` replaces parts of it."""
-    task = {"layers": MLP, "in_shape": [5], "outputs": 3, "loss": "cross_entropy", "precision": "float64"}
-    task |= {"execution": execution, "batches": [STEPS, BATCH]} | other
-    random = np.random.default_rng(1)
-    rows = {"train": ROWS, "val": 10, "test": 7}
-    task["x"] = {split: random.normal(size=(n, *task["in_shape"])) for split, n in rows.items()}
-    if task["loss"] == "mse":
-        task["y"] = {split: random.normal(size=(n, task["outputs"])) for split, n in rows.items()}
-    else:
-        task["y"] = {split: random.integers(0, max(2, task["outputs"]), n) for split, n in rows.items()}
-    return task
-
-
-def make_run(task: Task, rate: float, seed: int = 0, **other: Any) -> Run:
-    """A run of the task over all epochs, at a rate that differs from step to step."""
-    weights = canonical.initialise(cases.network(task).params(), 3, task["precision"])
-    orders = np.stack([batch_order(seed, epoch, ROWS, BATCH) for epoch in range(EPOCHS)])
-    rates = rate * np.linspace(1.0, 0.3, EPOCHS * STEPS).reshape(EPOCHS, STEPS)
-    return {"weights": weights, "orders": orders, "rates": rates, "seed": seed} | other
-
-
-def expected(task: Task, rule: dict[str, Any], run: Run) -> tuple[Any, dict[str, Any]]:
-    """Losses and final weights by the reference."""
-    real = parse(Rule, rule | run.get("numbers", {}))  # type: ignore[arg-type]
-    x, y = task["x"]["train"], task["y"]["train"]
-    arguments = (cases.network(task), task["loss"], real, run["weights"], x, y)
-    return reference.train(*arguments, run["orders"], run["rates"])
-
-
-def losses_agree(found: list[Any], wanted: Any, bound: float = BOUND) -> bool:
-    """Whether an epoch's losses are the reference's, or their mean, where an execution has only that."""
-
-    def agree(of_epoch: Any, reference_s: Any) -> bool:
-        if len(of_epoch) == 1:
-            reference_s = reference_s.mean(keepdims=True)
-        return bool(of_epoch.shape == reference_s.shape and np.abs(of_epoch - reference_s).max() <= bound)
-
-    return len(found) == len(wanted) and all(map(agree, found, wanted))
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two results are the same bit for bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a.dtype == b.dtype and np.array_equal(a, b))
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)
@@ -219,8 +153,7 @@ def test_loading_again_starts_over(place: tuple[Lab, str]) -> None:
     """Catches: optimizer state, step count or dropout stream left over from the run before, in the same
     trainer or in another one of the program, and programs that disturb each other."""
     lab, execution = place
-    layers = [MLP[0], MLP[1], {"kind": "dropout", "rate": 0.4}, MLP[2]]
-    task, other = make_task(execution, layers=layers), make_task(execution)
+    task, other = make_task(execution, layers=WITH_DROPOUT), make_task(execution)
     run = make_run(task, 0.02, seed=5)
     first, again = lab.call("tests.cases:train", task=task, rule=ADAM, runs=[run, run | {"again": True}])
     lab.call("tests.cases:train", task=other, rule=ADAM, runs=[make_run(other, 0.05)])
@@ -233,8 +166,7 @@ def test_loading_again_starts_over(place: tuple[Lab, str]) -> None:
 def test_the_seed_is_that_of_dropout(place: tuple[Lab, str]) -> None:
     """Catches: masks that are the same whatever the seed is (or that a compiler made a constant of)."""
     lab, execution = place
-    layers = [MLP[0], MLP[1], {"kind": "dropout", "rate": 0.4}, MLP[2]]
-    task = make_task(execution, layers=layers)
+    task = make_task(execution, layers=WITH_DROPOUT)
     run = make_run(task, 0.02, seed=5)
     first, second = lab.call("tests.cases:train", task=task, rule=ADAM, runs=[run, run | {"seed": 6}])
     assert not same(first["weights"], second["weights"])

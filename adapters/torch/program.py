@@ -28,7 +28,15 @@ CHUNK = 4096  # rows of a forward pass in `predict`, which bounds its memory
 
 
 def adapter(options: AdapterOptions) -> Adapter:
-    """PyTorch in this process, with the threads that were asked for."""
+    """PyTorch in this process, with the threads that were asked for.
+
+    Raises ConfigError if torch doesn't see the device.
+    """
+    device = torch.device(options.device)
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if f"{device.type}:{device.index or 0}" not in devices and device.type != "cpu":
+        problem = f"torch {torch.__version__} sees no {options.device!r} here"
+        raise ConfigError([Mistake("device", problem, ", ".join(devices))])
     torch.set_num_threads(options.threads)
     if torch.get_num_interop_threads() != options.threads:
         torch.set_num_interop_threads(options.threads)

@@ -1,0 +1,126 @@
+"""The certificate: what was compared, how far the frameworks were apart, and what that proves of a run.
+
+The shared rule proves the network: all frameworks, every gate, one bound. The native optimizers are then held
+against the shared rule inside their own framework, so that a deviation is the optimizer's and nothing else's.
+One that its adapter names (`epsilon_inside_bias_correction`) is measured and told; one that nobody named
+breaks the certificate.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.adapter import Execution
+from harness.job import read_json, write_json
+from harness.parity import Comparison
+from harness.parse import parse, to_plain
+
+Verdict = Literal["exact", "deviates", "fails", "none"]
+
+
+@dataclass(frozen=True)
+class Party:
+    """A framework as it was when it was certified."""
+
+    execution: Execution
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Native:
+    """A framework's own optimizer against the shared rule: the largest difference in a weight over all steps,
+    and the reasons that its adapter gives for one."""
+
+    deviation: float
+    bound: float
+    known: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """exact, deviates (for a known reason) or fails."""
+        if self.deviation <= self.bound:
+            return "exact"
+        return "deviates" if self.known else "fails"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The proof for one network with one optimizer over several frameworks; `id` is by `certificate_id`."""
+
+    id: str
+    model: str
+    optimizer: str
+    network: dict[str, Any]
+    steps: int
+    seed: int
+    parties: dict[str, Any]
+    comparisons: tuple[Comparison, ...] = ()
+    native: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    made: str = ""
+
+    def verdict(self, framework: str, impl: str) -> Verdict:
+        """What it proves of a run in `framework` with `optimizer.impl`."""
+        if framework not in self.parties:
+            return "none"
+        concerned = [c for c in self.comparisons if framework in (c.reference, c.framework)]
+        if framework in self.errors or not concerned or not all(c.passed for c in concerned):
+            return "fails"
+        if impl == "shared":
+            return "exact"
+        return parse(Native, self.native[framework]).verdict
+
+    @property
+    def passed(self) -> bool:
+        """Whether no bound was broken, in any framework."""
+        kinds = ("shared", "native")
+        return all(self.verdict(name, impl) != "fails" for name in self.parties for impl in kinds)
+
+
+def certificate_id(network: Mapping[str, Any], optimizer: Mapping[str, Any], rates: Sequence[float]) -> str:
+    """The identity of what is certified: network with its input, optimizer with its numbers, rates."""
+    rule = {key: value for key, value in optimizer.items() if key != "impl"}
+    text = json.dumps({"network": network, "optimizer": rule, "rates": list(rates)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Shelf:
+    """The certificates of a results folder, `<results_dir>/certificates/<id>.json`."""
+
+    def __init__(self, results_dir: Path) -> None:
+        self._folder = results_dir / "certificates"
+
+    def path(self, identifier: str) -> Path:
+        """Where a certificate lies."""
+        return self._folder / f"{identifier}.json"
+
+    def get(self, identifier: str) -> Certificate | None:
+        """A stored certificate."""
+        plain = read_json(self.path(identifier))
+        return None if plain is None else parse(Certificate, plain["certificate"])
+
+    def covers(self, identifier: str, parties: Mapping[str, Party]) -> bool:
+        """Whether a stored certificate is of these frameworks in these versions (and perhaps more)."""
+        known = self.get(identifier)
+        return known is not None and all(known.parties.get(n) == to_plain(p) for n, p in parties.items())
+
+    def put(self, certificate: Certificate) -> None:
+        """Store a certificate; its verdicts are written beside it for whoever reads the file."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        verdicts = {
+            name: {impl: certificate.verdict(name, impl) for impl in ("shared", "native")}
+            for name in certificate.parties
+        }
+        plain = {"certificate": to_plain(certificate), "passed": certificate.passed, "verdicts": verdicts}
+        write_json(self.path(certificate.id), plain)
+
+
+def today() -> str:
+    """The date of a certificate."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -1,0 +1,197 @@
+"""Make certificates: every framework trains the same cases in a worker of its own, all workers side by side.
+
+A case's traces are compared as soon as the last framework has left its own, and removed. Nothing is timed
+here, so the workers may share the machine.
+"""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness import npz, optim, parity
+from harness.adapter import Execution
+from harness.config import RunConfig
+from harness.data import Dataset
+from harness.parity import BOUND, STEPS, Case, Comparison
+from harness.parse import to_plain
+from harness.shell.certificate import Certificate, Native, Party, certificate_id, today
+from harness.shell.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.versions import versions
+
+IMPLS = ("shared", "native")
+STEPS_PER_EPOCH = 5  # of the schedule in a certificate: its 20 steps are 4 epochs
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to certify: a network with an optimizer, and the frameworks that are to agree on it."""
+
+    id: str
+    model: str
+    cases: Mapping[str, Case]
+    frameworks: Mapping[str, RunConfig]
+
+    def parties(self) -> dict[str, Party]:
+        """The frameworks in the versions that are installed."""
+        found = self.frameworks.items()
+        return {name: Party(_execution(c), versions(c.framework)) for name, c in found}
+
+
+def subjects(configs: Iterable[tuple[RunConfig, Dataset]]) -> list[Subject]:
+    """What has to be certified so that all of these runs are covered."""
+    found: dict[str, Subject] = {}
+    for config, dataset in configs:
+        identifier, cases = _cases(config, dataset)
+        known = found.get(identifier)
+        frameworks = dict(known.frameworks) if known else {}
+        frameworks.setdefault(config.framework.name, config)
+        found[identifier] = Subject(identifier, config.model.name, cases, frameworks)
+    return list(found.values())
+
+
+def subject_id(config: RunConfig, dataset: Dataset) -> str:
+    """The id of the certificate that a run needs."""
+    return _cases(config, dataset)[0]
+
+
+def certify(wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> None:
+    """Certify; `done` gets each certificate as soon as it is made.
+
+    A framework whose worker dies, or that can't train a case, has an error in its certificates.
+    """
+    if not wanted:
+        return
+    with tempfile.TemporaryDirectory(prefix="evenbench-certify-") as name:
+        desk = _Desk(Path(name), wanted, done)
+        frameworks = {n: c for subject in wanted for n, c in subject.frameworks.items()}
+        threads = [threading.Thread(target=desk.trace, args=item) for item in frameworks.items()]
+        for thread in threads:
+            thread.start()
+        desk.collect(len(threads))
+        for thread in threads:
+            thread.join()
+
+
+class _Desk:
+    """Where traces come in, one thread a framework, and are compared in the caller's thread."""
+
+    def __init__(self, folder: Path, wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> None:
+        self._folder = folder
+        self._wanted = {subject.id: subject for subject in wanted}
+        self._done = done
+        self._inbox: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
+
+    def trace(self, framework: str, config: RunConfig) -> None:
+        """Have a worker trace every case that its framework takes part in."""
+        mine = [s for s in self._wanted.values() if framework in s.frameworks]
+        cases = {_trace_id(s.id, impl): to_plain(s.cases[impl]) for s in mine for impl in IMPLS}
+        folder = self._folder / framework
+        folder.mkdir()
+        command = {
+            "task": "trace",
+            "cases": cases,
+            "folder": str(folder),
+            "execution": _execution(config),
+            "xla": config.framework.xla,
+            "precision": "float64",
+        }
+        worker = Worker(WorkerKey.of(replace(config, precision="float64", device="cpu")))
+        left = dict.fromkeys(cases)
+        try:
+            for event in worker.events(command):
+                left.pop(event["case"], None)
+                self._inbox.put((framework, event))
+        except WorkerDiedError as error:
+            for identifier in left:
+                self._inbox.put((framework, {"case": identifier, "error": error.death.message}))
+        finally:
+            worker.close()
+            self._inbox.put((framework, None))
+
+    def collect(self, frameworks: int) -> None:
+        """Take events until every framework has ended; make each certificate when its last trace is there."""
+        events: dict[str, dict[tuple[str, str], dict[str, Any]]] = {i: {} for i in self._wanted}
+        while frameworks:
+            framework, event = self._inbox.get()
+            if event is None:
+                frameworks -= 1
+                continue
+            identifier, _, impl = event["case"].rpartition("-")
+            arrived, subject = events[identifier], self._wanted[identifier]
+            arrived[framework, impl] = event
+            if len(arrived) == len(subject.frameworks) * len(IMPLS):
+                self._done(self._certificate(subject, arrived))
+
+    def _certificate(
+        self, subject: Subject, arrived: Mapping[tuple[str, str], Mapping[str, Any]]
+    ) -> Certificate:
+        errors = {f: str(e["error"]) for (f, _), e in arrived.items() if "error" in e}
+        sound = [name for name in subject.frameworks if name not in errors]
+        paths = {(f, i): self._folder / f / f"{_trace_id(subject.id, i)}.npz" for f in sound for i in IMPLS}
+        comparisons: list[Comparison] = []
+        native: dict[str, Native] = {}
+        reference = npz.load(paths[sound[0], "shared"]) if sound else {}
+        for name in sound:
+            shared = npz.load(paths[name, "shared"])
+            if name != sound[0] or len(sound) == 1:
+                comparisons.append(parity.compare(sound[0], reference, name, shared))
+            gap = parity.weights_gap(shared, npz.load(paths[name, "native"]))
+            known = arrived[name, "native"].get("deviations", ())
+            native[name] = Native(gap, BOUND, tuple(known))
+        for path in paths.values():
+            path.unlink()
+        case = subject.cases["shared"]
+        return Certificate(
+            id=subject.id,
+            model=subject.model,
+            optimizer=case.optimizer.name,
+            network={"input": to_plain(case.input), "outputs": case.outputs, "loss": case.loss},
+            steps=len(case.rates),
+            seed=case.seed,
+            parties=to_plain(subject.parties()),
+            comparisons=tuple(comparisons),
+            native=to_plain(native),
+            errors=errors,
+            made=today(),
+        )
+
+
+def _cases(config: RunConfig, dataset: Dataset) -> tuple[str, dict[str, Case]]:
+    plan = config.plan(dataset)
+    rate = config.optimizer.learning_rate
+    rates = optim.learning_rates(config.schedule, rate, STEPS // STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+    cases = {
+        impl: Case(
+            name=config.model.name,
+            layers=config.model.layers,
+            input=plan.network.input,
+            outputs=plan.outputs,
+            loss=plan.loss,
+            optimizer=replace(config.optimizer, impl=impl),
+            rates=tuple(float(value) for value in rates.ravel()),
+        )
+        for impl in IMPLS
+    }
+    case = cases["shared"]
+    network = {
+        "layers": case.layers,
+        "input": to_plain(case.input),
+        "outputs": case.outputs,
+        "loss": case.loss,
+    }
+    return certificate_id(network, to_plain(case.optimizer), case.rates), cases
+
+
+def _execution(config: RunConfig) -> Execution:
+    """The framework's own default execution: the certificate is about the network, not about a timing."""
+    return config.framework.execution
+
+
+def _trace_id(identifier: str, impl: str) -> str:
+    return f"{identifier}-{impl}"

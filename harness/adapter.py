@@ -53,10 +53,14 @@ class Plan:
 @dataclass(frozen=True)
 class Examples:
     """The arrays of a run, by split: `x` float64 `[rows, *sample_shape]`; `y` int64 class numbers `[rows]`,
-    or float64 `[rows, targets]` for a regression. Adapters cast `x` to the plan's precision."""
+    or float64 `[rows, targets]` for a regression or a reconstruction. Adapters cast `x` to the plan's
+    precision; where `plan.network.input.vocabulary` is not 0 it holds token ids, which are cast to whole
+    numbers. `lengths`, int64 `[rows]`, are the valid steps of each row where `plan.network.input.lengths`
+    says that they differ; the steps after them are 0."""
 
     x: Mapping[str, npt.NDArray[np.float64]]
     y: Mapping[str, npt.NDArray[np.int64] | npt.NDArray[np.float64]]
+    lengths: Mapping[str, npt.NDArray[np.int64]] | None = None
 
 
 class Trainer(Protocol):

@@ -38,6 +38,13 @@ class ModelConfig:
         """The layer tree, read; raises ConfigError."""
         return ModelSpec.parse(list(self.layers))
 
+    def view(self, dataset: Dataset) -> Dataset:
+        """The data as this model has to learn them: an autoencoder's targets are its inputs.
+
+        Raises ConfigError where they can't be that.
+        """
+        return data.as_reconstruction(dataset) if self.spec.reconstructs else dataset
+
 
 @dataclass(frozen=True)
 class FrameworkConfig:
@@ -137,6 +144,7 @@ class RunConfig:
 
     def plan(self, dataset: Dataset) -> Plan:
         """What has to be compiled for this run on `dataset`; raises ConfigError where they don't fit."""
+        dataset = self.model.view(dataset)
         wanted = self.train.loss
         loss = losses.default_loss(dataset.task) if wanted == "auto" else wanted
         try:
@@ -161,7 +169,7 @@ class RunConfig:
     def network(self, dataset: Dataset, outputs: int) -> Network:
         """The model resolved for the data; raises ConfigError where it can't take them."""
         try:
-            return self.model.spec.resolve(dataset.sample_shape, outputs)
+            return self.model.spec.resolve(dataset.input, outputs)
         except ConfigError as error:
             pair = f"model {self.model.name!r} can't take data {self.data.name!r}"
             found = (replace(m, problem=f"{pair}: {m.problem}") for m in error.mistakes)

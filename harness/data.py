@@ -1,9 +1,13 @@
 """From the name of a data set to the arrays that every framework trains on, and the order of the batches.
 
 All of it is made once, with NumPy, and handed to the frameworks: rows, splits, scaling and batches are then
-the same by construction. The splits come from `harness/rng.py` rather than from scikit-learn, so that they
-are the same for every version; means are taken in a fixed order of summation, so that they are the same on
-every machine. Whatever is fitted (standardisation) is fitted on the training rows only.
+the same by construction. Means are taken in a fixed order of summation, so that they are the same on every
+machine. Whatever is fitted (standardisation, the choice of words) is fitted on the training rows only.
+
+Sequences of unequal length are padded with zeros at the end and come with their lengths; their features are
+standardised over the valid steps, and the padding stays exactly zero. Token ids are whole numbers in the
+float64 `x` like everything else, exact up to 2**53, and are never standardised: 0 is padding, 1 a word that
+the vocabulary doesn't have, 2 the most frequent word of the training part, and so on.
 """
 
 from __future__ import annotations
@@ -22,14 +26,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import npz, rng
+from harness.fitted import most_frequent, scale, standardise
 from harness.loaders import LOADERS, Raw, Task
 from harness.parse import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
+from harness.spec import Input
+from harness.split import SPLITS, split_rows
 
 __all__ = [
     "SPLITS",
     "DataConfig",
     "Dataset",
     "Task",
+    "as_reconstruction",
     "batch_order",
     "check",
     "effective_batch",
@@ -39,14 +47,16 @@ __all__ = [
     "save",
 ]
 
-SPLITS = ("train", "val", "test")
-
 Fraction = Annotated[float, Range(min=0.0, max=1.0, exclusive_min=True, exclusive_max=True)]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The section `data` of a configuration: which data set, how it is split and scaled."""
+    """The section `data` of a configuration: which data set, how it is split and scaled.
+
+    A set that was published with a test part keeps it: `test_fraction` is then without effect, and
+    `val_fraction` is of the other rows. `standardise` is without effect on token ids.
+    """
 
     name: Annotated[str, OneOf(tuple(LOADERS))]
     split_seed: Annotated[int, Range(min=0)] = 0
@@ -64,6 +74,8 @@ class Dataset:
     x: float64 [rows, *sample_shape] by split. y by split: int64 class numbers [rows], or float64
     [rows, targets] in training units; `y * target_std + target_mean` gives the original ones.
     target_mean, target_std: float64 [task.outputs]; 0 and 1 where targets are not standardised.
+    lengths: valid steps by split, int64 [rows], where rows are sequences [steps, ...] of unequal length; what
+    comes after them is 0. vocabulary: how many token ids there are (0: x are measurements).
     """
 
     name: str
@@ -72,11 +84,18 @@ class Dataset:
     y: dict[str, NDArray[Any]]
     target_mean: NDArray[np.float64]
     target_std: NDArray[np.float64]
+    lengths: dict[str, NDArray[np.int64]] | None = None
+    vocabulary: int = 0
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one row of x."""
         return self.x["train"].shape[1:]
+
+    @property
+    def input(self) -> Input:
+        """What one row is, as networks are told."""
+        return Input(self.sample_shape, self.vocabulary, self.lengths is not None)
 
     def rows(self, split: str) -> int:
         """The number of rows of a split."""
@@ -122,17 +141,38 @@ def load(config: DataConfig) -> Dataset:
     if mistakes:
         raise ConfigError(mistakes)
     raw = LOADERS[config.name](**to_plain(_options(config)))
-    parts = _split(raw, config)
+    parts = split_rows(raw, config.test_fraction, config.val_fraction, config.split_seed)
     x = {split: raw.x[rows] for split, rows in parts.items()}
     y = {split: raw.y[rows] for split, rows in parts.items()}
-    if config.standardise:
-        mean, std = _scale(x["train"])
-        x = {split: (values - mean) / std for split, values in x.items()}
+    lengths = None if raw.lengths is None else {split: raw.lengths[rows] for split, rows in parts.items()}
+    vocabulary = 0
+    if raw.vocabulary:
+        x, vocabulary = most_frequent(x, raw.vocabulary)
+    elif config.standardise:
+        x = standardise(x, raw.sequence, lengths)
     target_mean, target_std = np.zeros(raw.task.outputs), np.ones(raw.task.outputs)
     if raw.task.kind == "regression" and config.standardise_targets:
-        target_mean, target_std = _scale(y["train"])
+        target_mean, target_std = scale(y["train"])
         y = {split: (values - target_mean) / target_std for split, values in y.items()}
-    return Dataset(config.name, raw.task, x, y, target_mean, target_std)
+    return Dataset(config.name, raw.task, x, y, target_mean, target_std, lengths, vocabulary)
+
+
+def as_reconstruction(dataset: Dataset) -> Dataset:
+    """The same rows for an autoencoder: y is x, flattened to float64 [rows, outputs], in training units.
+
+    Raises ConfigError for token ids, which a squared error says nothing about, and for sequences of unequal
+    length, whose padding would count as something to be given back.
+    """
+    if dataset.vocabulary or dataset.lengths is not None:
+        what = "token ids" if dataset.vocabulary else "sequences of unequal length"
+        problem = f"an autoencoder can't give back {what}, which {dataset.name} has"
+        raise ConfigError([Mistake("data.name", problem, "data of measurements, all of one shape")])
+    y = {split: values.reshape(len(values), -1) for split, values in dataset.x.items()}
+    outputs = y["train"].shape[1]
+    task = Task("reconstruction", outputs, ())
+    return dataclasses.replace(
+        dataset, task=task, y=y, target_mean=np.zeros(outputs), target_std=np.ones(outputs)
+    )
 
 
 def effective_batch(rows: int, batch_size: int) -> int:
@@ -162,6 +202,7 @@ def open_dataset(path: Path) -> Dataset:
     """Read what `save` wrote."""
     arrays = npz.load(path)
     description = json.loads(str(arrays["description"]))
+    padded = "lengths.train" in arrays
     return Dataset(
         name=description["name"],
         task=parse(Task, description["task"]),
@@ -169,17 +210,22 @@ def open_dataset(path: Path) -> Dataset:
         y={split: arrays[f"y.{split}"] for split in SPLITS},
         target_mean=arrays["target_mean"],
         target_std=arrays["target_std"],
+        lengths={split: arrays[f"lengths.{split}"] for split in SPLITS} if padded else None,
+        vocabulary=description["vocabulary"],
     )
 
 
 def _description(dataset: Dataset) -> str:
-    return json.dumps({"name": dataset.name, "task": to_plain(dataset.task)}, sort_keys=True)
+    plain = {"name": dataset.name, "task": to_plain(dataset.task), "vocabulary": dataset.vocabulary}
+    return json.dumps(plain, sort_keys=True)
 
 
 def _arrays(dataset: Dataset) -> dict[str, NDArray[Any]]:
+    parts: dict[str, dict[str, NDArray[Any]]] = {"x": dataset.x, "y": dataset.y}
+    if dataset.lengths is not None:
+        parts["lengths"] = dataset.lengths
     return {
-        **{f"x.{split}": dataset.x[split] for split in SPLITS},
-        **{f"y.{split}": dataset.y[split] for split in SPLITS},
+        **{f"{name}.{split}": values[split] for name, values in parts.items() for split in SPLITS},
         "target_mean": dataset.target_mean,
         "target_std": dataset.target_std,
     }
@@ -198,71 +244,3 @@ def _options_type(loader: Callable[..., Raw]) -> type:
         [(p.name, hints[p.name], field(default=p.default)) for p in parameters],
         frozen=True,
     )
-
-
-def _split(raw: Raw, config: DataConfig) -> dict[str, NDArray[np.int64]]:
-    """Row numbers by split, each in shuffled order; classes are as frequent in each as in the whole."""
-    rows = len(raw.x)
-    if raw.whole:
-        return dict.fromkeys(SPLITS, np.arange(rows))
-    regression = raw.task.kind == "regression"
-    stratum = np.zeros(rows, dtype=np.int64) if regression else raw.y
-    strata = 1 if regression else raw.task.outputs
-    counts = np.bincount(stratum, minlength=strata)
-    held_back = {
-        "test": _apportion(counts, round(config.test_fraction * rows)),
-        "val": _apportion(counts, round(config.val_fraction * rows)),
-    }
-    order = rng.permutation(rows, "split", config.split_seed)
-    members = [order[stratum[order] == number] for number in range(strata)]
-    part = np.full(rows, "train", dtype="<U5")
-    for number, of_stratum in enumerate(members):
-        test, val = int(held_back["test"][number]), int(held_back["val"][number])
-        part[of_stratum[:test]] = "test"
-        part[of_stratum[test : test + val]] = "val"
-    parts = {split: order[part[order] == split] for split in SPLITS}
-    _refuse_empty(parts, stratum, raw.task, config)
-    return parts
-
-
-def _refuse_empty(
-    parts: dict[str, NDArray[np.int64]], stratum: NDArray[np.int64], task: Task, config: DataConfig
-) -> None:
-    rows = len(stratum)
-    mistakes = [
-        Mistake(
-            f"data.{split}_fraction",
-            f"{getattr(config, f'{split}_fraction'):g} of {rows} rows is not even one",
-            f">= {1 / rows:.2g}",
-        )
-        for split in ("test", "val")
-        if not len(parts[split])
-    ]
-    missing = sorted(set(range(task.outputs)) - set(stratum[parts["train"]].tolist()))
-    if task.kind == "classification" and missing:
-        lost = ", ".join(task.names[number] for number in missing)
-        mistakes.append(
-            Mistake("data", f"no row to train on is left for the class {lost}", "smaller fractions")
-        )
-    if mistakes:
-        raise ConfigError(mistakes)
-
-
-def _apportion(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Spread `total` over strata in proportion to `counts` by largest remainders (Hamilton's method)."""
-    shares, remainders = np.divmod(counts * total, counts.sum())
-    extra = np.argsort(-remainders, kind="stable")[: total - int(shares.sum())]
-    shares[extra] += 1
-    return shares
-
-
-def _scale(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of every column; a constant column gets the deviation 1.
-
-    Running sums have one possible order of additions; `np.mean` has one per processor type.
-    """
-    rows = len(values)
-    mean = np.cumsum(values, axis=0)[-1] / rows
-    variance = np.cumsum((values - mean) ** 2, axis=0)[-1] / rows
-    constant = values.max(axis=0) == values.min(axis=0)
-    return mean, np.where(constant, 1.0, np.sqrt(variance))

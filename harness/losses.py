@@ -47,7 +47,9 @@ class _Loss:
 
 
 _LOSSES = {
-    "mse": _Loss(_mse, lambda t: t.kind == "regression", lambda t: t.outputs, "regression"),
+    "mse": _Loss(
+        _mse, lambda t: t.kind != "classification", lambda t: t.outputs, "regression and reconstruction"
+    ),
     "binary_cross_entropy": _Loss(
         _binary_cross_entropy,
         lambda t: t.kind == "classification" and t.outputs == 2,
@@ -64,7 +66,7 @@ NAMES = tuple(_LOSSES)
 
 def default_loss(task: Task) -> str:
     """The loss of a task for which none was chosen."""
-    if task.kind == "regression":
+    if task.kind != "classification":
         return "mse"
     return "binary_cross_entropy" if task.outputs == 2 else "cross_entropy"
 
@@ -77,7 +79,7 @@ def check(task: Task, loss: str, key: str = "train.loss") -> list[Mistake]:
     if loss not in _LOSSES:
         return [Mistake(key, f"{loss!r} is not known", ", ".join(suitable), nearest(loss, NAMES))]
     unit = "classes" if task.kind == "classification" else "targets"
-    problem = f"{loss} is for {_LOSSES[loss].needs}; the data is {task.kind} with {task.outputs} {unit}"
+    problem = f"{loss} is for {_LOSSES[loss].needs}; the task is {task.kind} with {task.outputs} {unit}"
     return [Mistake(key, problem, ", ".join(suitable))]
 
 

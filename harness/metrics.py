@@ -30,7 +30,8 @@ def evaluate(
 
     outputs: raw network outputs [rows, n]. targets: class numbers int64 [rows], or float [rows, targets] in
     training units. Returned: `loss` in training units, and `accuracy precision recall f1` (the last three
-    averaged over classes) or `mse mae r2` in the original units, `y * target_std + target_mean`.
+    averaged over classes) or `mse mae r2` in the original units, `y * target_std + target_mean`; of a
+    reconstruction in training units, which are those of its input.
     Where an output is not finite, every metric is nan.
     """
     outputs = outputs.astype(np.float64)
@@ -39,6 +40,8 @@ def evaluate(
         return dict.fromkeys(("loss", *keys), float("nan"))
     if task.kind == "classification":
         figures = _classification(confusion_matrix(task, loss, outputs, targets))
+    elif task.kind == "reconstruction":
+        figures = _reconstruction(outputs, targets)
     else:
         figures = _regression(outputs * target_std + target_mean, targets * target_std + target_mean)
     return {"loss": losses.value(loss, outputs, targets), **dict(zip(keys, figures, strict=True))}
@@ -83,3 +86,17 @@ def _regression(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> tu
         constant = true.max(axis=0) == true.min(axis=0)
         r2 = np.where(constant, np.nan, 1.0 - unexplained / total)
         return float(np.square(error).mean()), float(np.abs(error).mean()), float(r2.mean())
+
+
+def _reconstruction(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, ...]:
+    """MSE and MAE over all values; R² as the part of the whole variance that is explained.
+
+    That is how principal components are judged. A mean of one R² a pixel would be undefined for images, in
+    whose corners nothing varies. It is nan where nothing varies at all.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        error = predicted - true
+        unexplained, total = np.square(error).sum(), np.square(true - true.mean(axis=0)).sum()
+        varies = bool((true.max(axis=0) > true.min(axis=0)).any())
+        r2 = 1.0 - float(unexplained / total) if varies else float("nan")
+        return float(np.square(error).mean()), float(np.abs(error).mean()), r2

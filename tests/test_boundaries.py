@@ -26,8 +26,8 @@ ORCHESTRATION = frozenset({"hydra", "omegaconf", "mlflow"})
 # What an adapter may import beside core and NumPy: the framework it is named after, or the ones given here.
 OWN_FRAMEWORKS = {"keras": frozenset({"keras", "tensorflow", "jax", "torch"})}
 
-# Core modules in which a function (never the module itself) may import scikit-learn, for its embedded data.
-MAY_LOAD_SKLEARN = frozenset({"data", "loaders"})
+# Core modules in which a function (never the module itself) may import the packages that bring data.
+MAY_LOAD_DATA_PACKAGES = frozenset({"data", "loaders"})
 
 # Folders of harness/ that are above core; whatever else lies there is core, and held to the strictest rule.
 WORKER_FOLDERS = frozenset({"worker"})
@@ -120,7 +120,7 @@ def allowed(item: Import, module: str, core: frozenset[str]) -> bool:
     name = module.split(".")[1] if "." in module else ""
     match layer:
         case "core":
-            return item.top == "sklearn" and item.inside and name in MAY_LOAD_SKLEARN
+            return item.top in ("sklearn", "mlxtend") and item.inside and name in MAY_LOAD_DATA_PACKAGES
         case "worker":
             return item.top == "psutil" or (item.top == "harness" and item.second in WORKER_FOLDERS)
         case "adapter" if name:

@@ -147,9 +147,9 @@ def test_each_task_has_a_loss_and_a_number_of_outputs() -> None:
 @pytest.mark.parametrize(
     ("task", "loss", "says"),
     [
-        (FIVE, "binary_cross_entropy", "classification with 2 classes; the data is classification with 5"),
+        (FIVE, "binary_cross_entropy", "classification with 2 classes; the task is classification with 5"),
         (TWO, "mse", "mse is for regression"),
-        (NUMBERS, "cross_entropy", "the data is regression with 3 targets"),
+        (NUMBERS, "cross_entropy", "the task is regression with 3 targets"),
         (FIVE, "crossentropy", "did you mean 'cross_entropy'"),
     ],
 )

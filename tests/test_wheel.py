@@ -78,6 +78,10 @@ def test_wheel_holds_the_packages_and_every_config(repository: Path, wheel: Path
     assert expected, "conf/ has no YAML"
     for package in ("harness", "adapters"):
         expected |= {path.relative_to(repository).as_posix() for path in (repository / package).rglob("*.py")}
+    datafiles = repository / "harness" / "datafiles"
+    files = [datafiles / "SOURCES.md", *datafiles.glob("*.npz")]
+    assert len(files) > 1
+    expected |= {path.relative_to(repository).as_posix() for path in files}
     names = set(content(wheel))
     assert not expected - names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"harness", "adapters", "evenbench"}

@@ -1,0 +1,46 @@
+"""The data sets that are there without the internet: one small function each.
+
+A loader returns the raw rows. Splitting and standardising are the same for all and live in `harness/data.py`.
+A loader's keyword parameters are its options: their names, types, bounds (`Annotated[...]`) and defaults are
+what `data.options` in a configuration may hold. To add a data set: one function, one line in LOADERS, one
+`conf/data/<name>.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.loaders.embedded import italy_power_demand, japanese_vowels, movie_reviews
+from harness.loaders.generated import adding_problem, linear, mnist_1d, xor
+from harness.loaders.packaged import (
+    breast_cancer,
+    diabetes,
+    digits,
+    iris,
+    make_classification,
+    mnist_5k,
+    wine,
+)
+from harness.loaders.raw import Raw, Task
+
+__all__ = ["LOADERS", "Raw", "Task"]
+
+LOADERS: dict[str, Callable[..., Raw]] = {
+    loader.__name__: loader
+    for loader in (
+        digits,
+        breast_cancer,
+        wine,
+        iris,
+        diabetes,
+        make_classification,
+        xor,
+        linear,
+        adding_problem,
+        italy_power_demand,
+        japanese_vowels,
+        mnist_1d,
+        mnist_5k,
+        movie_reviews,
+    )
+}

@@ -51,12 +51,12 @@ def read_layers(tree: object, prefix: str, key: str, mistakes: list[Mistake]) ->
 
 def _read_layer(raw: object, key: str) -> Layer:
     kinds = members(Layer)
-    if not isinstance(raw, Mapping) or raw.get("kind") not in kinds:
-        kind = raw.get("kind") if isinstance(raw, Mapping) else raw
+    kind = raw.get("kind") if isinstance(raw, Mapping) else raw
+    if not isinstance(raw, Mapping) or not isinstance(kind, str) or kind not in kinds:
         allowed = (*kinds, "repeat")
         problem, suggestion = f"{kind!r} is not a layer kind", nearest(str(kind), allowed)
         raise ConfigError([Mistake(f"{key}.kind", problem, ", ".join(allowed), suggestion)])
-    layer: Layer = parse(kinds[raw["kind"]], raw, key)
+    layer: Layer = parse(kinds[kind], raw, key)
     return layer
 
 

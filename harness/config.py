@@ -144,17 +144,11 @@ class RunConfig:
 
     def plan(self, dataset: Dataset) -> Plan:
         """What has to be compiled for this run on `dataset`; raises ConfigError where they don't fit."""
-        dataset = self.model.view(dataset)
-        wanted = self.train.loss
-        loss = losses.default_loss(dataset.task) if wanted == "auto" else wanted
-        try:
-            outputs = losses.outputs(dataset.task, loss)
-        except ConfigError as error:
-            raise ConfigError(replace(m, key="train.loss") for m in error.mistakes) from error
+        network, loss = fit(self.model, self.train.loss, dataset)
         rows = dataset.rows("train"), dataset.rows("val"), dataset.rows("test")
         batch_size = data.effective_batch(rows[0], self.train.batch_size)
         return Plan(
-            network=self.network(dataset, outputs),
+            network=network,
             loss=cast(Loss, loss),
             rule=optim.program_rule(self.optimizer),
             batch_size=batch_size,
@@ -166,18 +160,33 @@ class RunConfig:
             device=self.device,
         )
 
-    def network(self, dataset: Dataset, outputs: int) -> Network:
-        """The model resolved for the data; raises ConfigError where it can't take them."""
-        try:
-            return self.model.spec.resolve(dataset.input, outputs)
-        except ConfigError as error:
-            pair = f"model {self.model.name!r} can't take data {self.data.name!r}"
-            found = (replace(m, problem=f"{pair}: {m.problem}") for m in error.mistakes)
-            raise ConfigError(found) from error
-
     def label(self) -> str:
         """A short name for people: model, framework, data, seed."""
         return f"{self.model.name} {self.framework.name} {self.data.name} s{self.seed}"
+
+
+def fit(model: ModelConfig, loss: str, dataset: Dataset) -> tuple[Network, str]:
+    """The model resolved for the data, and the loss that it is trained with (`auto` is the task's own).
+
+    Raises ConfigError where the loss is for another task or a layer can't take what reaches it.
+    """
+    dataset = model.view(dataset)
+    loss = losses.default_loss(dataset.task) if loss == "auto" else loss
+    mistakes = losses.check(dataset.task, loss)
+    if mistakes:
+        raise ConfigError(mistakes)
+    spec = model.spec
+    try:
+        return spec.resolve(dataset.input, losses.outputs(dataset.task, loss)), loss
+    except ConfigError as error:
+        pair = f"model {model.name!r} can't take data {dataset.name!r}"
+        found = (replace(m, problem=f"{pair}: {m.problem}") for m in error.mistakes)
+        raise ConfigError(found) from error
+
+
+def model_config(section: Mapping[str, Any]) -> ModelConfig:
+    """The section `model`, in which hyperparameters stand beside the layers; raises ConfigError."""
+    return parse(ModelConfig, _model_section(section), "model")
 
 
 def identity(config: RunConfig, versions: Mapping[str, str], fingerprint: str) -> str:
@@ -192,7 +201,9 @@ def identity(config: RunConfig, versions: Mapping[str, str], fingerprint: str) -
         del plain[key]
     framework = plain["framework"]
     plain["framework"] = {key: framework[key] for key in ("name", "adapter", "backend", "xla", "env")}
-    plain["model"] = {"name": plain["model"]["name"], "layers": plain["model"]["layers"]}
+    # the layers as they were unrolled: units [64, 64], and 64 with a depth of 2, are one network
+    layers = [(placed.path, to_plain(placed.layer)) for placed in config.model.spec.layers]
+    plain["model"] = {"name": config.model.name, "layers": layers}
     parts = {"config": plain, "versions": dict(versions), "data": fingerprint}
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from harness import npz
 from harness.adapter import Weights
@@ -27,6 +27,7 @@ CONCLUSIVE: tuple[Status, ...] = ("finished", "diverged")
 """Statuses that doing the run again would only repeat: a divergence is a property of the configuration."""
 
 ATTEMPT_FILES = ("events.jsonl", "result.json", "weights.npz", "worker.log")
+TAIL_BYTES = 16384  # of a log, at most; a worker may print without end
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,20 @@ class RunFolder:
         write_json(self.path / "job.json", job)
 
     def set_aside(self) -> None:
-        """Keep what an earlier attempt left in `attempts/<n>/`, so that a new one starts clean."""
+        """Keep what an earlier attempt left in `attempts/<n>/`, so that a new one starts clean.
+
+        Whoever calls it holds the lock.
+        """
+        for name in ("result.json", "weights.npz"):
+            for half_written in self.path.glob(f".{name}.*.tmp"):
+                half_written.unlink()
         left = [name for name in ATTEMPT_FILES if (self.path / name).exists()]
         if not left:
             return
         attempts = self.path / "attempts"
         attempts.mkdir(exist_ok=True)
-        target = attempts / str(1 + sum(1 for _ in attempts.iterdir()))
+        numbers = [int(path.name) for path in attempts.iterdir() if path.name.isdigit()]
+        target = attempts / str(1 + max(numbers, default=0))
         target.mkdir()
         # the result goes first: without it, the folder is a run that has not ended
         for name in sorted(left, key=lambda name: name != "result.json"):
@@ -128,26 +136,40 @@ class RunFolder:
         """Write the canonical weights at the end of the run."""
         npz.save(self.path / "weights.npz", weights)
 
-    def log_tail(self, lines: int = 20) -> str:
+    def log_tail(self) -> str:
         """The last lines of `worker.log`."""
         try:
-            text = (self.path / "worker.log").read_text(encoding="utf-8", errors="replace")
+            with (self.path / "worker.log").open("rb") as file:
+                return last_lines(file)
         except FileNotFoundError:
             return ""
-        return "\n".join(text.splitlines()[-lines:])
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder's lock, after whoever holds it now: the same run may belong to two sweeps."""
+    def locked(self, wait: bool = True) -> Iterator[None]:
+        """Hold the folder's lock, after whoever holds it now: the same run may belong to two sweeps.
+
+        With `wait=False` raises BlockingIOError where someone holds it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            try:
+                yield
+            finally:
+                # closing is not enough: a process that was forked meanwhile shares the open file
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def runs(results_dir: Path) -> list[RunFolder]:
     """All run folders below a results folder, by name."""
     return [RunFolder(p) for p in sorted((results_dir / "runs").glob("*")) if (p / "job.json").exists()]
+
+
+def last_lines(log: BinaryIO, lines: int = 20) -> str:
+    """The end of a log, which is read from its end."""
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - TAIL_BYTES))
+    return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
 
 
 def write_json(path: Path, value: object) -> None:

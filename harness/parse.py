@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -167,7 +167,7 @@ def _read_scalar(hint: Any, data: object, key: str, mistakes: list[Mistake]) -> 
     if hint is int and isinstance(data, int) and not isinstance(data, bool):
         return data
     if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
-        if math.isfinite(data):
+        if abs(data) <= sys.float_info.max:  # false for NaN, infinity and whole numbers of 400 digits
             return float(data)
         return _refuse(data, "a finite number", key, mistakes)
     if hint is str and isinstance(data, str):
@@ -195,7 +195,7 @@ def _read_union(hint: Any, data: object, key: str, mistakes: list[Mistake]) -> o
     if not isinstance(data, Mapping):
         return _refuse(data, f"a mapping with the key {tag!r}", key, mistakes)
     chosen = data.get(tag)
-    if chosen not in table:
+    if not isinstance(chosen, str) or chosen not in table:
         return _refuse_choice(chosen, list(table), _join(key, tag), mistakes)
     return _read_dataclass(table[chosen], data, key, mistakes)
 

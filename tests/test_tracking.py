@@ -19,6 +19,7 @@ import pytest
 
 from harness.parse import ConfigError
 from harness.shell import links
+from harness.shell.dashboards import view_tags
 from harness.shell.entities import flatten
 from harness.shell.store import Store, file_lock, open_store, resolve_uri
 from harness.shell.sync import Synced, close_orphans, sync, sync_run
@@ -174,9 +175,13 @@ def test_the_default_store_is_sqlite_beside_its_artifacts(store: Store, results:
 def test_a_store_is_known_wherever_it_is_moved_and_a_new_one_is_not(
     store: Store, results: Path, template: Path, tmp_path: Path
 ) -> None:
-    """Catches: links that pass for good though the database was recreated, or for bad since it was moved."""
+    """Catches: links trusted though the database was recreated, or not since it moved; views overwritten."""
     whole_run(results, "a1")
     sync(results, store)
+    view = next(iter(view_tags()))
+    store.client.set_experiment_tag(store.experiment_id, view, "as its user likes it")
+    assert {open_store(results).id for _ in range(3)} == {store.id}
+    assert store.client.get_experiment(store.experiment_id).tags[view] == "as its user likes it"
     moved = shutil.copytree(results, tmp_path / "moved")
     assert sync(moved, open_store(moved)) == Synced(present=1)
     recreated = shutil.copytree(results, tmp_path / "recreated", ignore=shutil.ignore_patterns("mlflow.db*"))
@@ -390,6 +395,8 @@ def test_a_kill_right_after_the_run_was_created(
     folder, job = make_run(results, "a1")
     tracker = Tracker(store)
 
+    tracker.begin(folder, job)
+
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -462,6 +469,30 @@ def test_sync_fills_another_store_and_a_recreated_one(
     assert sync(results, other) == Synced(added=1)
     assert len(trials(other)) == 1
     assert sync(results, store) == Synced(added=1) and len(trials(store)) == 1
+
+
+def test_sync_does_not_mix_attempts(store: Store, results: Path) -> None:
+    """Catches: a killed attempt's points beside its successor's, where the engine died before `begin`."""
+    folder, job = make_run(results, "a1")
+    tracker = Tracker(store)
+    (folder / "events.jsonl").write_text(json.dumps(epochs(count=1)[0]) + "\n")
+    tracker.begin(folder, job)
+    tracker.epochs(folder, epochs(count=1))
+    end_run(folder, attempt=1)
+    tracker.close()
+    assert sync(results, store) == Synced(added=1)
+    (run,) = trials(store)
+    assert len(points(store, run.info.run_id)) == 3 * 3 + 3 and running(store) == []
+
+
+def test_sync_replaces_a_finished_run_that_was_done_again(store: Store, results: Path) -> None:
+    """Catches: MLflow keeping the old numbers of a run whose new attempt it was not told of."""
+    folder = whole_run(results, "a1")
+    sync(results, store)
+    end_run(folder, attempt=1)
+    assert sync(results, store) == Synced(added=1)
+    (run,) = trials(store)
+    assert {time_ms for _, time_ms, step, _ in points(store, run.info.run_id) if step == 1} == {T0 + 101_000}
 
 
 def test_a_run_deleted_by_its_user_stays_deleted(store: Store, results: Path) -> None:
@@ -579,11 +610,27 @@ def test_a_run_that_was_missed_arrives_when_it_ends(results: Path, monkeypatch: 
         tracking.begin(folder, job)
         tracking.epochs(folder, epochs())
         tracking.finish(folder, end_run(folder))
+        assert tracking.flush(60)
+        store = open_store(results)
+        (run,) = trials(store)
         assert tracking.close().folders == ()
     assert len(warnings) == 1
-    store = open_store(results)
-    (run,) = trials(store)
     assert run.info.status == "FINISHED" and len(points(store, run.info.run_id)) == 3 * 3 + 3
+
+
+def test_a_run_that_cannot_be_logged_does_not_hold_up_the_others(results: Path) -> None:
+    """Catches: one run's trouble taken for an outage, so that all runs of the next half minute are missed."""
+    warnings: list[str] = []
+    with TrackingThread(results, tries=1, warn=warnings.append) as tracking:
+        bad, _ = make_run(results, "bad")
+        tracking.begin(bad, {"config": {}})
+        folder, job = make_run(results, "good")
+        tracking.begin(folder, job)
+        tracking.finish(folder, end_run(folder))
+        assert tracking.flush(60)
+        (run,) = trials(open_store(results))
+        assert run.info.status == "FINISHED" and run.data.tags["run_id"] == "good" and len(warnings) == 1
+        assert tracking.close().folders == (bad,)
 
 
 def test_a_mistake_found_on_opening_is_raised_to_the_engine(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ class KerasAdapter:
         for key in ("precision", "device"):
             wanted, fixed = getattr(plan, key), getattr(self._options, key)
             if wanted != fixed:
-                mistakes.append(Mistake(key, f"{wanted!r} was asked for in a process that is set to {fixed!r}"))
+                mistakes.append(
+                    Mistake(key, f"{wanted!r} was asked for in a process that is set to {fixed!r}")
+                )
         if mistakes:
             raise ConfigError(mistakes)
         program: Program = self._loops.build(plan)
@@ -65,7 +67,9 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
     _before_import(options)
     keras = importlib.import_module("keras")
     if keras.backend.backend() != options.backend:
-        problem = f"Keras was imported on {keras.backend.backend()!r} in this process, before {options.backend!r}"
+        problem = (
+            f"Keras runs on {keras.backend.backend()!r} in this process already, not {options.backend!r}"
+        )
         raise ConfigError([Mistake("backend", problem)])
     keras.config.set_floatx(options.precision)
     if options.precision == "float64":

@@ -49,7 +49,7 @@ class Fit:
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
         """Fit one epoch on the rows in the harness's order."""
-        self._parts.optimizer.rates.table.assign(learning_rates.astype(self._parts.plan.precision))
+        self._parts.optimizer.set_rates(learning_rates)
         rows = order.ravel()
         history = self._model.fit(
             self._x[rows], self._y[rows], batch_size=order.shape[1], epochs=1, shuffle=False, verbose=0

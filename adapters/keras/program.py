@@ -1,4 +1,4 @@
-"""Program and trainer for every backend of Keras. How the steps are driven is the backend's business: a `Loop`.
+"""Program and trainer for every backend of Keras; how the steps are driven is the backend's own: a `Loop`.
 
 The Keras model and optimizer hold the state between runs; a loop trains them, or takes their values over and
 trains those (JAX, whose arrays can't be changed in place).
@@ -102,7 +102,7 @@ class Program:
         return self._loop.compilations()
 
     def settings(self) -> dict[str, object]:
-        """What runs: backend, optimizer, its known deviations from the rule, and the backend's own switches."""
+        """What runs: backend, optimizer, its known deviations from the rule, the backend's own switches."""
         rule = self._parts.plan.rule
         native = rule.impl == "native"
         return {
@@ -131,9 +131,9 @@ class Trainer:
     def load(self, weights: Weights) -> None:
         """Start over with these weights, a fresh optimizer and the run's dropout stream."""
         parameters = self._parts.model.parameters
-        missing, unknown = sorted(parameters.keys() - weights.keys()), sorted(weights.keys() - parameters.keys())
-        if missing or unknown:
-            raise ValueError(f"weights don't fit the network: missing {missing}, unknown {unknown}")
+        if parameters.keys() != weights.keys():
+            differing = sorted(parameters.keys() ^ weights.keys())
+            raise ValueError(f"weights that only the network or only the file has: {', '.join(differing)}")
         for name, variable in parameters.items():
             if weights[name].shape != tuple(variable.shape):
                 problem = f"has the shape {weights[name].shape}, the network needs {tuple(variable.shape)}"

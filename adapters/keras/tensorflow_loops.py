@@ -1,6 +1,6 @@
 """Keras on TensorFlow: one `tf.function` a step, or the whole epoch as one, each with or without XLA.
 
-Data, order and learning rates are arguments, so that a program serves every run of the same shapes.
+Data, order and learning rates are arguments or variables: a program serves every run of the same shapes.
 """
 
 from __future__ import annotations
@@ -83,11 +83,12 @@ class _Compiled:
     """The state is in Keras' variables, the rows are on the device; one call a step, or one an epoch."""
 
     def __init__(self, made: Parts) -> None:
-        self._plan = made.plan
+        self._made = made
         self._forward = _forward(made)
         whole = made.plan.execution == "epoch"
         self._program = _whole_epoch(made) if whole else _one_step(made)
         self._run: Callable[[Any, Any], Any] = self._whole if whole else self._steps
+        self._concrete: Any = None
         self._data: tuple[Any, Any] = (None, None)
         self._losses: Any = np.empty(0)
 
@@ -98,16 +99,29 @@ class _Compiled:
         """Nothing to do: Keras' variables are the state."""
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        rates = tf.constant(learning_rates.astype(self._plan.precision))
-        self._losses = self._run(tf.constant(order), rates)
+        self._losses = self._run(tf.constant(order), learning_rates)
 
-    def _whole(self, order: Any, rates: Any) -> Any:
-        return self._program(*self._data, order, rates)
+    def _whole(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
+        # The program itself puts the rates into the optimizer: from here that takes longer than two steps.
+        rates = tf.constant(learning_rates.astype(self._made.plan.precision))
+        return self._compiled(order, rates)(*self._data, order, rates)
 
-    def _steps(self, order: Any, rates: Any) -> Any:
-        program, (x, y) = self._program, self._data
-        steps = zip(tf.unstack(order), tf.unstack(rates), strict=True)
-        return [program(x, y, rows, rate) for rows, rate in steps]
+    def _steps(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
+        self._made.optimizer.set_rates(learning_rates)
+        x, y = self._data
+        steps = tf.unstack(order)
+        program = self._compiled(steps[0])
+        return [program(x, y, rows) for rows in steps]
+
+    def _compiled(self, *arguments: Any) -> Any:
+        """The program for the one signature that it will ever have.
+
+        Calling that rather than the `tf.function`, which looks its arguments up anew each time, saves a third
+        of a small step.
+        """
+        if self._concrete is None:
+            self._concrete = self._program.get_concrete_function(*self._data, *arguments)
+        return self._concrete
 
     def losses(self) -> Array:
         return np.array(self._losses)
@@ -138,16 +152,14 @@ def _forward(made: Parts) -> Any:
 
 def _step(made: Parts) -> Callable[..., Any]:
     """One training step, not compiled: the loss of a batch, whose gradient went into the variables."""
-    model, optimizer, trainable = made.model.keras, made.optimizer, made.trainable
+    model, optimizer, trainable = made.model.keras, made.optimizer.keras, made.trainable
     native = [variable.value for variable in trainable]
 
-    def step(x: Any, y: Any, rows: Any, rate: Any) -> Any:
+    def step(x: Any, y: Any, rows: Any) -> Any:
         batch, targets = tf.gather(x, rows), tf.gather(y, rows)
         with tf.GradientTape() as tape:
             loss = made.loss(targets, model(batch, training=True))
-        gradients = tape.gradient(loss, native)
-        with optimizer.rates.fed(rate):
-            optimizer.keras.apply(gradients, trainable)
+        optimizer.apply(tape.gradient(loss, native), trainable)
         return loss
 
     return step
@@ -162,8 +174,10 @@ def _whole_epoch(made: Parts) -> Any:
 
     @tf.function(autograph=False, jit_compile=plan.xla)  # type: ignore[untyped-decorator]
     def epoch(x: Any, y: Any, order: Any, rates: Any) -> Any:
+        made.optimizer.rates.table.assign(rates)
+
         def body(number: Any, losses: Any) -> tuple[Any, Any]:
-            loss = step(x, y, order[number], rates[number])
+            loss = step(x, y, order[number])
             return number + 1, losses.write(number, loss)
 
         losses = tf.TensorArray(plan.precision, size=plan.steps, element_shape=())

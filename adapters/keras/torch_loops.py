@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from adapters.keras import losses
 from adapters.keras.fit import Fit
 from adapters.keras.program import Array, Parts, Program, parts
 from harness.adapter import AdapterOptions, Execution, Plan
@@ -45,10 +46,11 @@ def build(plan: Plan) -> Program:
     fit = Fit(
         made,
         lambda x: _predict(made, x),
-        restart=torch.manual_seed,
+        restart=_seed,
         sync=lambda: _wait(device),
         compilations=lambda: 0,
     )
+    _build_loss(made)
     return Program(made, fit, {"xla": False, "torch_compile": bool(made.model.keras.jit_compile)})
 
 
@@ -67,19 +69,18 @@ class _Eager:
         self._x, self._y = (torch.as_tensor(each, device=self._device) for each in (x, y))
 
     def restart(self, seed: int) -> None:
-        """Seed torch, from whose global stream Keras' dropout draws."""
-        torch.manual_seed(seed)
+        _seed(seed)
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
         made = self._made
-        model, rates, apply = made.model.keras, made.optimizer.rates, made.optimizer.keras.apply
-        steps = torch.as_tensor(order, device=self._device).unbind()
+        model, apply = made.model.keras, made.optimizer.keras.apply
+        made.optimizer.set_rates(learning_rates)
         self._losses = []
-        for rows, rate in zip(steps, learning_rates.tolist(), strict=True):
+        for rows in torch.as_tensor(order, device=self._device).unbind():
             outputs = model(self._x[rows], training=True)
             loss = made.loss(self._y[rows], outputs)
             gradients = torch.autograd.grad(loss, self._parameters)
-            with torch.no_grad(), rates.fed(rate):
+            with torch.no_grad():
                 apply(gradients, self._trainable)
             self._losses.append(loss.detach())
 
@@ -99,6 +100,23 @@ class _Eager:
     def compilations(self) -> int:
         """Nothing is ever compiled."""
         return 0
+
+
+def _build_loss(made: Parts) -> None:
+    """Build the compiled loss now. Else the first `fit` tries the whole model out for it, which draws dropout
+    masks from torch's stream, and the first run of a program gets other masks than the later ones."""
+    plan = made.plan
+    outputs = np.zeros((1, *plan.network.out_shape), dtype=plan.precision)
+    y = losses.targets(plan.loss, outputs if plan.loss == "mse" else np.zeros(1, np.int64), plan.precision)
+    with torch.no_grad():
+        made.model.keras.compute_loss(
+            y=torch.as_tensor(y, device=plan.device), y_pred=torch.as_tensor(outputs, device=plan.device)
+        )
+
+
+def _seed(seed: int) -> None:
+    """Seed torch, from whose global stream Keras' dropout draws."""
+    torch.manual_seed(seed)
 
 
 def _predict(made: Parts, x: Array) -> Array:

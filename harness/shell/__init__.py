@@ -7,6 +7,7 @@ that a crash, a clash of CUDA libraries or a backend fixed at import time can't 
 MLflow is a copy of what the run folders hold, never the other way round. Only this process speaks to it:
 
     store      a tracking URI -> an opened, migrated store with our experiment in it
+    entities   plain values -> MLflow's params, tags and metrics
     links      mlflow.json: which MLflow run a run's folder belongs to, and whether all of it has arrived
     tracking   studies and runs, as calls that wait
     trackthread  the same calls, which don't wait and survive an unreachable server

@@ -6,11 +6,14 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from harness.parse import ConfigError
+from harness.parse import ConfigError, Mistake, nearest
+from harness.shell.versions import project_version
 
 HELP = """\
 evenbench: train the same network in PyTorch and Keras, prove that it is the same, measure what differs.
@@ -46,15 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if {"-h", "--help"} & set(arguments):
             print(_help())
             return 0
+        if "--version" in arguments:
+            print(f"evenbench {project_version()}")
+            return 0
+        if arguments and arguments[0].replace("-", "").isalpha() and not arguments[0].startswith("-"):
+            word, allowed = arguments[0], f"{', '.join(COMMANDS)}, or key=value"
+            raise ConfigError([Mistake("", f"{word!r} is no command", allowed, nearest(word, COMMANDS))])
         from harness.shell import task
 
         return task.main(arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except BrokenPipeError:
         # whoever read us (head, less) has gone: nothing is left to say, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,8 +79,21 @@ def _help() -> str:
     return HELP.format(commands=", ".join(COMMANDS), groups="\n".join(shown))
 
 
+class _Parser(argparse.ArgumentParser):
+    """The standard one, with our way to say what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError; unknown options come with the nearest known one."""
+        from harness.shell.overrides import unknown_options
+
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown == message:
+            raise ConfigError([Mistake("", f"{self.prog}: {message}")])
+        raise ConfigError(unknown_options(unknown.split(), sorted(self._option_string_actions)))
+
+
 def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"evenbench {name}",
         description=description,
         epilog=f"examples:\n{examples}",

@@ -1,49 +1,70 @@
-"""From what Hydra composed to a checked `RunConfig`; each mistake names the file or the override it is in."""
+"""From what Hydra composed to a checked `RunConfig`, with everything that is wrong with it at once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config import RunConfig
 from harness.parse import ConfigError, Mistake, nearest
+from harness.shell.origins import SECTIONS, Origins, locate
+from harness.shell.prepare import DataShelf, check_parts
 
-REFERENCE = re.compile(r"\$\{(?:oc\.select:)?\s*model\.([A-Za-z_]\w*)")
+USED = re.compile(r"\$\{(?:oc\.select:)?\s*model\.([A-Za-z_]\w*)")
 OWN = {"name", "layers"}
 
 
-def run_config(composed: DictConfig) -> RunConfig:
-    """The run that a composed configuration (with its `hydra` node) describes; raises ConfigError."""
-    sources = _sources(composed)
-    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    mistakes = _unused_hyperparameters(ours)
-    try:
-        raw: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        mistakes.append(Mistake(error.full_key or "", str(error.msg or error).splitlines()[0]))
-        raise _with_source(ConfigError(mistakes), sources) from error
+def run_config(composed: DictConfig, origins: Origins, shelf: DataShelf) -> RunConfig:
+    """The run that a composed configuration (with its `hydra` node) describes; raises ConfigError.
+
+    The shelf is for the mistakes that show only with the data at hand, where there are others already.
+    """
+    unresolved: dict[str, str] = {}
+    raw = {key: _resolved(composed, key, key, unresolved) for key in map(str, composed) if key != "hydra"}
+    # a key that refers to a broken one is the same mistake, not another
+    first = {problem: key for key, problem in reversed(unresolved.items())}
+    mistakes = [Mistake(key, problem, "a value, or ${key} of one") for problem, key in first.items()]
+    mistakes += _unused_hyperparameters(origins.raw.get("model"))
+    for group in [key for key in composed.hydra.runtime.choices if key in raw and key not in SECTIONS]:
+        del raw[group]
+        problem = "sets a section of its own name, which means nothing"
+        mistakes.append(Mistake(str(group), problem, "a file that begins with `# @package _global_`"))
+    found: list[Mistake] = []
     try:
         config = RunConfig.parse(raw)
+        if not mistakes:
+            return config
     except ConfigError as error:
-        raise _with_source(ConfigError([*mistakes, *error.mistakes]), sources) from error
-    if mistakes:
-        raise _with_source(ConfigError(mistakes), sources)
-    return config
+        found += error.mistakes
+    found += check_parts(raw, shelf)
+    mistakes += dict.fromkeys(m for m in found if m.key not in unresolved)
+    raise ConfigError(locate(mistakes, [origins]))
 
 
-def _unused_hyperparameters(ours: DictConfig) -> list[Mistake]:
+def _resolved(parent: Any, key: str | int, place: str, unresolved: dict[str, str]) -> Any:
+    """The plain value of `parent[key]`; None, and an entry in `unresolved`, for what has none."""
+    try:
+        node = parent[key]
+    except OmegaConfBaseException as error:
+        unresolved[place] = str(error.msg or error).splitlines()[0]
+        return None
+    if isinstance(node, DictConfig):
+        return {str(k): _resolved(node, str(k), f"{place}.{k!s}", unresolved) for k in node}
+    if isinstance(node, ListConfig):
+        return [_resolved(node, i, f"{place}[{i}]", unresolved) for i in range(len(node))]
+    return node
+
+
+def _unused_hyperparameters(model: object) -> list[Mistake]:
     """Keys of the model that nothing in it refers to: a typo, or a number without effect."""
-    model = OmegaConf.to_container(ours, resolve=False)
-    section = model.get("model") if isinstance(model, dict) else None
-    if not isinstance(section, Mapping):
+    if not isinstance(model, Mapping) or not model.get("layers"):
         return []
-    used = {name for text in _texts(section) for name in REFERENCE.findall(text)}
-    unused = [str(key) for key in section if key not in OWN | used]
+    used = {name for text in _texts(model) for name in USED.findall(text)}
+    unused = [str(key) for key in model if key not in OWN | used]
     problem, allowed = "no layer of the model uses it", ", ".join(sorted(used))
     return [Mistake(f"model.{key}", problem, allowed, nearest(key, used)) for key in unused]
 
@@ -57,35 +78,3 @@ def _texts(value: object) -> Iterable[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)
-
-
-def _sources(composed: DictConfig) -> dict[str, str]:
-    """Where a key, or what begins with it, was set: a group's file, `config.yaml`, or an override."""
-    hydra = composed.hydra
-    sources = {str(key): "conf/config.yaml" for key in composed}
-    for group, choice in hydra.runtime.choices.items():
-        if choice is not None and "/" not in str(group):
-            sources[str(group)] = f"conf/{group}/{choice}.yaml"
-    known = {field.name for field in fields(RunConfig)}
-    for override in hydra.overrides.task:
-        text = str(override).lstrip("+")
-        key = text.lstrip("~").split("=")[0]
-        if key not in hydra.runtime.choices:
-            sources[key] = f"the command line ({text})"
-        first = key.split(".")[0]
-        if first not in known:
-            sources[first] = f"the command line ({text})"
-    return sources
-
-
-def _with_source(error: ConfigError, sources: Mapping[str, str]) -> ConfigError:
-    return ConfigError(replace(mistake, source=_source(mistake.key, sources)) for mistake in error.mistakes)
-
-
-def _source(key: str, sources: Mapping[str, str]) -> str:
-    """The source of the longest beginning of `key` that has one."""
-    while key not in sources:
-        key, dot, _ = key.replace("[", ".").rpartition(".")
-        if not dot:
-            return ""
-    return sources[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -45,8 +46,8 @@ def rows(outcomes: Sequence[Outcome]) -> list[Row]:
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for outcome, axes in zip(outcomes, plain, strict=True):
         groups.setdefault(tuple(axes.get(key, "-") for key in shown), []).append(outcome)
-    table = [_row(dict(zip(shown, axes, strict=True)), group) for axes, group in groups.items()]
-    return sorted(table, key=lambda row: (row.axes["model"], row.axes["data"], _last_if_nan(row.step_ms)))
+    found = [_row(dict(zip(shown, axes, strict=True)), group) for axes, group in groups.items()]
+    return sorted(found, key=lambda row: (row.axes["model"], row.axes["data"], _last_if_nan(row.step_ms)))
 
 
 def rows_as_json(outcomes: Sequence[Outcome]) -> str:
@@ -57,30 +58,48 @@ def rows_as_json(outcomes: Sequence[Outcome]) -> str:
 
 
 def print_leaderboard(outcomes: Sequence[Outcome]) -> None:
-    """Print the table, and how to see more."""
+    """Print the table, and how to see more; a table for each data set if one is wider than the terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200  # a file has no width: whole lines are easier to read, and to search
-    table = Table(title="Leaderboard", title_justify="left", header_style="bold", box=None, pad_edge=False)
     found = rows(outcomes)
-    for name in found[0].axes:
-        table.add_column(name.rpartition(".")[2])
-    scores = {row.score for row in found} - {""}
-    title = scores.pop() if len(scores) == 1 else "test score"
-    for name in (title, "step ms", "samples/s", "compile s", "peak MB", "runs"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in found:
-        table.add_row(*row.axes.values(), *_cells(row))
-    console.print(table)
+    whole = table(found, "Leaderboard", found)
+    if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
+        console.print(whole)
+    else:
+        for model, data in dict.fromkeys((row.axes["model"], row.axes["data"]) for row in found):
+            part = [row for row in found if (row.axes["model"], row.axes["data"]) == (model, data)]
+            console.print(table(part, f"{model} on {data}", found, left_out=("model", "data")))
     config = outcomes[0].config
-    place = "" if config.results_dir == "results" else f" --results-dir {config.results_dir}"
-    failed = [outcome for outcome in outcomes if not outcome.finished]
-    for outcome in failed:
+    place = "" if config.results_dir == "results" else f" --results-dir {shlex.quote(config.results_dir)}"
+    for outcome in (outcome for outcome in outcomes if not outcome.finished):
         error = outcome.result.get("error") or {}
-        console.print(
-            f"{outcome.result['status']}: {outcome.config.label()}: {error.get('message', '')}", markup=False
-        )
-    console.print(f"Browse and compare: evenbench ui{place}", markup=False)
+        what = f"{outcome.result['status']}: {outcome.config.label()}: {error.get('message', '')}"
+        console.print(what, markup=False, soft_wrap=True)
+    console.print(f"Browse and compare: evenbench ui{place}", markup=False, soft_wrap=True)
+
+
+def table(part: Sequence[Row], title: str, found: Sequence[Row], left_out: Sequence[str] = ()) -> Table:
+    """A table of a part of the rows, its columns as wide as all rows that were found need them.
+
+    Where axes are left out, space is short: headers take two lines and columns stand closer.
+    """
+    drawn = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    drawn.padding = (0, 1, 0, 0) if left_out else (0, 1)
+    names = [name for name in found[0].axes if name not in left_out]
+    for name in names:
+        title = name.rpartition(".")[2]
+        width = max(len(title), *(len(row.axes[name]) for row in found))
+        drawn.add_column(title, min_width=width, overflow="fold")
+    scores = {row.score for row in found} - {""}
+    score = scores.pop() if len(scores) == 1 else "test score"
+    for number, name in enumerate((score, "step ms", "samples/s", "compile s", "peak MB", "runs")):
+        header = name.replace(" ", "\n").replace("s/s", "s\n/s") if left_out else name
+        width = max(*map(len, header.split("\n")), *(len(_cells(row)[number]) for row in found))
+        drawn.add_column(header, justify="right", min_width=width, overflow="fold")
+    for row in part:
+        drawn.add_row(*(row.axes[name] for name in names), *_cells(row))
+    return drawn
 
 
 def _cells(row: Row) -> list[str]:

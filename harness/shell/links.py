@@ -2,7 +2,8 @@
 
 The rules that keep MLflow free of doubles after a kill at any instant:
 
-- Whoever starts an attempt removes the link first. A link that is there belongs to this attempt.
+- A link names its attempt by the time of the attempt's first event. One of another attempt counts as missing:
+  the engine removes it when a run begins, but may be killed before it gets there.
 - It is written as soon as the MLflow run exists, and marked closed, with a digest of what was copied, last.
 - So a missing link means "begin anew, and replace what MLflow has of this run", an open one "go on", and a
   closed one whose digest still fits "nothing to do".
@@ -23,12 +24,14 @@ LOCK = "lock"
 
 @dataclass(frozen=True)
 class Link:
-    """What is in `mlflow.json`. `epochs`: how many epoch records MLflow has; `digest`: empty while open."""
+    """What is in `mlflow.json`. `attempt`: see `attempt()`; `epochs`: the last one that MLflow has; `digest`:
+    empty while open."""
 
     tracking_uri: str
     store: str
     experiment_id: str
     run_id: str
+    attempt: int
     epochs: int = 0
     digest: str = ""
 
@@ -57,6 +60,12 @@ def write_link(folder: Path, link: Link) -> None:
 def forget(folder: Path) -> None:
     """Remove the link: a new attempt starts, which MLflow knows nothing of."""
     (folder / LINK).unlink(missing_ok=True)
+
+
+def attempt(folder: Path) -> int:
+    """When the attempt began, by its first event: unix time in ms; 0 while there is none."""
+    events = read_events(folder)
+    return int(events[0].get("time_ms", 0)) if events else 0
 
 
 def digest(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Read the command line's overrides before Hydra does, so that all mistakes come in one message.
+"""Read the command line before Hydra does, so that all mistakes come in one message.
 
 Hydra stops at its first unknown key or choice. Here choices are held against the files that exist, and keys
 are let through (`key=1` becomes `++key=1`) for the configuration's own check, which sees all of them and
@@ -7,16 +7,83 @@ knows what was probably meant.
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from harness.parse import Mistake, nearest
+from harness.parse import ConfigError, Mistake, nearest
 
 Groups = Mapping[str, frozenset[str]]
+Refusal = HydraException | OmegaConfBaseException | yaml.YAMLError
+SYNTAX = "key=value, key=a,b,c or key=range(3)"
+
+
+def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """Hydra's options read, the overrides (in any place among them), and all other arguments as they are.
+
+    Raises ConfigError for options that Hydra doesn't have.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        options, unknown = parser.parse_known_intermixed_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise ConfigError([Mistake("", str(error))]) from None
+    if unknown:
+        known = sorted(parser._option_string_actions)
+        raise ConfigError(unknown_options(unknown, known))
+    asked = [text for text in options.overrides if text]
+    return options, asked, [text for text in arguments if text not in asked]
+
+
+def unknown_options(unknown: Sequence[str], known: Sequence[str]) -> list[Mistake]:
+    """A mistake for each option that nobody knows, with the nearest of those that there are."""
+    long = [name for name in known if name.startswith("--")]
+    options = [text for text in unknown if text.startswith("-")] or unknown
+    return [Mistake(text, "is not known here", ", ".join(long), nearest(text, long)) for text in options]
+
+
+def check_folder(own: Path, ours: Path) -> None:
+    """Raises ConfigError where the user's own folder is none, or has files that ours would hide."""
+    if not own.is_dir():
+        raise ConfigError([Mistake("--config-dir", f"{str(own)!r} is no folder")])
+    problem = "would be hidden by the file of the same name that evenbench comes with"
+    pairs = [(path, ours / path.relative_to(own)) for path in sorted(own.rglob("*.yaml"))]
+    hidden = [path for path, twin in pairs if twin.exists() and twin.read_bytes() != path.read_bytes()]
+    if hidden:
+        raise ConfigError(Mistake(str(path), problem, "another name") for path in hidden)
+
+
+def refusal(error: Refusal, folders: Iterable[Path]) -> list[Mistake]:
+    """Hydra's refusal to compose, in our words. Where a file can't be read, all such files are named."""
+    broken: list[Mistake] = []
+    unreadable = isinstance(error.__cause__ or error, OmegaConfBaseException | yaml.YAMLError)
+    for path in (path for folder in folders if unreadable for path in sorted(folder.rglob("*.yaml"))):
+        try:
+            OmegaConf.load(path)
+        except (yaml.YAMLError, OmegaConfBaseException, OSError) as reason:
+            broken.append(Mistake(str(path), f"is no readable YAML: {_indented(reason)}"))
+    if broken:
+        return broken
+    if ambiguous := re.match(r"Ambiguous value for argument '\+*(.+?)=(.*)'", str(error)):
+        key, values = ambiguous.groups()
+        allowed = f"-m (--multirun) for a sweep, or one list: {key}=[{values}]"
+        return [Mistake(key, f"{values!r} are several values for a single run", allowed)]
+    return [Mistake("", _indented(str(error).partition("Config search path")[0]))]
+
+
+def _indented(text: object) -> str:
+    lines = [line for line in str(text).splitlines() if line.strip()]
+    return "\n      ".join(line.expandtabs(2) for line in lines)
 
 
 def find_groups(folders: Iterable[Path]) -> Groups:
@@ -38,9 +105,9 @@ def check(overrides: Sequence[str], groups: Groups) -> tuple[list[str], list[Mis
     for text in overrides:
         try:
             override = parser.parse_override(text)
-        except OverrideParseException as error:
+        except HydraException as error:
             problem = f"{text!r} can't be read: {str(error).splitlines()[0]}"
-            mistakes.append(Mistake("", problem, "key=value, key=a,b,c or key=range(3)"))
+            mistakes.append(Mistake("", problem, SYNTAX))
             continue
         wrong = _wrong_choices(override, groups)
         mistakes += wrong
@@ -62,8 +129,9 @@ def _wrong_choices(override: Override, groups: Groups) -> list[Mistake]:
     if group not in groups or group.startswith("hydra") or override.type == OverrideType.DEL:
         return []
     known = sorted(groups[group])
+    source = f"the override {override.input_line}"
     return [
-        Mistake(group, f"{name!r} is not known", ", ".join(known), nearest(name, known))
+        Mistake(group, f"{name!r} is not known", ", ".join(known), nearest(name, known), source)
         for name in _names(override)
         if name not in groups[group]
     ]
@@ -75,7 +143,5 @@ def _names(override: Override) -> list[str]:
         if isinstance(override.value(), Glob):
             return []
         return [str(name) for name in override.sweep_string_iterator()]
-    value = override.value()
-    if value is None:
-        return []
-    return [str(name) for name in value] if isinstance(value, list) else [str(value)]
+    value = override.value()  # null too is a name that doesn't exist; to leave a group out: ~group
+    return ["null" if name is None else str(name) for name in (value if isinstance(value, list) else [value])]

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness import data
-from harness.config import RunConfig, identity
+from harness.config import FrameworkConfig, RunConfig, fit, identity, model_config
 from harness.data import DataConfig, Dataset
 from harness.job import Job, RunFolder
-from harness.parse import ConfigError, Mistake, to_plain
+from harness.parse import ConfigError, Mistake, parse, to_plain
 from harness.shell.process import WorkerKey
+from harness.shell.store import resolve_uri
 from harness.shell.versions import versions
 
 
@@ -66,9 +69,33 @@ def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:
             mistakes.extend(error.mistakes)
     if mistakes:
         raise ConfigError(mistakes)
-    for results_dir in {Path(run.config.results_dir) for run in runs}:
-        shelf.write(results_dir.resolve())
+    for results_dir in {run.folder.path.parents[1] for run in runs}:
+        try:
+            results_dir.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=results_dir).close()
+            shelf.write(results_dir)
+        except OSError as error:
+            problem = f"{str(results_dir)!r} can't be written to: {error.strerror}"
+            raise ConfigError([Mistake("results_dir", problem, "a folder of yours")]) from error
     return runs
+
+
+def check_parts(raw: Mapping[str, Any], shelf: DataShelf) -> list[Mistake]:
+    """What shows only with data and framework at hand, for a configuration that can't be read as a whole."""
+    mistakes: list[Mistake] = []
+    model, train = raw.get("model"), raw.get("train")
+    loss = train.get("loss", "auto") if isinstance(train, Mapping) else "auto"
+    try:
+        versions(parse(FrameworkConfig, raw.get("framework"), "framework"))
+    except ConfigError as error:
+        mistakes.extend(error.mistakes)
+    try:
+        dataset, _ = shelf.get(parse(DataConfig, raw.get("data"), "data"), Path("results"))
+        if isinstance(model, Mapping):
+            fit(model_config(model), loss, dataset)
+    except ConfigError as error:
+        mistakes.extend(error.mistakes)
+    return mistakes
 
 
 def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:
@@ -77,6 +104,10 @@ def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:
     found: dict[str, str] = {}
     try:
         found = versions(config.framework)
+    except ConfigError as error:
+        mistakes.extend(error.mistakes)
+    try:
+        resolve_uri(results_dir, config.tracking.uri)
     except ConfigError as error:
         mistakes.extend(error.mistakes)
     try:

@@ -2,7 +2,8 @@
 
 The environment that frameworks read at import (threads, precision, devices) is set here, before the child
 exists. A thread a worker turns its lines into a queue, so the shell sleeps until something happens and never
-eats the processor that is being measured.
+eats the processor that is being measured. A worker leads a process group of its own: Ctrl-C reaches the shell
+alone, and what a framework forked goes when its worker goes.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import FrameworkConfig, RunConfig
-from harness.job import Status
+from harness.job import Status, last_lines
 
 START = Path(__file__).resolve().parents[1] / "worker" / "start.py"
 START_TIMEOUT_S = 300.0
+CLOSE_TIMEOUT_S = 2.0
+# These come from outside: a person, a batch system, the kernel when memory runs out.
+OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -103,76 +107,95 @@ class Worker:
 
     def __init__(self, key: WorkerKey) -> None:
         self.key = key
-        descriptor, name = tempfile.mkstemp(prefix="evenbench-worker-", suffix=".log")
-        os.close(descriptor)
-        self._log = Path(name)
+        self.ready = False
+        self._death: Death | None = None
+        # has no name, so nothing is left behind, whoever is killed
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         options = {
             "backend": key.backend,
             "precision": key.precision,
             "threads": key.threads,
             "device": key.device,
         }
-        asked = json.dumps({"adapter": key.adapter, "options": options, "log": name})
         # -P: the folder of the script must not get onto the path of modules
         self._process = subprocess.Popen(
-            [key.python, "-P", str(START), asked],
+            [key.python, "-P", str(START), json.dumps({"adapter": key.adapter, "options": options})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log.open("ab"),
+            stderr=self._log,
             env=key.environment(),
             text=True,
+            process_group=0,
         )
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
         threading.Thread(target=self._listen, daemon=True).start()
-        self._ready = False
 
     @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return self._watcher.is_alive()
 
     def wait_ready(self) -> None:
-        """Wait until its framework is imported; raises WorkerDiedError."""
-        if self._ready:
+        """Wait until its framework is imported; raises WorkerDiedError, each time it is asked."""
+        if self.ready:
             return
-        event = self._next(START_TIMEOUT_S, "importing its framework")
-        if event.get("event") == "broken":
+        limit = f"{self.key.adapter} was not imported within {START_TIMEOUT_S:g} s"
+        event = self._next(time.monotonic() + START_TIMEOUT_S, limit)
+        if event["event"] == "broken":
             message = f"{self.key.adapter} can't start: {event['message']}"
-            raise WorkerDiedError(Death("failed", event["type"], message, self._log_tail()))
-        self._ready = True
+            raise self._died(Death("failed", event["type"], message, last_lines(self._log)))
+        self.ready = True
 
     def run(self, folder: Path, again: bool, timeout_s: float | None) -> Iterator[dict[str, Any]]:
         """Do the run of a folder (`again`: even if it is finished) and yield its events.
 
-        Raises WorkerDiedError.
+        The time starts when the run does, not while another sweep holds the folder. Raises WorkerDiedError.
         """
         self.wait_ready()
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._send({"folder": str(folder.resolve()), "again": again})
+        deadline: float | None = None
+        limit = "" if timeout_s is None else f"the run took longer than timeout_s={timeout_s:g}"
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            event = self._next(left, f"running for {timeout_s:g} s" if timeout_s else "running")
+            event = self._next(deadline, limit)
             if event["event"] == "ended":
                 return
+            if event["event"] == "started" and timeout_s is not None:
+                deadline = time.monotonic() + timeout_s
             yield event
 
     def close(self, kill: bool = False) -> None:
         """End the process, gently if it is idle, and wait for it."""
-        if self._process.poll() is None and not kill:
-            assert self._process.stdin is not None
+        assert self._process.stdin is not None
+        if kill:
+            self._kill()
+        with contextlib.suppress(BrokenPipeError):  # it is dead, and did not read its last command
             self._process.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=2.0)
+        self._watcher.join(CLOSE_TIMEOUT_S)
         self._kill()
-        self._log.unlink(missing_ok=True)
+        self._log.close()
 
     def _kill(self) -> None:
-        self._process.kill()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self._watcher.join()
         self._process.wait()
 
-    def _log_tail(self, lines: int = 20) -> str:
-        """The end of what it printed before its first run."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+    def _watch(self) -> None:
+        """Wait for its death and end what it forked, which keeps the pipe open, while its number is taken."""
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            # half a line is left by a kill; its interpreter may have printed before we took the pipe away
+            with contextlib.suppress(ValueError):
+                self._lines.put(json.loads(line))
+        self._lines.put(None)
 
     def _send(self, command: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -180,33 +203,41 @@ class Worker:
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise WorkerDiedError(self._death()) from None
+            raise self._died(self._last_words()) from None
 
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(json.loads(line))
-        self._lines.put(None)
-
-    def _next(self, timeout_s: float | None, what: str) -> dict[str, Any]:
+    def _next(self, deadline: float | None, limit: str) -> dict[str, Any]:
+        """The next event; `limit` says what was too slow if none comes before the deadline."""
+        if self._death is not None:
+            raise WorkerDiedError(self._death)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            event = self._lines.get(timeout=timeout_s)
+            event = self._lines.get(timeout=left)
         except queue.Empty:
+            os.kill(self.pid, signal.SIGABRT)  # makes it write down where it hangs
+            self._watcher.join(CLOSE_TIMEOUT_S)
             self._kill()
-            message = f"the worker was ended: it did not get through {what} in time"
-            raise WorkerDiedError(Death("timeout", "timeout", message)) from None
+            raise self._died(Death("timeout", "timeout", limit, last_lines(self._log))) from None
         if event is None:
-            raise WorkerDiedError(self._death())
+            raise self._died(self._last_words())
         return event
 
-    def _death(self) -> Death:
-        code = self._process.wait()
+    def _died(self, death: Death) -> WorkerDiedError:
+        self._death = death
+        return WorkerDiedError(death)
+
+    def _last_words(self) -> Death:
+        """What a process that ended by itself, or by a signal, has to say."""
+        self._watcher.join()
+        code, log_tail = self._process.wait(), last_lines(self._log)
+        when = "in the middle of the run" if self.ready else f"while it imported {self.key.adapter}"
         if code >= 0:
-            message = f"the worker exited with status {code} in the middle of the run"
-            return Death("failed", "exit", message, self._log_tail())
-        name = signal.Signals(-code).name
-        # these two come from outside: a person, a batch system, the kernel when memory runs out
-        outside = -code in (signal.SIGKILL, signal.SIGTERM)
+            return Death("failed", "exit", f"the worker exited with status {code} {when}", log_tail)
+        name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-        message = f"the worker was ended by signal {name}{hint}"
-        return Death("killed" if outside else "failed", name, message, self._log_tail())
+        message = f"the worker was ended by {name} {when}{hint}"
+        return Death("killed" if -code in OUTSIDE else "failed", name, message, log_tail)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid

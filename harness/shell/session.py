@@ -8,13 +8,15 @@ before the first run, and MLflow is imported meanwhile: nothing of that may happ
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from harness.config import RunConfig
-from harness.job import CONCLUSIVE, Failure, Result
+from harness.job import CONCLUSIVE, Failure, Result, RunFolder
 from harness.parse import to_plain
 from harness.shell import links
 from harness.shell.prepare import DataShelf, Prepared, prepare
@@ -23,6 +25,7 @@ from harness.shell.progress import Reporter
 from harness.shell.trackthread import TrackingThread
 
 MAX_WORKERS = 6  # kept alive at a time; each holds a framework in memory
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # from a batch system, from a terminal that is closed
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,10 @@ class Outcome:
 
 
 class Session:
-    """Runs what it is given; use it as a context manager."""
+    """Runs what it is given; use it as a context manager, in the main thread.
+
+    Meanwhile SIGTERM and SIGHUP end it as Ctrl-C does: by a KeyboardInterrupt, with the signal's number.
+    """
 
     def __init__(self, reporter: Reporter) -> None:
         self.outcomes: list[Outcome] = []
@@ -48,13 +54,24 @@ class Session:
         self._shelf = DataShelf()
         self._workers: dict[WorkerKey, Worker] = {}
         self._tracking: dict[tuple[str, str | None], TrackingThread] = {}
+        # those that are ignored stay so: `nohup` does that
+        self._signals = [number for number in END_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
 
     def __enter__(self) -> Session:
+        for number in self._signals:
+            signal.signal(number, _interrupt)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            self._close(kind is not None)
+        finally:
+            for number in self._signals:
+                signal.signal(number, signal.SIG_DFL)
+
+    def _close(self, broken: bool) -> None:
         for worker in self._workers.values():
-            worker.close(kill=kind is not None)
+            worker.close(kill=broken)
         self._reporter.close()
         for tracking in self._tracking.values():
             missed = tracking.close()
@@ -109,11 +126,11 @@ class Session:
         tracking, folder = self._track(run), run.folder
         self._reporter.started(label, run.config.train.epochs)
         folder.write_job(to_plain(run.job))
-        begun = False
+        begun: dict[str, Any] | None = None
         try:
             for event in self._events(run):
                 if event["event"] == "started":
-                    begun = True
+                    begun = event
                     tracking.begin(folder.path, to_plain(run.job))
                 elif event["event"] == "epoch":
                     tracking.epochs(folder.path, [event])
@@ -122,32 +139,51 @@ class Session:
             self._record_death(run, error.death, begun)
         except KeyboardInterrupt:
             self._drop(run.worker, kill=True)
-            self._record_death(run, Death("killed", "interrupted", "the sweep was interrupted"), begun)
+            death = Death("killed", "interrupted", "the sweep was interrupted")
+            with contextlib.suppress(BlockingIOError):  # another sweep does the run: it is not ours to end
+                self._record_death(run, death, begun, wait=False)
             raise
         finally:
             result = folder.result() or {}
-            if begun:
+            if result and _is_attempt(folder, begun):
                 tracking.finish(folder.path, result)
-            else:  # the worker never started it, or found it finished by another sweep
+            else:  # the worker never started it, or another sweep finished it
                 tracking.sync(folder.path)
         self._reporter.ended(label, result)
         return result
 
     def _events(self, run: Prepared) -> Iterator[dict[str, Any]]:
+        fresh = run.config.isolation == "fresh"
+        if fresh:  # not one that an earlier portion of the sweep left warm
+            self._drop(run.worker)
         worker = self._worker(run.worker)
         try:
             yield from worker.run(run.folder.path, run.config.force, run.config.timeout_s)
         except WorkerDiedError:
             self._drop(run.worker)
             raise
-        if run.config.isolation == "fresh":
+        # an error on a GPU may have left nothing there that works
+        doubtful = run.config.device != "cpu" and run.folder.status() == "failed"
+        if fresh or doubtful:
             self._drop(run.worker)
 
-    def _record_death(self, run: Prepared, death: Death, begun: bool) -> None:
-        """Write the result that the worker could not write any more."""
+    def _record_death(
+        self, run: Prepared, death: Death, begun: dict[str, Any] | None, wait: bool = True
+    ) -> None:
+        """Write the result that the worker could not write any more.
+
+        The lock is free when it is dead, and another sweep may have taken the run over. `begun` is the event
+        that began our attempt. Raises BlockingIOError with `wait=False`, where another sweep works on it.
+        """
         folder = run.folder
-        with folder.locked():
-            if not begun:
+        with folder.locked(wait):
+            status = folder.status()
+            if _is_attempt(folder, begun):
+                if status is not None:
+                    return
+            elif status is not None and (begun or (status in CONCLUSIVE and not run.config.force)):
+                return
+            else:
                 folder.set_aside()
             epochs = [event for event in folder.events() if event["event"] == "epoch"]
             failure = Failure(death.type, death.message, folder.log_tail() or death.log_tail)
@@ -156,6 +192,9 @@ class Session:
 
     def _worker(self, key: WorkerKey) -> Worker:
         worker = self._workers.pop(key, None)
+        if worker is not None and worker.ready and not worker.alive:
+            worker.close()  # killed while it was idle, which is no run's fault
+            worker = None
         if worker is None:
             if len(self._workers) >= MAX_WORKERS:
                 self._drop(next(iter(self._workers)))
@@ -167,6 +206,15 @@ class Session:
         worker = self._workers.pop(key, None)
         if worker is not None:
             worker.close(kill)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _is_attempt(folder: RunFolder, begun: dict[str, Any] | None) -> bool:
+    """Whether what the folder holds is the attempt that began with this event."""
+    return begun is not None and folder.events()[:1] == [begun]
 
 
 def _known(run: Prepared) -> dict[str, Any] | None:

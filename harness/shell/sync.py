@@ -17,12 +17,6 @@ from harness.shell.store import Store
 from harness.shell.tracking import Tracker, is_live
 
 Outcome = Literal["added", "completed", "present", "live", "unreadable"]
-# What is logged for an attempt that left no result: its process was killed with its parent.
-NO_RESULT = {
-    "status": "killed",
-    "error": {"type": "Killed", "message": "the process ended without leaving a result"},
-    "metrics": {},
-}
 
 
 @dataclass
@@ -72,12 +66,12 @@ def sync_run(tracker: Tracker, folder: Path, *, own: bool = False) -> Outcome:
     if "run_id" not in job:
         return "unreadable"
     outcome: Outcome = "completed"
-    if link is None or not known or link.closed or not _is_active(tracker, link.run_id):
+    current = link is not None and known and not link.closed and link.attempt in (0, links.attempt(folder))
+    if link is None or not current or not _is_active(tracker, link.run_id):
         tracker.begin(folder, job)
         outcome = "added"
     tracker.epochs(folder, [event for event in links.read_events(folder) if event.get("event") == "epoch"])
-    result = links.read_json(folder / "result.json")
-    tracker.finish(folder, result if "status" in result else NO_RESULT)
+    tracker.finish(folder, links.read_json(folder / "result.json"))
     return outcome
 
 

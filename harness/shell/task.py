@@ -7,16 +7,21 @@ command.
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
-from hydra._internal.utils import get_args_parser
+import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import harness
 from harness.config import RunConfig
@@ -24,6 +29,8 @@ from harness.parse import ConfigError, Mistake
 from harness.shell import overrides
 from harness.shell.compose import run_config
 from harness.shell.leaderboard import print_leaderboard
+from harness.shell.origins import Origins, locate
+from harness.shell.prepare import DataShelf
 from harness.shell.progress import reporter
 from harness.shell.session import Outcome, Session
 from harness.shell.versions import installed
@@ -52,21 +59,26 @@ def conf_folder() -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Run or sweep as the arguments (in Hydra's syntax) say; returns the exit status."""
-    options = get_args_parser().parse_args(list(arguments))
-    folders = [conf_folder(), *([Path(options.config_dir)] if options.config_dir else [])]
-    asked = [text for text in options.overrides if text]
+    options, asked, others = overrides.split(arguments)
+    folders = [conf_folder()]
+    if options.config_dir:
+        folders.append(Path(options.config_dir))
+        overrides.check_folder(folders[1], folders[0])
     kept, mistakes = overrides.check(asked, overrides.find_groups(folders))
+    if mistakes and (options.cfg or options.info):
+        raise ConfigError(mistakes)
     _prepare_hydra(folders)
     with Session(reporter()) as session:
         command = _Command(session, mistakes)
         _commands.append(command)
         try:
-            status = _run_hydra([text for text in arguments if text not in asked] + kept)
+            status = _run_hydra(kept + others)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError([*mistakes, *overrides.refusal(error, folders[1:])]) from error
         finally:
             _commands.pop()
     if mistakes and not command.refused:  # Hydra ended before it called us
-        print(ConfigError(mistakes), file=sys.stderr)
-        return WRONG
+        raise ConfigError(mistakes)
     if session.outcomes:
         print_leaderboard(session.outcomes)
         return OK if all(outcome.finished for outcome in session.outcomes) else FAILED
@@ -77,30 +89,32 @@ def execute(composed: Iterable[DictConfig]) -> list[Outcome]:
     """Check and run composed configurations in the current session; a wrong request ends the command."""
     command = _commands[-1]
     configs: list[RunConfig] = []
-    mistakes = list(command.mistakes)
+    origins: list[Origins] = []
+    mistakes, shelf = list(command.mistakes), DataShelf()
     for config in composed:
+        origins.append(Origins.of(config))
         try:
-            configs.append(run_config(config))
+            configs.append(run_config(config, origins[-1], shelf))
         except ConfigError as error:
             mistakes.extend(error.mistakes)
-    with _refusing(command):
+    with _refusing(command, origins):
         if mistakes:
             raise ConfigError(mistakes)
         return command.session.execute(configs)
 
 
 @contextmanager
-def _refusing(command: _Command) -> Iterator[None]:
+def _refusing(command: _Command, origins: Sequence[Origins]) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
         command.refused = True
-        print(error, file=sys.stderr)
+        print(ConfigError(locate(error.mistakes, origins)), file=sys.stderr)
         raise SystemExit(WRONG) from None
 
 
 def _run_hydra(arguments: list[str]) -> int:
-    """Let Hydra compose; its own refusals (a bad default list, say) are wrong requests too."""
+    """Let Hydra compose and call back; what it refuses itself (a bad defaults list, say) it raises."""
 
     def task(config: DictConfig) -> object:
         # the task's own argument lacks the `hydra` node, which says where each value came from
@@ -109,13 +123,16 @@ def _run_hydra(arguments: list[str]) -> int:
         assert isinstance(merged, DictConfig)
         return execute([merged])[0].result["metrics"]
 
-    before, sys.argv = sys.argv, ["evenbench", *arguments]
-    try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
-    except SystemExit as stop:
-        return WRONG if stop.code else OK
-    finally:
-        sys.argv = before
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what is wrong instead of printing it
+    before = sys.argv
+    with tempfile.TemporaryDirectory() as scratch:  # Hydra leaves a multirun.yaml in the folder of a sweep
+        sys.argv = ["evenbench", f"hydra.sweep.dir={scratch!r}", *arguments]
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+        except SystemExit as stop:
+            return WRONG if stop.code else OK
+        finally:
+            sys.argv = before
     return OK
 
 
@@ -123,6 +140,7 @@ def _prepare_hydra(folders: Sequence[Path]) -> None:
     plugins = str(PACKAGE)
     if plugins not in sys.path:
         sys.path.append(plugins)  # holds `hydra_plugins`; last, so that it hides nothing
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a server that is away is reported once, by us
 
     def present(*names: str) -> str:
         """Those of the named frameworks that are installed, as choices of a sweep."""
@@ -134,4 +152,4 @@ def _prepare_hydra(folders: Sequence[Path]) -> None:
 def _is_installed(framework: str, folders: Sequence[Path]) -> bool:
     files = [folder / "framework" / f"{framework}.yaml" for folder in folders]
     found = [OmegaConf.load(path) for path in files if path.exists()]
-    return bool(found) and installed(tuple(found[-1].distributions))
+    return bool(found) and installed(tuple(found[0].distributions))

@@ -48,6 +48,11 @@ STATUS = {
     "diverged": "FAILED",
     "killed": "KILLED",
 }
+# What is logged for an attempt that left no result: its process was killed together with its parent.
+NO_RESULT: Mapping[str, Any] = {
+    "status": "killed",
+    "error": {"type": "Killed", "message": "the process ended without leaving a result"},
+}
 PRIVATE = {links.LINK, links.LOCK}  # files of a run's folder that are no results
 IMMUTABLE = (".json", ".npz")  # written under another name and renamed, never altered: may be linked
 
@@ -117,7 +122,11 @@ class Tracker:
 
     def study_is_live(self, name: str) -> bool:
         """Whether this or another process works on the study."""
-        return name in self._locks or is_locked(self.study_lock(name))
+        path = self.study_lock(name)
+        if name in self._locks or not path.exists():
+            return name in self._locks
+        with file_lock(path.with_suffix(".making")):  # to look is to lock, which must not hinder `_release`
+            return is_locked(path)
 
     def _parent(self, name: str) -> str:
         """The study's run for a child to point at; a study that nobody works on is not reopened for it."""
@@ -144,7 +153,8 @@ class Tracker:
         handle = self._locks.pop(name, None)
         if handle is None:
             return True
-        with handle:
+        # one at a time: of two that try at once, each would find the other still there
+        with file_lock(self.study_lock(name).with_suffix(".making")), handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -155,13 +165,17 @@ class Tracker:
 
     def begin(self, folder: Path, job: Mapping[str, Any]) -> str:
         """Create the MLflow run of a new attempt; its id. What MLflow had of the same run is deleted."""
+        with file_lock(folder / ".mlflow.lock"):  # two commands may bring in the same run at once
+            return self._begin(folder, job)
+
+    def _begin(self, folder: Path, job: Mapping[str, Any]) -> str:
         links.forget(folder)
         run_id = str(job["run_id"])
         config = job.get("config") or {}
         study = str(job.get("study") or "default")
         parent = self._parent(study)
         self.supersede(run_id)
-        events = links.read_events(folder)
+        attempt = links.attempt(folder)
         axes = {axis: axis_name(config[axis]) for axis in AXES if config.get(axis) is not None}
         tags = {
             "mlflow.parentRunId": parent,
@@ -176,12 +190,12 @@ class Tracker:
         client = self.store.client
         run = client.create_run(
             self.store.experiment_id,
-            start_time=events[0].get("time_ms", _now_ms()) if events else _now_ms(),
+            start_time=attempt or _now_ms(),
             tags={key: value[:TAG_LENGTH] for key, value in tags.items()},
             run_name=run_name(axes),
         )
         store = self.store
-        link = Link(store.uri, store.id, store.experiment_id, run.info.run_id)
+        link = Link(store.uri, store.id, store.experiment_id, run.info.run_id, attempt)
         links.write_link(folder, link)
         for part in parts(list(flatten(config).items()), ENTITIES_PER_CALL):
             client.log_batch(link.run_id, params=params_of(part))
@@ -208,11 +222,12 @@ class Tracker:
         links.write_link(folder, dataclasses.replace(link, epochs=max(link.epochs, last)))
 
     def finish(self, folder: Path, result: Mapping[str, Any]) -> None:
-        """Log final metrics, status and files, and end the MLflow run.
+        """Log final metrics, status and files, and end the MLflow run. An empty result: it left none.
 
         Metrics that the epochs have already logged are left out: their last epoch is what MLflow shows.
         """
         link = self._link(folder)
+        result = result or NO_RESULT
         fingerprint = links.digest(folder)
         epochs = [event for event in links.read_events(folder) if event.get("event") == "epoch"]
         seen = {key for record in epochs for key in record.get("metrics") or {}}

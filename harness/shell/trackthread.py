@@ -1,9 +1,9 @@
 """MLflow in a thread of its own: the engine says what happened and goes on.
 
 An unreachable server must neither stop nor lose a run. What can't be logged after a few tries is left in the
-run's folder; the thread then holds back for a while, tries such runs again as a whole when they end and when
-it closes, and leaves the rest to `evenbench sync`. The engine hears of it once, by a warning, and gets the
-count from `close`.
+run's folder. The thread tries such runs again as a whole when they end and when it closes, holds back for a
+while if the store is down, and leaves the rest to `evenbench sync`. The engine is warned once,
+and gets the count from `close`.
 
 Epochs are gathered for a second and logged in one call: ten calls of one epoch cost ten times as much.
 """
@@ -241,13 +241,24 @@ class TrackingThread:
         self._missed.update(dict.fromkeys(folders))
         if error is None:
             return
-        self._paused_until = time.monotonic() + self._pause_s
+        if not self._answers():
+            self._paused_until = time.monotonic() + self._pause_s
         if not self._error:
             self._warn(
                 f"MLflow at {self.uri} does not take what is logged ({_brief(error)}). Runs go on, their "
                 "results are in their folders; `evenbench sync` puts them into MLflow later."
             )
         self._error = _brief(error)
+
+    def _answers(self) -> bool:
+        """Whether the store is there at all: what it refused of one run must not hold up the others."""
+        if self._tracker is None:
+            return False
+        try:
+            self._tracker.store.client.get_experiment(self._tracker.store.experiment_id)
+        except Exception:  # of any kind: it is the answer
+            return False
+        return True
 
     def _open(self) -> Tracker:
         if self._tracker is None:

@@ -59,15 +59,15 @@ def read_layers(tree: object, prefix: str, key: str, mistakes: list[Mistake]) ->
 
 def _read_layer(raw: object, path: str, key: str, mistakes: list[Mistake]) -> Placed:
     kinds = members(Layer)
-    if not isinstance(raw, Mapping) or raw.get("kind") not in kinds:
-        kind = raw.get("kind") if isinstance(raw, Mapping) else raw
+    kind = raw.get("kind") if isinstance(raw, Mapping) else raw
+    if not isinstance(raw, Mapping) or not isinstance(kind, str) or kind not in kinds:
         allowed = (*kinds, "repeat")
         problem, suggestion = f"{kind!r} is not a layer kind", nearest(str(kind), allowed)
         raise ConfigError([Mistake(f"{key}.kind", problem, ", ".join(allowed), suggestion)])
     name = raw.get("name", "")
     if not isinstance(name, str):
         raise ConfigError([Mistake(f"{key}.name", f"{name!r} is not a text")])
-    layer: Layer = parse(kinds[raw["kind"]], {k: v for k, v in raw.items() if k != "name"}, key)
+    layer: Layer = parse(kinds[kind], {k: v for k, v in raw.items() if k != "name"}, key)
     if not isinstance(layer, Residual):
         return Placed(path, key, layer, name)
     body = read_layers(layer.body, f"{path}.body.", f"{key}.body", mistakes)

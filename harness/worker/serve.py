@@ -1,18 +1,19 @@
 """The worker's loop: import one adapter, then serve runs until the shell goes away.
 
 Standard input carries one JSON line a run (`{"folder": ..., "again": bool}`), the first standard output
-carries events back. Both are moved out of the frameworks' reach at once: whatever they print goes to a log.
+carries events back. Both are moved out of the frameworks' reach at once: whatever they print goes to
+standard error, which is a file of the shell's, or the run's `worker.log` while there is a run.
 When standard input ends, the shell is gone, and so are we: an orphan must not go on writing where a new
 sweep writes.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
@@ -30,19 +31,22 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 
 def main(arguments: str) -> None:
-    """Serve. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions), `log` (path)."""
+    """Serve. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions)."""
     asked = json.loads(arguments)
-    # Ctrl-C reaches the whole group of processes; the shell decides what becomes of a run
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     commands = os.fdopen(os.dup(0), "r", encoding="utf-8")
-    _log_to(Path(asked["log"]))
+    log = os.dup(2)
+    os.dup2(log, 1)
+    faulthandler.enable()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     inbox = _listen(commands)
 
     def emit(event: Mapping[str, Any]) -> None:
-        answers.write(json.dumps(event) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(event) + "\n")
+            answers.flush()
+        except BrokenPipeError:  # the shell is gone, and the end of input is about to say so
+            os._exit(0)
 
     adapter, import_s = _load(asked["adapter"], parse(AdapterOptions, asked["options"]), emit)
     programs = Programs(adapter)
@@ -53,10 +57,9 @@ def main(arguments: str) -> None:
             # another sweep may have finished the same run while we waited for the lock
             if command["again"] or folder.status() not in CONCLUSIVE:
                 folder.set_aside()
-                _log_to(folder.path / "worker.log")
+                _print_to(os.open(folder.path / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
                 run(folder, programs, import_s, emit)
-                sys.stdout.flush()
-                sys.stderr.flush()
+                _print_to(os.dup(log))
         emit({"event": "ended"})
 
 
@@ -74,9 +77,10 @@ def _load(module: str, options: AdapterOptions, emit: Emit) -> tuple[Adapter, fl
     return adapter, import_s
 
 
-def _log_to(path: Path) -> None:
-    """Send what this process and its libraries print to `path`, on the level of file descriptors."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+def _print_to(descriptor: int) -> None:
+    """Send what this process and its libraries print to an open file, which is taken over."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
@@ -87,9 +91,11 @@ def _listen(commands: TextIO) -> queue.Queue[dict[str, Any]]:
     inbox: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def listen() -> None:
-        for line in commands:
-            inbox.put(json.loads(line))
-        os._exit(0)
+        try:
+            for line in commands:
+                inbox.put(json.loads(line))
+        finally:
+            os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
     return inbox

@@ -48,6 +48,11 @@ class Programs:
         self._kept[plan] = program
         return program, new
 
+    def drop_last(self) -> None:
+        """Forget the program used last: an exception may have left it half-way, in evaluation mode, say."""
+        if self._kept:
+            self._kept.popitem()
+
 
 class DivergedError(Exception):
     """A loss or an output is not a finite number any more."""
@@ -71,6 +76,7 @@ def run(folder: RunFolder, programs: Programs, import_s: float, emit: Emit) -> N
     except Exception as error:
         traceback.print_exc()
         sys.stderr.flush()
+        programs.drop_last()
         failure = Failure(type(error).__name__, str(error), folder.log_tail())
         result = training.result("failed", failure)
     folder.write_result(to_plain(result))
@@ -264,12 +270,15 @@ def _time_to_target(config: RunConfig, epochs: list[dict[str, Any]]) -> dict[str
 
 
 def _likely_cause(setting: _Setting) -> str:
-    """Name what probably made the loss blow up: inputs far from unit scale before the learning rate."""
-    data = setting.dataset
-    largest = max(float(np.abs(part["train"]).max()) for part in (data.x, data.y))
+    """Name what probably made the loss blow up: data far from unit scale before the learning rate."""
+    data, config = setting.dataset, setting.config.data
     rate = setting.config.optimizer.learning_rate
-    if not setting.config.data.standardise and largest > 10:
-        return f"inputs are not standardised and reach {largest:g}: try data.standardise=true"
+    largest = float(np.abs(data.x["train"]).max())
+    if not config.standardise and largest > 10:
+        return f"the inputs are not standardised and reach {largest:g}: try data.standardise=true"
+    largest = float(np.abs(data.y["train"]).max())
+    if data.task.kind == "regression" and not config.standardise_targets and largest > 10:
+        return f"the targets are not standardised and reach {largest:g}: try data.standardise_targets=true"
     return f"the learning rate {rate:g} is probably too high: try optimizer.learning_rate={rate / 10:g}"
 
 

@@ -1,0 +1,77 @@
+"""The FNN in Keras on JAX, each execution as a script for it alone would be written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+import jax
+import keras
+import numpy as np
+
+from tests.bench.bare_fit import arrays, idiomatic, network, order
+from tests.bench.turns import Turns
+
+__all__ = ["compiled", "epoch", "idiomatic"]
+
+
+def compiled(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
+    """One jitted step, its state donated."""
+    step, state = _step()
+    step = jax.jit(step, donate_argnums=0)
+    x, y = jax.device_put(x), jax.device_put(y)
+    for turn in turns:
+        batches = order(len(x))
+        turn.start()
+        losses = []
+        for rows in batches:
+            state, loss = step(state, x, y, rows)
+            losses.append(loss)
+        jax.block_until_ready(state)
+        turn.stop()
+        turn.done(float(np.mean(losses)))
+
+
+def epoch(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
+    """All steps of an epoch as one `lax.scan`."""
+    step, state = _step()
+    x, y = jax.device_put(x), jax.device_put(y)
+
+    @partial(jax.jit, donate_argnums=0)
+    def train(state, x, y, order):
+        return jax.lax.scan(lambda state, rows: step(state, x, y, rows), state, order)
+
+    for turn in turns:
+        batches = order(len(x))
+        turn.start()
+        state, losses = train(state, x, y, batches)
+        jax.block_until_ready(state)
+        turn.stop()
+        turn.done(float(losses.mean()))
+
+
+def _step():
+    """The step (state, x, y, rows) to (state, loss), and the state to begin with."""
+    model, optimizer = network(), keras.optimizers.Adam(1e-3)
+    optimizer.build(model.trainable_variables)
+
+    def loss_of(trained, others, x, y):
+        logits, others = model.stateless_call(trained, others, x, training=True)
+        losses = keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
+        return losses.mean(), others
+
+    def step(state, x, y, rows):
+        trained, others, slots = state
+        (loss, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained, others, x[rows], y[rows])
+        trained, slots = optimizer.stateless_apply(slots, gradients, trained)
+        return (trained, others, slots), loss
+
+    groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+    return step, tuple([variable.value for variable in group] for group in groups)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*arrays(sys.argv[2]), Turns())

@@ -1,0 +1,45 @@
+"""The FNN in Keras on torch, each execution as a script for it alone would be written."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ["KERAS_BACKEND"] = "torch"
+
+import keras
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from tests.bench.bare_fit import arrays, idiomatic, network, order
+from tests.bench.turns import Turns
+
+__all__ = ["eager", "idiomatic"]
+
+
+def eager(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
+    """The loop of Keras' guide to training loops in PyTorch, with batches by index."""
+    model, optimizer = network(), keras.optimizers.Adam(1e-3)
+    optimizer.build(model.trainable_weights)
+    x, y = torch.from_numpy(x), torch.from_numpy(y).to(torch.int64)
+    for turn in turns:
+        batches = torch.from_numpy(order(len(x)))
+        turn.start()
+        losses = []
+        for rows in batches:
+            loss = F.cross_entropy(model(x[rows], training=True), y[rows])
+            model.zero_grad()
+            loss.backward()
+            weights = model.trainable_weights
+            gradients = [weight.value.grad for weight in weights]
+            with torch.no_grad():
+                optimizer.apply(gradients, weights)
+            losses.append(loss.detach())
+        turn.stop()
+        turn.done(torch.stack(losses).mean().item())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    globals()[sys.argv[1]](*arrays(sys.argv[2]), Turns())

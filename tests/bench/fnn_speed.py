@@ -1,0 +1,58 @@
+"""The same network in each way to drive it: how far Keras' `fit` is from the whole epoch as one program.
+
+    python -m tests.bench.fnn_speed [--json] [--seconds 40]
+
+All of them take turns, an epoch each, in processes of their own with one thread: the harness's executions as
+its workers run them, and plain Keras `fit` (one call for all epochs, tests/bench/bare_fit.py). The ratio is
+that of paired epochs to `fit` on TensorFlow.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import measure
+from tests.bench.contest import Side, contest, steps_of_epoch, train_s
+from tests.bench.overhead import interval
+from tests.bench.report import Report, Table, command, plain
+
+GOAL = 10.0
+FIT = Side("keras", "idiomatic", bare=True)
+SIDES = {
+    "Keras fit, TensorFlow": FIT,
+    "Keras fit, JAX": Side("keras_jax", "idiomatic", bare=True),
+    "keras compiled, XLA": Side("keras", "compiled", bare=False),
+    "keras epoch": Side("keras", "epoch", bare=False, settings=("framework.xla=false",)),
+    "keras epoch, XLA": Side("keras", "epoch", bare=False),
+    "keras_jax compiled": Side("keras_jax", "compiled", bare=False),
+    "keras_jax epoch": Side("keras_jax", "epoch", bare=False),
+    "torch idiomatic": Side("torch", "idiomatic", bare=False),
+    "torch eager, fused Adam": Side("torch", "eager", bare=False),
+    "torch compiled": Side("torch", "compiled", bare=False),
+}
+
+
+def measure_speed(seconds: float = 40.0) -> Report:
+    """Every way, in one run."""
+    with tempfile.TemporaryDirectory(prefix="fnn-speed-") as name:
+        taken = contest(list(SIDES.values()), Path(name, "contest"), seconds)
+        steps = steps_of_epoch(FIT, Path(name, "steps"))
+    fit = train_s(taken[0])
+    jax = train_s(taken[1])
+    rows, values = [], []
+    for label, epochs in zip(SIDES, taken, strict=True):
+        times = train_s(epochs)
+        low, middle, high = (1e6 * value / steps for value in measure.quartiles(times))
+        faster, than_jax = measure.ratio(fit, times), measure.ratio(jax, times)
+        rows.append((label, f"{middle:.1f}", f"{low:.1f} to {high:.1f}", interval(faster), f"{than_jax.estimate:.2f}"))
+        values.append({"way": label, "step_us": middle, "quartiles_us": [low, high], "faster": plain(faster)})
+    columns = ("", "µs/step", "quartiles", "times as fast as fit on TensorFlow [95 %]", "as fit on JAX")
+    title = f"FNN 64-64-32-10 on digits, batch 32, Adam, one thread, {len(fit)} epochs each"
+    return Report({"goal": GOAL, "ways": values}, (Table(title, columns, tuple(rows)),))
+
+
+if __name__ == "__main__":
+    description = "Keras' fit against the whole epoch as one program, and what lies between."
+    sys.exit(command(measure_speed, description, seconds=40.0))

@@ -1,0 +1,196 @@
+"""The harness against bare hand-written loops: same framework, same execution, same data, one thread.
+
+    python -m tests.bench.overhead [--json] [--only torch] [--seconds 6] [--rounds 3]
+
+Two processes of the same framework take turns, an epoch each, A B B A. One runs the worker's own code, the
+other one a loop that imports nothing of the adapters (tests/bench/bare_*.py). The ratio is that of paired
+epochs, with a bootstrap interval over the pairs; a round is a fresh pair of processes, and the rounds' own
+ratios show what the interval can't know: how much processes differ by chance. A bare loop against itself
+(the A/A rows) shows what is left of the machine's noise.
+
+`train` compares what the worker's clock encloses, `epoch` whole epochs (with making the order, reading the
+losses and writing the event; without evaluation), so that nothing can hide outside of the clock.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import measure
+from harness.measure import Interval
+from tests.bench.contest import Epoch, Side, contest, cpu_s, flat, steps_of_epoch, train_s, whole_s
+from tests.bench.report import Report, Table, command, plain, say
+
+GOAL = 1.05
+CASES = (
+    ("torch", "idiomatic"),
+    ("torch", "eager"),
+    ("torch", "compiled"),
+    ("keras", "idiomatic"),
+    ("keras", "compiled"),
+    ("keras", "epoch"),
+    ("keras_jax", "idiomatic"),
+    ("keras_jax", "compiled"),
+    ("keras_jax", "epoch"),
+    ("keras_torch", "idiomatic"),
+    ("keras_torch", "eager"),
+)
+NOISE = (("torch", "eager"), ("keras_jax", "epoch"))  # a long epoch and a very short one
+PAIRS = (5, 10, 20, 50, 100, 200, 500)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row. Times are medians: of a step in µs, and of what a whole epoch takes beside its steps in µs.
+
+    `cpu` is the ratio of the processor's time, which a busy machine disturbs less than `train`, that of the
+    clock. `rounds` are the ratios of the training in each pair of processes alone.
+    """
+
+    framework: str
+    execution: str
+    a: str
+    b: str
+    a_step_us: float
+    b_step_us: float
+    a_beside_us: float
+    b_beside_us: float
+    train: Interval
+    cpu: Interval
+    whole: Interval
+    rounds: tuple[float, ...]
+
+
+def compare(sides: tuple[Side, Side], folder: Path, rounds: int, seconds: float) -> tuple[Comparison, list[float]]:
+    """A comparison, and the ratio of each pair."""
+    found: list[list[list[Epoch]]] = []
+    for number in range(rounds):
+        found.append(contest(sides, folder / f"round-{number}", seconds))
+    a, b = (flat([each[i] for each in found]) for i in (0, 1))
+    steps = steps_of_epoch(sides[0], folder / "steps")
+    row = Comparison(
+        framework=sides[0].framework,
+        execution=sides[0].execution,
+        a="bare" if sides[0].bare else "harness",
+        b="bare" if sides[1].bare else "harness",
+        a_step_us=1e6 * measure.median(train_s(a)) / steps,
+        b_step_us=1e6 * measure.median(train_s(b)) / steps,
+        a_beside_us=1e6 * _beside(a),
+        b_beside_us=1e6 * _beside(b),
+        train=measure.ratio(train_s(a), train_s(b)),
+        cpu=measure.ratio(cpu_s(a), cpu_s(b)),
+        whole=measure.ratio(whole_s(a), whole_s(b)),
+        rounds=tuple(measure.ratio(train_s(each[0]), train_s(each[1])).estimate for each in found),
+    )
+    return row, [one / other for one, other in zip(train_s(a), train_s(b), strict=True)]
+
+
+def _beside(epochs: Sequence[Epoch]) -> float:
+    return measure.median([epoch.whole_s - epoch.train_s for epoch in epochs])
+
+
+def measure_overhead(only: str = "", rounds: int = 3, seconds: float = 6.0) -> Report:
+    """All comparisons; `only` leaves out those whose `framework execution` does not contain it."""
+    rows, noise = [], []
+    with tempfile.TemporaryDirectory(prefix="overhead-") as name:
+        for framework, execution in CASES:
+            if only in f"{framework} {execution}":
+                say(f"{framework} {execution}")
+                sides = Side(framework, execution, bare=False), Side(framework, execution, bare=True)
+                row, _ = compare(sides, Path(name, framework, execution), rounds, seconds)
+                rows.append(row)
+        for framework, execution in NOISE:
+            if only in f"{framework} {execution}":
+                say(f"{framework} {execution} against itself")
+                sides = Side(framework, execution, bare=True), Side(framework, execution, bare=True)
+                noise.append(compare(sides, Path(name, "noise", framework, execution), rounds, seconds))
+    values = {
+        "goal": GOAL,
+        "overhead": [plain(row) for row in rows],
+        "noise": [plain(row) | {"narrowing": narrowing(ratios)} for row, ratios in noise],
+    }
+    return Report(values, (_overhead_table(rows), _noise_table([r for r, _ in noise]), _narrowing_table(noise)))
+
+
+def narrowing(ratios: Sequence[float]) -> dict[int, float]:
+    """Half the width of the interval, in percent, by the number of pairs that it is made of."""
+    widths = {}
+    for pairs in [n for n in PAIRS if n <= len(ratios)] + [len(ratios)]:
+        parts = [ratios[i : i + pairs] for i in range(0, len(ratios) - pairs + 1, pairs)][:20]
+        found = [measure.ratio(part, [1.0] * pairs) for part in parts]
+        widths[pairs] = 100 * measure.median([(each.high - each.low) / 2 for each in found])
+    return widths
+
+
+def _overhead_table(rows: Sequence[Comparison]) -> Table:
+    columns = (
+        "framework",
+        "execution",
+        "bare µs/step",
+        "harness µs/step",
+        "train: ratio [95 %]",
+        "rounds",
+        "CPU: ratio",
+        "epoch: ratio [95 %]",
+        "beside the steps, µs/epoch",
+        "pairs",
+        f"<= {GOAL}",
+    )
+    cells = [
+        (
+            row.framework,
+            row.execution,
+            f"{row.b_step_us:.1f}",
+            f"{row.a_step_us:.1f}",
+            interval(row.train),
+            f"{min(row.rounds):.3f} to {max(row.rounds):.3f}",
+            f"{row.cpu.estimate:.3f}",
+            interval(row.whole),
+            f"{row.b_beside_us:.0f} → {row.a_beside_us:.0f}",
+            row.train.pairs,
+            "yes" if row.train.estimate <= GOAL else "no",
+        )
+        for row in rows
+    ]
+    return Table("Harness against a bare loop, FNN 64-64-32-10 on digits, batch 32, Adam", columns, tuple(cells))
+
+
+def _noise_table(rows: Sequence[Comparison]) -> Table:
+    columns = ("framework", "execution", "µs/step", "ratio [95 %]", "rounds", "CPU: ratio", "pairs")
+    cells = [
+        (
+            row.framework,
+            row.execution,
+            f"{row.b_step_us:.1f}",
+            interval(row.train),
+            f"{min(row.rounds):.3f} to {max(row.rounds):.3f}",
+            f"{row.cpu.estimate:.3f}",
+            row.train.pairs,
+        )
+        for row in rows
+    ]
+    return Table("Noise: the bare loop against itself", columns, tuple(cells))
+
+
+def _narrowing_table(noise: Sequence[tuple[Comparison, list[float]]]) -> Table:
+    found = [(row, narrowing(ratios)) for row, ratios in noise]
+    columns = ("pairs", *(f"{row.framework} {row.execution}" for row, _ in found))
+    counts = sorted({pairs for _, widths in found for pairs in widths})
+    cells = [
+        (str(n), *(f"± {widths[n]:.1f} %" if n in widths else "" for _, widths in found)) for n in counts
+    ]
+    return Table("How narrow the interval gets (A/A, median of disjoint samples)", columns, tuple(cells))
+
+
+def interval(found: Interval) -> str:
+    """A ratio with its interval."""
+    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+if __name__ == "__main__":
+    description = "The harness against bare hand-written loops, and a bare loop against itself."
+    sys.exit(command(measure_overhead, description, only="", rounds=3, seconds=6.0))

@@ -1,0 +1,67 @@
+"""The command `evenbench` with a clock at a few of its doors: where the time of a sweep goes.
+
+    python -m tests.bench.traced SPANS.json [arguments of evenbench ...]
+
+The command runs as it is; calls of the functions below are written down as [name, thread, start, end] in
+seconds since the epoch. What happens inside workers is in the runs' own files.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Span = tuple[str, str, float, float]
+
+
+def main(spans_file: Path, arguments: list[str]) -> int:
+    spans: list[Span] = []
+    start = time.time()
+    from harness.shell import cli, session, task
+    from harness.shell.process import Worker
+    from harness.shell.trackthread import TrackingThread
+    from harness.shell.tracking import Tracker
+
+    spans.append(("import of the shell", "MainThread", start, time.time()))
+    doors: list[tuple[Any, str, str]] = [
+        (session, "prepare", "prepare"),
+        (session.Session, "execute", "execute"),
+        (session.Session, "__exit__", "exit of the session"),
+        (task, "print_leaderboard", "leaderboard"),
+        (Worker, "wait_ready", "wait for workers"),
+        (Worker, "close", "end of workers"),
+        (TrackingThread, "wait_open", "wait for MLflow"),
+        (TrackingThread, "close", "last logging"),
+        (Tracker, "begin", "MLflow begin"),
+        (Tracker, "epochs", "MLflow epochs"),
+        (Tracker, "finish", "MLflow finish"),
+    ]
+    for owner, name, label in doors:
+        setattr(owner, name, _timed(getattr(owner, name), label, spans))
+    try:
+        return cli.main(arguments)
+    finally:
+        spans.append(("main", "MainThread", start, time.time()))
+        spans_file.write_text(json.dumps(spans))
+
+
+def _timed(function: Callable[..., Any], label: str, spans: list[Span]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def timed(*arguments: Any, **named: Any) -> Any:
+        start = time.time()
+        try:
+            return function(*arguments, **named)
+        finally:
+            spans.append((label, threading.current_thread().name, start, time.time()))
+
+    return timed
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,217 @@
+"""Trials of one sweep in warm workers, by the real command, beside the sweep that one writes without it.
+
+    python -m tests.bench.warm_trials [--json] [--trials 8] [--repeats 3] [--only torch]
+
+Each trial is 10 epochs on digits, logged to MLflow on SQLite. Two figures, of whole commands, imports and exit
+included: `a further trial` is (command of n trials - command of one trial) / (n - 1), what one more seed
+costs; `after the first` is (end of the command - end of its first trial) / (n - 1), which charges the
+command's exit to the trials too. The commands take turns, so that a busy machine disturbs both.
+
+Where the time goes is read from the runs' own files (events.jsonl, result.json) and from a clock at a few
+doors of the shell (tests/bench/traced.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.contest import ROOT
+from tests.bench.report import Report, Table, command, plain, say
+
+GOAL_S = 0.5
+FRAMEWORKS = ("torch", "keras", "keras_jax")
+EPOCHS = 10
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS_TF = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Medians over the repeats, in seconds. `naive_further_s` is that of the naive sweep, `ratio` how many
+    times as long it takes."""
+
+    framework: str
+    command_s: float
+    further_s: float
+    after_first_s: float
+    naive_command_s: float
+    naive_further_s: float
+
+    @property
+    def ratio(self) -> float:
+        return self.naive_further_s / self.further_s
+
+
+def measure_sweeps(trials: int = 8, repeats: int = 3, only: str = "") -> Report:
+    """Every framework's sweep and its naive counterpart."""
+    sweeps, where = [], {}
+    with tempfile.TemporaryDirectory(prefix="warm-trials-") as name:
+        for framework in [f for f in FRAMEWORKS if only in f]:
+            sweep, parts = measure_sweep(framework, trials, repeats, Path(name, framework))
+            sweeps.append(sweep)
+            where[framework] = parts
+    values = {"goal_s": GOAL_S, "sweeps": [plain(s) | {"ratio": s.ratio} for s in sweeps], "where": where}
+    return Report(values, (_table(sweeps, trials), _where_table(where, trials)))
+
+
+def measure_sweep(framework: str, trials: int, repeats: int, folder: Path) -> tuple[Sweep, dict[str, float]]:
+    """One framework's figures, and where the time of its last sweep went (medians over trials, s)."""
+    ours: dict[int, list[float]] = {1: [], trials: []}
+    naive: dict[int, list[float]] = {1: [], trials: []}
+    after, parts = [], []
+    for repeat in range(repeats):
+        for count in ours:
+            say(f"{framework} {count} trials, repeat {repeat + 1}")
+            place = folder / f"{repeat}-{count}"
+            ours[count].append(_ours(framework, count, place))
+            naive[count].append(_naive(framework, count, place / "naive"))
+            if count == trials:
+                found = timeline(place)
+                after.append(found.pop("after the first trial") / (trials - 1))
+                parts.append(found)
+    sweep = Sweep(
+        framework,
+        command_s=statistics.median(ours[trials]),
+        further_s=_further(ours, trials),
+        after_first_s=statistics.median(after),
+        naive_command_s=statistics.median(naive[trials]),
+        naive_further_s=_further(naive, trials),
+    )
+    return sweep, {label: statistics.median(part[label] for part in parts) for label in parts[0]}
+
+
+def _further(commands: dict[int, list[float]], trials: int) -> float:
+    pairs = zip(commands[trials], commands[1], strict=True)
+    return statistics.median((many - one) / (trials - 1) for many, one in pairs)
+
+
+def _ours(framework: str, trials: int, place: Path) -> float:
+    asked = [f"framework={framework}", f"seed=range({trials})", f"train.epochs={EPOCHS}"]
+    place.mkdir(parents=True)
+    return _timed(["tests.bench.traced", "spans.json", "-m", *asked], place)
+
+
+def _naive(framework: str, trials: int, place: Path) -> float:
+    script = "train_torch" if framework == "torch" else "train_keras"
+    seeds = ",".join(map(str, range(trials)))
+    place.mkdir(parents=True)
+    asked = ["-m", f"seed={seeds}", f"epochs={EPOCHS}"]
+    backend = {"keras": "tensorflow", "keras_jax": "jax"}.get(framework, "")
+    return _timed([f"tests.bench.naive.{script}", *asked], place, {"KERAS_BACKEND": backend})
+
+
+def _timed(module: Sequence[str], place: Path, more: dict[str, str] | None = None) -> float:
+    """The wall time of `python -m ...` in a folder; raises RuntimeError if it fails."""
+    threads = dict.fromkeys((*THREADS, *THREADS_TF), "1")
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = os.environ | threads | quiet | (more or {})
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", *module], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    passed = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(module)} failed\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+    return passed
+
+
+def timeline(place: Path) -> dict[str, float]:
+    """Where a sweep's time went, in seconds: first what happens once, then medians of its later trials."""
+    spans = json.loads((place / "spans.json").read_text())
+    runs = sorted((_run(path) for path in (place / "results/runs").iterdir()), key=lambda run: run["started"])
+    of = {label: [end - start for name, _, start, end in spans if name == label] for label, *_ in spans}
+    starts = {label: start for label, _, start, _ in reversed(spans)}
+    ends = {label: end for label, _, _, end in spans}
+    found = {
+        "once: import of the shell": of["import of the shell"][0],
+        "once: Hydra composes and checks": starts["execute"] - ends["import of the shell"],
+        "once: data, shapes, run ids": sum(of["prepare"]),
+        "once: wait for MLflow": sum(of["wait for MLflow"]),
+        "once: wait for the worker": of["wait for workers"][0],
+        "once: first trial": runs[0]["ended"] - runs[0]["asked"],
+        "once: end of worker": sum(of["end of workers"]),
+        "once: last logging": sum(of["last logging"]),
+        "once: leaderboard": sum(of["leaderboard"]),
+    }
+    later = runs[1:]
+    each = [
+        {
+            "trial: handed over": run["started"] - before["ended"],
+            "trial: data, program, weights": run["set_up"],
+            "trial: training": run["training"],
+            "trial: validation, events": run["epochs"] - run["training"],
+            "trial: test, files": run["ended"] - run["started"] - run["set_up"] - run["epochs"],
+        }
+        for before, run in zip(runs, later, strict=False)
+    ]
+    found |= {label: statistics.median(trial[label] for trial in each) for label in each[0]}
+    in_thread = sum(sum(of[label]) for label in ("MLflow begin", "MLflow epochs", "MLflow finish"))
+    found["beside: MLflow's thread, a trial"] = in_thread / len(runs)
+    found["after the first trial"] = ends["main"] - runs[0]["ended"]
+    return found
+
+
+def _run(folder: Path) -> dict[str, float]:
+    """A run's instants (s since the epoch) and spans (s)."""
+    result = json.loads((folder / "result.json").read_text())
+    events: list[dict[str, Any]] = [json.loads(line) for line in (folder / "events.jsonl").open()]
+    started, last = events[0]["time_ms"] / 1e3, events[-1]["time_ms"] / 1e3
+    timing = result["timing"]
+    set_up = timing["data_s"] + timing["build_s"] + timing.get("first_epoch_s", 0.0)
+    return {
+        "asked": (folder / "job.json").stat().st_mtime,
+        "started": started,
+        "ended": (folder / "result.json").stat().st_mtime,
+        "set_up": set_up,
+        "training": sum(epoch["train_s"] for epoch in result["epochs"]),
+        "epochs": last - started - set_up,
+    }
+
+
+def _table(sweeps: Sequence[Sweep], trials: int) -> Table:
+    columns = (
+        "framework",
+        f"command of {trials}, s",
+        "a further trial, s",
+        "after the first, s/trial",
+        f"< {GOAL_S} s",
+        f"naive: command of {trials}, s",
+        "naive: a further trial, s",
+        "naive / ours",
+    )
+    cells = [
+        (
+            sweep.framework,
+            f"{sweep.command_s:.2f}",
+            f"{sweep.further_s:.3f}",
+            f"{sweep.after_first_s:.3f}",
+            "yes" if max(sweep.further_s, sweep.after_first_s) < GOAL_S else "no",
+            f"{sweep.naive_command_s:.2f}",
+            f"{sweep.naive_further_s:.3f}",
+            f"{sweep.ratio:.1f}",
+        )
+        for sweep in sweeps
+    ]
+    title = f"Warm trials: {trials} seeds, 10 epochs of digits each, in one sweep with MLflow"
+    return Table(title, columns, tuple(cells))
+
+
+def _where_table(where: dict[str, dict[str, float]], trials: int) -> Table:
+    labels = list(next(iter(where.values())))
+    rows = [(label, *(f"{1e3 * parts[label]:.0f}" for parts in where.values())) for label in labels]
+    return Table(f"Where the time of the {trials} trials goes, ms", ("", *where), tuple(rows))
+
+
+if __name__ == "__main__":
+    description = "Trials of one sweep in warm workers, by the real command, beside a naive sweep."
+    sys.exit(command(measure_sweeps, description, trials=8, repeats=3, only=""))

@@ -1,0 +1,63 @@
+"""The harness in a benchmark: the worker's own code, held up after each epoch until its next turn.
+
+`harness.worker.train.run` trains the run of a folder as in any sweep. What it emits after an epoch comes
+here, and here it waits. The epoch's time outside of the worker's clock is measured too: making the order,
+reading the losses, writing the event. Evaluation on the validation part is left out, which the bare loops
+don't do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.adapter import AdapterOptions
+from harness.job import RunFolder
+from harness.parse import parse
+from harness.worker import train
+from tests.bench.turns import Turns
+
+
+def main(arguments: str) -> None:
+    """Train. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions), `folder` (of the run)."""
+    asked = json.loads(arguments)
+    turns = Turns()
+    evaluating_s = _time_evaluation()
+
+    def emit(event: Mapping[str, Any]) -> None:
+        if event["event"] == "epoch":
+            whole_s = turns.elapsed_s() - sum(evaluating_s)
+            loss = event["metrics"]["train/loss"]
+            turns.report(event["train_s"], whole_s, event["cpu_s"], event["switches"], loss)
+        turns.wait()
+        evaluating_s.clear()
+
+    adapter = importlib.import_module(asked["adapter"]).adapter(parse(AdapterOptions, asked["options"]))
+    folder = RunFolder(Path(asked["folder"]))
+    train.run(folder, train.Programs(adapter), 0.0, emit)
+    print(folder.result(), file=sys.stderr)  # reached by mistake only: the parent ends us earlier
+
+
+def _time_evaluation() -> list[float]:
+    """Let the worker's evaluation leave its seconds in the list that is returned."""
+    evaluate = train._evaluate
+    spent: list[float] = []
+
+    def timed(*arguments: Any) -> dict[str, float]:
+        start = time.perf_counter()
+        try:
+            return evaluate(*arguments)
+        finally:
+            spent.append(time.perf_counter() - start)
+
+    train._evaluate = timed
+    return spent
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

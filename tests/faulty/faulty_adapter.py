@@ -1,0 +1,154 @@
+"""NumPy as a framework of a user's own, which fails where a test wants it to.
+
+It lives outside of the project, as a user's would: a module on the path and a file in a folder for
+`--config-dir`. The file named by FAULTS maps seeds to faults (see `Faults`), read anew in each run, so that
+the same command can go well the second time. What trains is the reference that adapters are tested against.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.adapter import Adapter, AdapterOptions, Examples, Execution, Plan, Program, Trainer, Weights
+from harness.optim import Rule
+from tests import reference
+
+FAULTY_EPOCH = 2
+CHATTER = 200_000  # bytes: more than a pipe holds
+PRINTED = b"straight to the descriptor\n"
+
+
+def adapter(options: AdapterOptions) -> Adapter:
+    """The adapter; AT_IMPORT makes it fail while the worker starts."""
+    print("numpy is here")
+    with Path(os.environ["FAULTS"]).with_name("workers").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    match os.environ.get("AT_IMPORT"):
+        case "raise":
+            raise ImportError("libnumbers.so.7: cannot open shared object file")
+        case "segfault":
+            segfault()
+    return FaultyAdapter()
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def hang() -> None:
+    time.sleep(600)
+
+
+def chat() -> None:
+    """Print more than a pipe holds, on both streams, by Python and behind its back."""
+    for stream in (sys.stdout, sys.stderr):
+        for line in range(CHATTER // 50):
+            print(f"{line:06d} {'x' * 42}", file=stream)
+    os.write(1, PRINTED)
+    print('{"event": "ended"}')
+
+
+def raise_error() -> None:
+    raise FloatingPointError("the numbers are wrong")
+
+
+def fork_and_die() -> None:
+    """Leave a child behind that has all of our files open, as a data loader's process would be."""
+    if os.fork() == 0:
+        time.sleep(600)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "raise": raise_error,
+    "exit": lambda: os._exit(3),
+    "sys.exit": lambda: sys.exit(4),
+    "segfault": segfault,
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "fork": fork_and_die,
+    "hang": hang,
+    "chat": chat,
+    "slow": lambda: time.sleep(0.2),
+}
+
+
+def planned(seed: int) -> str:
+    """What the run of a seed is to suffer from; `*` stands for all seeds."""
+    plan = json.loads(Path(os.environ["FAULTS"]).read_text("utf-8"))
+    return str(plan.get(str(seed), plan.get("*", "")))
+
+
+class FaultyAdapter:
+    """See `harness.adapter.Adapter`."""
+
+    def executions(self) -> tuple[Execution, ...]:
+        return ("eager",)
+
+    def environment(self) -> dict[str, object]:
+        return {"numpy": np.__version__}
+
+    def build(self, plan: Plan) -> Program:
+        return FaultyProgram(plan)
+
+
+class FaultyProgram:
+    """See `harness.adapter.Program`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def trainer(self, examples: Examples, rule: Rule, seed: int) -> Trainer:
+        return FaultyTrainer(self.plan, examples, rule, planned(seed))
+
+    def compilations(self) -> int:
+        return 0
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+
+class FaultyTrainer:
+    """See `harness.adapter.Trainer`. The optimizer's state is lost between epochs, so let it be SGD."""
+
+    def __init__(self, plan: Plan, examples: Examples, rule: Rule, fault: str) -> None:
+        self._plan, self._examples, self._rule, self._fault = plan, examples, rule, fault
+
+    def load(self, weights: Weights) -> None:
+        self._weights: Weights = weights
+        self._epoch = 0
+
+    def train_epoch(self, order: Any, learning_rates: Any) -> None:
+        self._epoch += 1
+        if self._fault == "slow" or (self._fault in FAULTS and self._epoch == FAULTY_EPOCH):
+            FAULTS[self._fault]()
+        x, y = self._examples.x["train"], self._examples.y["train"]
+        network, loss = self._plan.network, self._plan.loss
+        losses, self._weights = reference.train(
+            network, loss, self._rule, dict(self._weights), x, y, order[None], learning_rates[None]
+        )
+        self._losses = losses[0]
+        if self._fault == "nan" and self._epoch == FAULTY_EPOCH:
+            self._losses = self._losses * np.nan
+
+    def losses(self) -> Any:
+        return self._losses
+
+    def predict(self, split: str) -> Any:
+        outputs, _ = reference.forward(self._plan.network, dict(self._weights), self._examples.x[split])
+        return outputs
+
+    def weights(self) -> dict[str, Any]:
+        return {name: weight.astype(self._plan.precision) for name, weight in self._weights.items()}
+
+    def sync(self) -> None:
+        pass

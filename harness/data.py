@@ -50,6 +50,10 @@ __all__ = [
 Fraction = Annotated[float, Range(min=0.0, max=1.0, exclusive_min=True, exclusive_max=True)]
 
 
+FORMAT = 2
+"""Of the file that `save` writes; counts up when what is in it changes."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """The section `data` of a configuration: which data set, how it is split and scaled.

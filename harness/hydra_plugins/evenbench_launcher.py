@@ -7,7 +7,6 @@ one on the path before Hydra starts, which works from a checkout and from a whee
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -28,11 +27,10 @@ class EvenbenchLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do the runs; a failed run is a recorded result and not an exception, so that the sweep goes on."""
         composed = (self._loader.load_sweep_config(self._config, list(job)) for job in job_overrides)
-        results = [outcome.result for outcome in execute(composed)]
-        return [_returned(job, result) for job, result in zip(job_overrides, results, strict=True)]
+        return [_returned(job, result) for job, result in zip(job_overrides, execute(composed), strict=True)]
 
 
-def _returned(overrides: Sequence[str], result: dict[str, Any]) -> JobReturn:
+def _returned(overrides: Sequence[str], metrics: dict[str, float]) -> JobReturn:
     returned = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
-    returned.return_value = result["metrics"]
+    returned.return_value = metrics
     return returned

@@ -18,13 +18,14 @@ from harness import npz, optim, parity
 from harness.adapter import Execution
 from harness.config import RunConfig
 from harness.data import Dataset
+from harness.optim import Impl
 from harness.parity import BOUND, STEPS, Case, Comparison
 from harness.parse import to_plain
 from harness.shell.certificate import Certificate, Native, Party, certificate_id, today
 from harness.shell.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.versions import versions
 
-IMPLS = ("shared", "native")
+IMPLS: tuple[Impl, ...] = ("shared", "native")
 STEPS_PER_EPOCH = 5  # of the schedule in a certificate: its 20 steps are 4 epochs
 
 
@@ -94,7 +95,6 @@ class _Desk:
         folder = self._folder / framework
         folder.mkdir()
         command = {
-            "task": "trace",
             "cases": cases,
             "folder": str(folder),
             "execution": _execution(config),
@@ -104,7 +104,7 @@ class _Desk:
         worker = Worker(WorkerKey.of(replace(config, precision="float64", device="cpu")))
         left = dict.fromkeys(cases)
         try:
-            for event in worker.events(command):
+            for event in worker.trace(command):
                 left.pop(event["case"], None)
                 self._inbox.put((framework, event))
         except WorkerDiedError as error:
@@ -142,7 +142,7 @@ class _Desk:
             if name != sound[0] or len(sound) == 1:
                 comparisons.append(parity.compare(sound[0], reference, name, shared))
             gap = parity.weights_gap(shared, npz.load(paths[name, "native"]))
-            known = arrived[name, "native"].get("deviations", ())
+            known = arrived[name, "native"]["settings"].get("deviations", ())
             native[name] = Native(gap, BOUND, tuple(known))
         for path in paths.values():
             path.unlink()
@@ -162,16 +162,16 @@ class _Desk:
         )
 
 
-def _cases(config: RunConfig, dataset: Dataset) -> tuple[str, dict[str, Case]]:
+def _cases(config: RunConfig, dataset: Dataset) -> tuple[str, Mapping[str, Case]]:
     plan = config.plan(dataset)
     rate = config.optimizer.learning_rate
     rates = optim.learning_rates(config.schedule, rate, STEPS // STEPS_PER_EPOCH, STEPS_PER_EPOCH)
-    cases = {
+    cases: dict[str, Case] = {
         impl: Case(
             name=config.model.name,
             layers=config.model.layers,
             input=plan.network.input,
-            outputs=plan.outputs,
+            outputs=plan.network.out_shape[0],
             loss=plan.loss,
             optimizer=replace(config.optimizer, impl=impl),
             rates=tuple(float(value) for value in rates.ravel()),

@@ -150,7 +150,21 @@ def _leaderboard(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _certify(arguments: Sequence[str]) -> int:
+    from harness.shell.looking import certify_command
+
+    return certify_command(arguments)
+
+
+def _show(arguments: Sequence[str]) -> int:
+    from harness.shell.looking import show_command
+
+    return show_command(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "certify": _certify,
+    "show": _show,
     "leaderboard": _leaderboard,
     "ui": _ui,
     "sync": _sync,

@@ -41,7 +41,8 @@ class DataShelf:
 
     def get(self, config: DataConfig, results_dir: Path) -> tuple[Dataset, str]:
         """The data set and its file, relative to `results_dir`; raises ConfigError."""
-        text = json.dumps(to_plain(config), sort_keys=True)
+        # a file that an older version made is another file
+        text = json.dumps([data.FORMAT, to_plain(config)], sort_keys=True)
         name = f"data/{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
         key = results_dir, name
         if key not in self._loaded:

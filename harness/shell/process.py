@@ -154,7 +154,7 @@ class Worker:
         The time starts when the run does, not while another sweep holds the folder. Raises WorkerDiedError.
         """
         self.wait_ready()
-        self._send({"folder": str(folder.resolve()), "again": again})
+        self._send({"task": "run", "folder": str(folder.resolve()), "again": again})
         deadline: float | None = None
         limit = "" if timeout_s is None else f"the run took longer than timeout_s={timeout_s:g}"
         while True:
@@ -163,6 +163,16 @@ class Worker:
                 return
             if event["event"] == "started" and timeout_s is not None:
                 deadline = time.monotonic() + timeout_s
+            yield event
+
+    def trace(self, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Have the cases of a certificate trained (see `harness/worker/trace.py`); yields an event for each.
+
+        Raises WorkerDiedError.
+        """
+        self.wait_ready()
+        self._send({"task": "trace", **command})
+        while (event := self._next(None, ""))["event"] != "ended":
             yield event
 
     def close(self, kill: bool = False) -> None:

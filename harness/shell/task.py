@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,18 +32,22 @@ from harness.shell.leaderboard import print_leaderboard
 from harness.shell.origins import Origins, locate
 from harness.shell.prepare import DataShelf
 from harness.shell.progress import reporter
-from harness.shell.session import Outcome, Session
+from harness.shell.session import Session
 from harness.shell.versions import installed
 
 PACKAGE = Path(harness.__file__).resolve().parent
 OK, FAILED, WRONG = 0, 1, 2
 
 
+CarryOut = Callable[[list[RunConfig]], list[dict[str, float]]]
+"""What is done with the runs that Hydra composed; gives the metrics of each back to Hydra."""
+
+
 @dataclass
 class _Command:
     """The command that is being carried out."""
 
-    session: Session
+    carry_out: CarryOut
     mistakes: list[Mistake]
     refused: bool = False
 
@@ -59,6 +63,30 @@ def conf_folder() -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Run or sweep as the arguments (in Hydra's syntax) say; returns the exit status."""
+    with Session(reporter()) as session:
+        status = compose(arguments, lambda configs: [o.result["metrics"] for o in session.execute(configs)])
+    if session.outcomes:
+        print_leaderboard(session.outcomes)
+        return OK if all(outcome.finished for outcome in session.outcomes) else FAILED
+    return status
+
+
+def collect(arguments: Sequence[str]) -> list[RunConfig]:
+    """The runs that the arguments of a sweep describe, checked; nothing is run. Raises ConfigError."""
+    found: list[RunConfig] = []
+
+    def take(configs: list[RunConfig]) -> list[dict[str, float]]:
+        found.extend(configs)
+        return [{}] * len(configs)
+
+    status = compose(["--multirun", *arguments], take)
+    if status:
+        raise SystemExit(status)
+    return found
+
+
+def compose(arguments: Sequence[str], carry_out: CarryOut) -> int:
+    """Have Hydra compose what the arguments say, and carry it out; returns Hydra's exit status."""
     options, asked, others = overrides.split(arguments)
     folders = [conf_folder()]
     if options.config_dir:
@@ -68,25 +96,24 @@ def main(arguments: Sequence[str]) -> int:
     if mistakes and (options.cfg or options.info):
         raise ConfigError(mistakes)
     _prepare_hydra(folders)
-    with Session(reporter()) as session:
-        command = _Command(session, mistakes)
-        _commands.append(command)
-        try:
-            status = _run_hydra(kept + others)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ConfigError([*mistakes, *overrides.refusal(error, folders[1:])]) from error
-        finally:
-            _commands.pop()
+    command = _Command(carry_out, mistakes)
+    _commands.append(command)
+    try:
+        status = _run_hydra(kept + others)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError([*mistakes, *overrides.refusal(error, folders[1:])]) from error
+    finally:
+        _commands.pop()
     if mistakes and not command.refused:  # Hydra ended before it called us
         raise ConfigError(mistakes)
-    if session.outcomes:
-        print_leaderboard(session.outcomes)
-        return OK if all(outcome.finished for outcome in session.outcomes) else FAILED
     return status
 
 
-def execute(composed: Iterable[DictConfig]) -> list[Outcome]:
-    """Check and run composed configurations in the current session; a wrong request ends the command."""
+def execute(composed: Iterable[DictConfig]) -> list[dict[str, float]]:
+    """Check composed configurations and carry them out; a wrong request ends the command.
+
+    Returns the metrics of each.
+    """
     command = _commands[-1]
     configs: list[RunConfig] = []
     origins: list[Origins] = []
@@ -100,7 +127,7 @@ def execute(composed: Iterable[DictConfig]) -> list[Outcome]:
     with _refusing(command, origins):
         if mistakes:
             raise ConfigError(mistakes)
-        return command.session.execute(configs)
+        return command.carry_out(configs)
 
 
 @contextmanager
@@ -121,7 +148,7 @@ def _run_hydra(arguments: list[str]) -> int:
         full = HydraConfig.instance().cfg
         merged = OmegaConf.merge(full, config) if full is not None else config
         assert isinstance(merged, DictConfig)
-        return execute([merged])[0].result["metrics"]
+        return execute([merged])[0]
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what is wrong instead of printing it
     before = sys.argv
@@ -134,6 +161,13 @@ def _run_hydra(arguments: list[str]) -> int:
         finally:
             sys.argv = before
     return OK
+
+
+def installed_frameworks() -> list[str]:
+    """The project's own frameworks whose packages are in this environment, by name."""
+    folder = conf_folder()
+    names = sorted(path.stem for path in (folder / "framework").glob("*.yaml"))
+    return [name for name in names if _is_installed(name, [folder])]
 
 
 def _prepare_hydra(folders: Sequence[Path]) -> None:

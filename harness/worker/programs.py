@@ -8,7 +8,7 @@ MAX_PROGRAMS = 32
 
 
 class Programs:
-    """Programs by plan; the one that was unused for longest goes first."""
+    """The programs that this worker has compiled, by plan; the longest unused goes first."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -24,3 +24,8 @@ class Programs:
             program = self.adapter.build(plan)
         self._kept[plan] = program
         return program, new
+
+    def drop_last(self) -> None:
+        """Forget the program used last: an exception may have left it half-way, in evaluation mode, say."""
+        if self._kept:
+            self._kept.popitem()

@@ -1,10 +1,10 @@
 """The worker's loop: import one adapter, then serve runs until the shell goes away.
 
-Standard input carries one JSON line a run (`{"folder": ..., "again": bool}`), the first standard output
-carries events back. Both are moved out of the frameworks' reach at once: whatever they print goes to
-standard error, which is a file of the shell's, or the run's `worker.log` while there is a run.
-When standard input ends, the shell is gone, and so are we: an orphan must not go on writing where a new
-sweep writes.
+Standard input carries one JSON line a task (`{"task": "run", "folder": ..., "again": bool}`), the first
+standard output carries events back. Both are moved out of the frameworks' reach at once: whatever they print
+goes to standard error, which is a file of the shell's, or the run's `worker.log` while there is a run. When
+standard input ends, the shell is gone, and so are we: an orphan must not go on writing where a new sweep
+writes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from harness import measure
 from harness.adapter import Adapter, AdapterOptions
 from harness.job import CONCLUSIVE, RunFolder
 from harness.parse import parse
-from harness.worker.train import Programs, run
+from harness.worker.programs import Programs
+from harness.worker.trace import trace_all
+from harness.worker.train import run
 
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -52,6 +54,9 @@ def main(arguments: str) -> None:
     programs = Programs(adapter)
     while True:
         command = inbox.get()
+        if command["task"] == "trace":
+            trace_all(command, programs, emit)
+            continue
         folder = RunFolder(Path(command["folder"]))
         with folder.locked():
             # another sweep may have finished the same run while we waited for the lock

@@ -40,10 +40,10 @@ def trace_all(command: Mapping[str, Any], programs: Programs, emit: Emit) -> Non
         event: dict[str, Any] = {"event": "traced", "case": identifier}
         try:
             case = parse(Case, plain)
-            found = _Tracer(
-                case, programs, command["execution"], command["xla"], command["precision"]
-            ).trace()
+            tracer = _Tracer(case, programs, command["execution"], command["xla"], command["precision"])
+            found = tracer.trace()
             npz.save(Path(command["folder"]) / f"{identifier}.npz", found)
+            event["settings"] = tracer.settings()
         except Exception as error:
             traceback.print_exc()
             event["error"] = f"{type(error).__name__}: {error}"
@@ -91,6 +91,10 @@ class _Tracer:
         trace["losses"] = np.array(losses)
         trace["evaluation"] = self._evaluate(trainer)
         return {name: np.asarray(value, np.float64) for name, value in trace.items()}
+
+    def settings(self) -> dict[str, object]:
+        """What ran, as the adapter tells it: known deviations of a native optimizer among it."""
+        return self._programs.get(self._plan)[0].settings()
 
     def _gradients(self) -> dict[str, NDArray[Any]]:
         """What one step of gradient descent at learning rate 1 takes away from each weight."""

@@ -20,38 +20,14 @@ from typing import Any
 import numpy as np
 
 from harness import measure, metrics, optim, weights
-from harness.adapter import Adapter, Examples, Plan, Program, Trainer
+from harness.adapter import Examples, Plan, Program, Trainer
 from harness.config import RunConfig
 from harness.data import Dataset, batch_order, open_dataset
 from harness.job import Failure, Job, Result, RunFolder, Status
 from harness.parse import parse, to_plain
+from harness.worker.programs import Programs
 
 Emit = Callable[[Mapping[str, Any]], None]
-MAX_PROGRAMS = 32
-
-
-class Programs:
-    """The programs that this worker has compiled, by plan; the longest unused goes first."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
-        self._kept: dict[Plan, Program] = {}
-
-    def get(self, plan: Plan) -> tuple[Program, bool]:
-        """The program of a plan, and whether it had to be built."""
-        program = self._kept.pop(plan, None)
-        new = program is None
-        if program is None:
-            if len(self._kept) >= MAX_PROGRAMS:
-                del self._kept[next(iter(self._kept))]
-            program = self.adapter.build(plan)
-        self._kept[plan] = program
-        return program, new
-
-    def drop_last(self) -> None:
-        """Forget the program used last: an exception may have left it half-way, in evaluation mode, say."""
-        if self._kept:
-            self._kept.popitem()
 
 
 class DivergedError(Exception):

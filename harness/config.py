@@ -107,6 +107,7 @@ class RunConfig:
     execution: Execution
     threads: Positive
     device: str
+    certify: Literal["auto", "off"]
     isolation: Literal["warm", "fresh"]
     timeout_s: Annotated[float, Range(min=0.0, exclusive_min=True)] | None
     study: str
@@ -194,10 +195,11 @@ def identity(config: RunConfig, versions: Mapping[str, str], fingerprint: str) -
 
     `versions` are those of the distributions in the worker's interpreter, this project's own included;
     `fingerprint` is that of the data, which stands for the code and the packages that made it. Left out is
-    what can't change a number: names of studies and folders, tracking, isolation, timeouts, `force`.
+    what can't change a number: names of studies and folders, tracking, certificates, isolation, timeouts,
+    `force`.
     """
     plain = config.to_plain()
-    for key in ("study", "results_dir", "tracking", "force", "isolation", "timeout_s"):
+    for key in ("study", "results_dir", "tracking", "force", "certify", "isolation", "timeout_s"):
         del plain[key]
     framework = plain["framework"]
     plain["framework"] = {key: framework[key] for key in ("name", "adapter", "backend", "xla", "env")}

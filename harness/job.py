@@ -33,13 +33,14 @@ TAIL_BYTES = 16384  # of a log, at most; a worker may print without end
 @dataclass(frozen=True)
 class Job:
     """What a worker is told: `config` is the plain form of a RunConfig, `data_file` a path relative to the
-    results folder, `versions` those that went into the run id."""
+    results folder, `versions` those that went into the run id, `certificate` what is proved of the run."""
 
     run_id: str
     study: str
     config: dict[str, Any]
     data_file: str
     versions: dict[str, str] = field(default_factory=dict)
+    certificate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,15 @@ class Shelf:
         plain = {"certificate": to_plain(certificate), "passed": certificate.passed, "verdicts": verdicts}
         write_json(self.path(certificate.id), plain)
 
+    def copy_to(self, folder: Path, identifier: str | None) -> None:
+        """Put a certificate into a run's folder, as `certificate.json`; without one, remove an old copy."""
+        target = folder / "certificate.json"
+        plain = read_json(self.path(identifier)) if identifier else None
+        if plain is None:
+            target.unlink(missing_ok=True)
+        else:
+            write_json(target, plain)
+
 
 def today() -> str:
     """The date of a certificate."""

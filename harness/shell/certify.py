@@ -21,7 +21,7 @@ from harness.data import Dataset
 from harness.optim import Impl
 from harness.parity import BOUND, STEPS, Case, Comparison
 from harness.parse import to_plain
-from harness.shell.certificate import Certificate, Native, Party, certificate_id, today
+from harness.shell.certificate import Certificate, Native, Party, Shelf, certificate_id, today
 from harness.shell.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.versions import versions
 
@@ -56,9 +56,39 @@ def subjects(configs: Iterable[tuple[RunConfig, Dataset]]) -> list[Subject]:
     return list(found.values())
 
 
-def subject_id(config: RunConfig, dataset: Dataset) -> str:
-    """The id of the certificate that a run needs."""
-    return _cases(config, dataset)[0]
+def make_missing(
+    requests: Sequence[tuple[RunConfig, Dataset]], shelf: Shelf, note: Callable[[str], None]
+) -> None:
+    """Certify what several frameworks are asked to train and no stored certificate covers."""
+    missing = [
+        subject
+        for subject in subjects(requests)
+        if len(subject.frameworks) > 1 and not shelf.covers(subject.id, subject.parties())
+    ]
+    if not missing:
+        return
+    names = sorted({name for subject in missing for name in subject.frameworks})
+    what = ", ".join(f"{s.model} {s.cases['shared'].optimizer.name}" for s in missing)
+    note(f"certifying {what} in {', '.join(names)} (certify=off leaves it out)")
+
+    def done(certificate: Certificate) -> None:
+        shelf.put(certificate)
+        if not certificate.passed:
+            title = f"{certificate.model} {certificate.optimizer}"
+            note(f"{title}: the frameworks do NOT agree, see {shelf.path(certificate.id)}")
+
+    certify(missing, done)
+
+
+def statement(config: RunConfig, dataset: Dataset, shelf: Shelf) -> dict[str, str]:
+    """What a run can say of itself: its verdict, and the id of the certificate that it comes from."""
+    identifier = _cases(config, dataset)[0]
+    name = config.framework.name
+    party = Party(_execution(config), versions(config.framework))
+    known = shelf.get(identifier)
+    if known is None or known.parties.get(name) != to_plain(party):
+        return {"status": "none"}
+    return {"status": known.verdict(name, config.optimizer.impl), "id": identifier}
 
 
 def certify(wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> None:

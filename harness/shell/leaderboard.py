@@ -18,7 +18,17 @@ from harness.shell.entities import flatten
 from harness.shell.session import Outcome
 
 SECTIONS = ("model", "data", "framework", "optimizer", "schedule")
-NO_AXES = {"seed", "repeat", "study", "results_dir", "force", "isolation", "timeout_s", "tracking.uri"}
+NO_AXES = {
+    "seed",
+    "repeat",
+    "study",
+    "results_dir",
+    "force",
+    "isolation",
+    "certify",
+    "timeout_s",
+    "tracking.uri",
+}
 ALWAYS = ("model", "data", "framework", "execution")
 SCORES = ("test/accuracy", "test/r2")
 

@@ -32,6 +32,11 @@ class Prepared:
     folder: RunFolder
     worker: WorkerKey
 
+    @property
+    def results_dir(self) -> Path:
+        """The results folder, absolute."""
+        return self.folder.path.parents[1]
+
 
 class DataShelf:
     """Data sets by their configuration, kept in `<results_dir>/data` so that they are made only once."""

@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from harness.config import RunConfig
+from harness.data import Dataset
 from harness.job import CONCLUSIVE, Failure, Result, RunFolder
 from harness.parse import to_plain
 from harness.shell import links
+from harness.shell.certificate import Shelf
+from harness.shell.certify import make_missing, statement
 from harness.shell.prepare import DataShelf, Prepared, prepare
 from harness.shell.process import Death, Worker, WorkerDiedError, WorkerKey
 from harness.shell.progress import Reporter
@@ -87,7 +90,7 @@ class Session:
         asked = prepare(configs, self._shelf)
         runs = list({run.job.run_id: run for run in asked}.values())
         done = {run.job.run_id: result for run in runs if (result := _known(run)) is not None}
-        todo = [run for run in runs if run.job.run_id not in done]
+        todo = self._certified([run for run in runs if run.job.run_id not in done])
         self._reporter.begin(len(todo), len(done))
         warm = dict.fromkeys(run.worker for run in todo if run.config.isolation == "warm")
         for key in list(warm)[:MAX_WORKERS]:
@@ -113,6 +116,23 @@ class Session:
         self.outcomes += outcomes.values()
         return [outcomes[run.job.run_id] for run in asked]
 
+    def _certified(self, runs: Sequence[Prepared]) -> list[Prepared]:
+        """The runs with their certificates, of which those that are missing are made first."""
+        requests: dict[Path, list[tuple[RunConfig, Dataset]]] = {}
+        for run in runs:
+            if run.config.certify == "auto":
+                requests.setdefault(run.results_dir, []).append((run.config, self._dataset(run)))
+        for results_dir, wanted in requests.items():
+            make_missing(wanted, Shelf(results_dir), self._reporter.note)
+        return [self._with_statement(run) for run in runs]
+
+    def _with_statement(self, run: Prepared) -> Prepared:
+        said = statement(run.config, self._dataset(run), Shelf(run.results_dir))
+        return replace(run, job=replace(run.job, certificate=said))
+
+    def _dataset(self, run: Prepared) -> Dataset:
+        return self._shelf.get(run.config.data, run.results_dir)[0]
+
     def _track(self, run: Prepared) -> TrackingThread:
         key = run.config.results_dir, run.config.tracking.uri
         if key not in self._tracking:
@@ -126,6 +146,7 @@ class Session:
         tracking, folder = self._track(run), run.folder
         self._reporter.started(label, run.config.train.epochs)
         folder.write_job(to_plain(run.job))
+        Shelf(run.results_dir).copy_to(folder.path, (run.job.certificate or {}).get("id"))
         begun: dict[str, Any] | None = None
         try:
             for event in self._events(run):
@@ -187,7 +208,8 @@ class Session:
                 folder.set_aside()
             epochs = [event for event in folder.events() if event["event"] == "epoch"]
             failure = Failure(death.type, death.message, folder.log_tail() or death.log_tail)
-            result = Result(run.job.run_id, death.status, failure, epochs=tuple(epochs))
+            run_id, proof = run.job.run_id, run.job.certificate
+            result = Result(run_id, death.status, failure, epochs=tuple(epochs), certificate=proof)
             folder.write_result(to_plain(result))
 
     def _worker(self, key: WorkerKey) -> Worker:

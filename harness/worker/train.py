@@ -110,6 +110,7 @@ class Training:
             epochs=tuple(self._epochs),
             timing=self._timing,
             environment=self._environment,
+            certificate=self._job.certificate,
         )
 
     def _set_up(self) -> tuple[_Setting, bool]:

@@ -70,8 +70,10 @@ class Certificate:
         if framework not in self.parties:
             return "none"
         concerned = [c for c in self.comparisons if framework in (c.reference, c.framework)]
-        if framework in self.errors or not concerned or not all(c.passed for c in concerned):
+        if framework in self.errors or not all(c.passed for c in concerned):
             return "fails"
+        if not concerned:  # no other framework got as far as to be compared
+            return "none"
         if impl == "shared":
             return "exact"
         return parse(Native, self.native[framework]).verdict

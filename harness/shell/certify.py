@@ -169,7 +169,7 @@ class _Desk:
         reference = npz.load(paths[sound[0], "shared"]) if sound else {}
         for name in sound:
             shared = npz.load(paths[name, "shared"])
-            if name != sound[0] or len(sound) == 1:
+            if name != sound[0]:
                 comparisons.append(parity.compare(sound[0], reference, name, shared))
             gap = parity.weights_gap(shared, npz.load(paths[name, "native"]))
             known = arrived[name, "native"]["settings"].get("deviations", ())

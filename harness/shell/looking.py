@@ -14,7 +14,7 @@ from rich.table import Table
 from harness.config import RunConfig
 from harness.data import Dataset
 from harness.parity import BOUND, GATES, STEPS
-from harness.parse import to_plain
+from harness.parse import ConfigError, Mistake, to_plain
 from harness.shell import task
 from harness.shell.certificate import Certificate, Shelf
 from harness.shell.certify import certify, subjects
@@ -44,6 +44,11 @@ def certify_command(arguments: Sequence[str]) -> int:
     configs = task.collect([*_defaults(rest), *rest])
     shelf, data = Shelf(Path(configs[0].results_dir).resolve()), DataShelf()
     wanted = subjects((config, _dataset(config, data)) for config in configs)
+    if any(len(subject.frameworks) < 2 for subject in wanted):
+        names = ", ".join(task.installed_frameworks())
+        raise ConfigError(
+            [Mistake("framework", "one framework has nothing to agree with", f"two of {names}")]
+        )
     missing = [s for s in wanted if options.again or not shelf.covers(s.id, s.parties())]
     console = Console(stderr=True, highlight=False)
 

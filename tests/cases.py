@@ -10,14 +10,20 @@ from typing import Any
 from harness import optim
 from harness.adapter import Adapter, Examples, Plan, Program
 from harness.parse import ConfigError, parse
-from harness.spec import ModelSpec
+from harness.spec import Input, ModelSpec
 
 _programs: dict[Plan, Program] = {}
 
 
 def network(task: dict[str, Any]) -> Any:
-    """The network of a task: `layers`, `in_shape`, `outputs`."""
-    return ModelSpec.parse(task["layers"]).resolve(tuple(task["in_shape"]), task["outputs"])
+    """The network of a task: `layers`, `in_shape`, `outputs`, and maybe `vocabulary` and `lengths`."""
+    given = Input(tuple(task["in_shape"]), task.get("vocabulary", 0), task.get("lengths") is not None)
+    return ModelSpec.parse(task["layers"]).resolve(given, task["outputs"])
+
+
+def examples(task: dict[str, Any]) -> Examples:
+    """The arrays of a task."""
+    return Examples(task["x"], task["y"], task.get("lengths"))
 
 
 def rule(raw: dict[str, Any]) -> optim.Rule:
@@ -52,13 +58,13 @@ def train(
     """
     key = plan(task, rule)
     program = _programs.get(key) or _programs.setdefault(key, adapter.build(key))
-    examples = Examples(task["x"], task["y"])
+    data = examples(task)
     results = []
     for run in runs:
         if not run.get("again"):
             real = parse(optim.Rule, rule | run.get("numbers", {}))  # type: ignore[arg-type]
             assert optim.program_rule(real) == key.rule
-            trainer = program.trainer(examples, real, run.get("seed", 0))
+            trainer = program.trainer(data, real, run.get("seed", 0))
         trainer.load(run["weights"])
         loaded = trainer.weights()
         before = {split: trainer.predict(split) for split in ("train", "val", "test")}
@@ -94,7 +100,7 @@ def load_refusal(
 ) -> str:
     """The message with which `load` refuses weights; empty if it takes them."""
     program = adapter.build(plan(task, rule))
-    trainer = program.trainer(Examples(task["x"], task["y"]), parse(optim.Rule, rule), 0)  # type: ignore[arg-type]
+    trainer = program.trainer(examples(task), parse(optim.Rule, rule), 0)  # type: ignore[arg-type]
     try:
         trainer.load(weights)
     except ValueError as error:

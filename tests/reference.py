@@ -1,7 +1,8 @@
 """The training of a network in NumPy, float64: what every adapter has to compute.
 
-Written for reading rather than for speed, and independent of the frameworks: each layer kind's forward pass
-and its gradient stand side by side. The losses' gradients are with respect to the logits.
+Written for reading rather than for speed, and independent of the frameworks: the forward pass of the layers
+of feed-forward networks and its gradient stand side by side; all other kinds are in tests/forward.py. The
+losses' gradients are with respect to the logits.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def layer(node: Node, weights: Weights, x: Array) -> tuple[Array, Backward]:
         case Flatten():
             return x.reshape(len(x), -1), lambda g: (g.reshape(x.shape), {})
         case _:
-            assert_never(node.layer)
+            raise NotImplementedError(f"{node.layer.kind}: only its forward pass, in tests/forward.py")
 
 
 def forward(network: Network, weights: Weights, x: Array) -> tuple[Array, list[Backward]]:

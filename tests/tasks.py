@@ -40,12 +40,22 @@ def shared(name: str) -> dict[str, Any]:
 
 
 def make_task(execution: str, **other: Any) -> Task:
-    """A small task with rows to spare; `other` replaces parts of it."""
+    """A small task with rows to spare; `other` replaces parts of it. With `padded`, its rows are sequences of
+    unequal length; with `vocabulary`, token ids."""
     task = {"layers": MLP, "in_shape": [5], "outputs": 3, "loss": "cross_entropy", "precision": "float64"}
     task |= {"execution": execution, "batches": [STEPS, BATCH]} | other
     random = np.random.default_rng(1)
     rows = {"train": ROWS, "val": 10, "test": 7}
     task["x"] = {split: random.normal(size=(n, *task["in_shape"])) for split, n in rows.items()}
+    if "vocabulary" in task:
+        shapes = {split: x.shape for split, x in task["x"].items()}
+        task["x"] = {s: random.integers(1, task["vocabulary"], n) * 1.0 for s, n in shapes.items()}
+    if task.get("padded"):
+        steps = task["in_shape"][0]
+        # every length, from a single step to no padding at all
+        task["lengths"] = {split: 1 + np.arange(n) % steps for split, n in rows.items()}
+        for split, x in task["x"].items():
+            x[np.arange(steps) >= task["lengths"][split][:, None]] = 0.0
     if task["loss"] == "mse":
         task["y"] = {split: random.normal(size=(n, task["outputs"])) for split, n in rows.items()}
     else:

@@ -1,8 +1,10 @@
-"""What holds for PyTorch beyond the contract: its native optimizers are the rules, to rounding."""
+"""What holds for PyTorch beyond the contract: its native optimizers are the rules, to rounding, and recurrent
+layers are its fused ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,9 @@ from adapters import torch as torch_adapter
 from harness import weights as canonical
 from harness.adapter import AdapterOptions
 from harness.parse import ConfigError
+from tests import cases
 from tests.lab import Lab, frameworks
-from tests.tasks import BOUND, RULES, expected, make_run, make_task
+from tests.tasks import BOUND, RULES, Run, Task, expected, make_run, make_task
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -56,3 +59,66 @@ def refused_device(adapter: object, device: str) -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+CELLS = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", CELLS)
+def test_recurrent_layers_take_the_fused_kernels(
+    kind: str, padded: bool, lab: Callable[[str, str], Lab]
+) -> None:
+    """Catches: a loop over steps in Python, or packed sequences, where torch has one call; and a second bias
+    that is trained: it must stay zero, or the network has more freedom than the spec gives it."""
+    layers = [{"kind": kind, "units": 3, "bidirectional": True, "returns": "last"}, {"kind": "output"}]
+    task = make_task("eager", layers=layers, in_shape=[5, 4], padded=padded)
+    rule = {"name": "adamw", "learning_rate": 0.02, "weight_decay": 0.1}
+    run = make_run(task, 0.02)
+    found = lab("torch", "float64").call("tests.test_torch:recurrent_kernels", task=task, rule=rule, run=run)
+    assert found["settings"]["recurrent"] == "fused"
+    assert found["kernels"].get(f"aten::{CELLS[kind]}") == (2 if padded else 1)
+    assert found["second_biases"] == [kind == "gru"] * 2
+
+
+def recurrent_kernels(adapter: Any, task: Task, rule: dict[str, Any], run: Run) -> dict[str, Any]:
+    """The case: train, and profile one forward pass. `second_biases`: whether each is other than zero."""
+    from torch.profiler import profile
+
+    program = adapter.build(cases.plan(task, rule))
+    trainer = program.trainer(cases.examples(task), cases.rule(rule), 0)
+    trainer.load(run["weights"])
+    trainer.train_epoch(run["orders"][0], run["rates"][0])
+    with profile() as profiled:
+        trainer.predict("test")
+    seconds = [p for name, p in program.model.module.named_parameters() if "bias_hh" in name]
+    return {
+        "kernels": {event.key: event.count for event in profiled.key_averages()},
+        "settings": program.settings(),
+        "second_biases": [bool(p.detach().abs().max() > 0) for p in seconds],
+    }
+
+
+def test_lstm_in_float32_takes_the_kernel_of_onednn(lab: Callable[[str, str], Lab]) -> None:
+    """Catches: a frozen bias, or a way to cut out batches, that makes torch fall back to its slower loop."""
+    layers = [{"kind": "lstm", "units": 3, "returns": "last"}, {"kind": "output"}]
+    task = make_task("eager", layers=layers, in_shape=[5, 4], precision="float32")
+    rule = {"name": "sgd", "learning_rate": 0.1}
+    run = make_run(task, 0.1)
+    found = lab("torch", "float32").call("tests.test_torch:recurrent_kernels", task=task, rule=rule, run=run)
+    assert "aten::mkldnn_rnn_layer" in found["kernels"]
+
+
+def test_a_long_recurrence_is_refused_where_it_would_be_unrolled(lab: Callable[[str, str], Lab]) -> None:
+    """Catches: a run that compiles for many minutes before anything is trained."""
+    layers = [{"kind": "lstm", "units": 3, "bidirectional": True}, {"kind": "flatten"}, {"kind": "output"}]
+    rule = {"name": "sgd", "learning_rate": 0.1}
+
+    def refusal(execution: str, steps: int) -> str:
+        task = make_task(execution, layers=layers, in_shape=[steps, 2])
+        message: str = lab("torch", "float64").call("tests.cases:refusal", task=task, rule=rule)
+        return message
+
+    assert "66 steps" in refusal("compiled", 33) and "eager" in refusal("compiled", 33)
+    assert not refusal("eager", 33)
+    assert not refusal("compiled", 32)

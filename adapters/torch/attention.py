@@ -85,8 +85,8 @@ def self_attention(node: Node, layer: SelfAttention, dtype: torch.dtype, device:
     def bias(name: str, part: Tensor) -> tuple[str, Tensor]:
         return names[name], part.view(heads, -1)
 
-    key, query, value = made.into.detach().split(width)
-    query_bias, value_bias = made.bias.detach().split(width)
+    key, query, value = made.into.detach().chunk(3)
+    query_bias, value_bias = made.bias.detach().chunk(2)
     return Built(
         made,
         (
@@ -103,5 +103,8 @@ def self_attention(node: Node, layer: SelfAttention, dtype: torch.dtype, device:
 
 def layer_norm(node: Node, layer: LayerNorm, dtype: torch.dtype, device: torch.device) -> Built:
     """Over the last axis."""
-    made, names = nn.LayerNorm(node.in_shape[-1], layer.epsilon, dtype=dtype, device=device), node.weight_names()
+    made, names = (
+        nn.LayerNorm(node.in_shape[-1], layer.epsilon, dtype=dtype, device=device),
+        node.weight_names(),
+    )
     return Built(made, (bind(names["gamma"], made.weight), bind(names["beta"], made.bias)))

@@ -18,7 +18,7 @@ def as_is(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bound:
-    """A canonical weight: `read` gives it as it is now, `write` takes a new value, both in canonical layout."""
+    """A canonical weight in canonical layout: `read` gives it as it is now, `write` takes a new value."""
 
     name: str
     read: Callable[[], Tensor]

@@ -23,10 +23,13 @@ from adapters.torch.optimizers import Slots
 from harness.optim import Rule
 
 Named = dict[str, Tensor]
-Gradient = Callable[[Named, Tensor, Tensor, Tensor], tuple[Named, Tensor]]
-"""(weights, x, y, rows of the batch) -> (gradients, loss)"""
-Step = Callable[[Named, list[Slots], Named, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(weights, slots, numbers, x, y, rows of the batch, learning rate, t) -> loss; updates weights and slots"""
+Inputs = tuple[Tensor, ...]
+"""What the network takes: x, and of padded sequences their lengths."""
+Gradient = Callable[[Named, Named, Inputs, Tensor, Tensor], tuple[Named, Tensor]]
+"""(weights, state, inputs, y, rows of the batch) -> (gradients, loss); updates the state"""
+Step = Callable[[Named, Named, list[Slots], Named, Inputs, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(weights, state, slots, numbers, inputs, y, rows of the batch, learning rate, t) -> loss; updates weights,
+state and slots"""
 
 
 class Compiler:
@@ -51,10 +54,20 @@ class Compiler:
 def gradient(module: nn.Module, criterion: Criterion) -> Gradient:
     """The function that gives gradients and loss of a batch."""
 
-    def loss(weights: Named, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        return criterion(functional_call(module, weights, (x[rows],)), y[rows])
+    def loss(weights: Named, state: Named, inputs: Inputs, y: Tensor, rows: Tensor) -> tuple[Tensor, Named]:
+        # running statistics are changed in place, which torch.func allows for what was made inside of it
+        state = {name: value.clone() for name, value in state.items()}
+        outputs = functional_call(module, (weights, state), tuple(x[rows] for x in inputs))
+        return criterion(outputs, y[rows]), state
 
-    result: Gradient = grad_and_value(loss)
+    differentiate = grad_and_value(loss, has_aux=True)
+
+    def result(weights: Named, state: Named, inputs: Inputs, y: Tensor, rows: Tensor) -> tuple[Named, Tensor]:
+        gradients, (value, new) = differentiate(weights, state, inputs, y, rows)
+        for name, kept in state.items():
+            kept.copy_(new[name])
+        return gradients, value
+
     return result
 
 
@@ -64,20 +77,21 @@ def whole_step(module: nn.Module, criterion: Criterion, rule: Rule) -> Step:
 
     def step(
         weights: Named,
+        state: Named,
         slots: list[Slots],
         numbers: Named,
-        x: Tensor,
+        inputs: Inputs,
         y: Tensor,
         rows: Tensor,
         lr: Tensor,
         t: Tensor,
     ) -> Tensor:
-        gradients, loss = differentiate(weights, x, y, rows)
-        for (name, weight), state in zip(weights.items(), slots, strict=True):
-            new, updated = rule.update(weight, gradients[name], state, numbers, lr, t)
+        gradients, loss = differentiate(weights, state, inputs, y, rows)
+        for (name, weight), of_weight in zip(weights.items(), slots, strict=True):
+            new, updated = rule.update(weight, gradients[name], of_weight, numbers, lr, t)
             weight.copy_(new)
             for slot, value in updated.items():
-                state[slot].copy_(value)
+                of_weight[slot].copy_(value)
         return loss
 
     return step

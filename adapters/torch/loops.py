@@ -24,12 +24,13 @@ Loop = Callable[[Tensor, list[float]], list[Tensor]]
 
 @dataclass(frozen=True)
 class Run:
-    """What a loop works on: `x` and `y` are the training split, on the device but for `idiomatic`."""
+    """What a loop works on: `inputs` (x, and of padded sequences their lengths) and `y` are the training
+    split, on the device but for `idiomatic`."""
 
     model: Model
     criterion: Criterion
     optimizer: torch.optim.Optimizer
-    x: Tensor
+    inputs: tuple[Tensor, ...]
     y: Tensor
     batch_size: int
     device: torch.device
@@ -53,18 +54,18 @@ def idiomatic(run: Run) -> Loop:
     sampler = _GivenOrder()
     # a generator of its own, since the loader draws from it and dropout must not depend on that
     own = torch.Generator()
-    rows = TensorDataset(run.x, run.y)
+    rows = TensorDataset(*run.inputs, run.y)
     loader = DataLoader(rows, run.batch_size, sampler=sampler, drop_last=True, generator=own)
     model, criterion, optimizer, device = run.model.module, run.criterion, run.optimizer, run.device
 
     def epoch(order: Tensor, rates: list[float]) -> list[Tensor]:
         sampler.rows = order.flatten().tolist()
         losses = []
-        for (x, y), rate in zip(loader, rates, strict=True):
-            x, y = x.to(device), y.to(device)
+        for batch, rate in zip(loader, rates, strict=True):
+            *inputs, y = (part.to(device) for part in batch)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
-            loss = criterion(model(x), y)
+            loss = criterion(model(*inputs), y)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.detach())
@@ -75,14 +76,14 @@ def idiomatic(run: Run) -> Loop:
 
 def eager(run: Run) -> Loop:
     """One step at a time; a batch is a row of indices into data that lies on the device."""
-    model, criterion, optimizer, x, y = run.model.module, run.criterion, run.optimizer, run.x, run.y
-    group, parameters, step = optimizer.param_groups[0], list(model.parameters()), optimizer.step
+    model, criterion, optimizer, inputs, y = run.model.module, run.criterion, run.optimizer, run.inputs, run.y
+    group, parameters, step = optimizer.param_groups[0], list(run.model.parameters.values()), optimizer.step
 
     def epoch(order: Tensor, rates: list[float]) -> list[Tensor]:
         losses = []
         for rows, rate in zip(order.to(run.device).unbind(), rates, strict=True):
             group["lr"] = rate
-            loss = criterion(model(x[rows]), y[rows])
+            loss = criterion(model(*[x[rows] for x in inputs]), y[rows])
             for parameter in parameters:
                 parameter.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
@@ -95,7 +96,7 @@ def eager(run: Run) -> Loop:
 
 def compiled(run: Run, gradient: Gradient) -> Loop:
     """One compiled graph per step, then torch's optimizer."""
-    parameters = dict(run.model.module.named_parameters())
+    parameters, state = run.model.parameters, run.model.state
     weights = {name: p.detach() for name, p in parameters.items()}
     group, step = run.optimizer.param_groups[0], run.optimizer.step
 
@@ -104,7 +105,7 @@ def compiled(run: Run, gradient: Gradient) -> Loop:
         with torch.no_grad():
             for rows, rate in zip(order.to(run.device).unbind(), rates, strict=True):
                 group["lr"] = rate
-                gradients, loss = gradient(weights, run.x, run.y, rows)
+                gradients, loss = gradient(weights, state, run.inputs, run.y, rows)
                 for name, parameter in parameters.items():
                     parameter.grad = gradients[name]
                 step()
@@ -116,7 +117,8 @@ def compiled(run: Run, gradient: Gradient) -> Loop:
 
 def compiled_whole(run: Run, step: Step, rule: Rule) -> Loop:
     """One compiled graph per step, update included; the optimizer of `run` is not used."""
-    weights = {name: p.detach() for name, p in run.model.module.named_parameters()}
+    weights = {name: p.detach() for name, p in run.model.parameters.items()}
+    state, inputs, y = run.model.state, run.inputs, run.y
     like = next(iter(weights.values()))
     slots = optimizers.slots(rule, list(weights.values()))
     numbers = optimizers.numbers(rule, like)
@@ -130,6 +132,6 @@ def compiled_whole(run: Run, step: Step, rule: Rule) -> Loop:
         done += steps
         with torch.no_grad():
             each = zip(order.to(run.device).unbind(), rate_of.unbind(), counts.unbind(), strict=True)
-            return [step(weights, slots, numbers, run.x, run.y, rows, lr, t) for rows, lr, t in each]
+            return [step(weights, state, slots, numbers, inputs, y, rows, lr, t) for rows, lr, t in each]
 
     return epoch

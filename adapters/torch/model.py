@@ -1,13 +1,16 @@
-"""From a network to an `nn.Module`, and its weights from and to the canonical layout.
+"""From a network to an `nn.Module`: the walk through its layers and residual blocks.
 
-One case per layer kind, which holds both directions of the mapping: torch keeps a dense kernel as
-`(out, in)`. Modules are torch's own wherever it has one that computes what the kind says.
+The order of axes is decided here. Samples arrive and leave in the canonical order (height, width, channels);
+layers that slide over places take torch's order (channels first), so a permutation, which is a view, goes in
+where a layer wants the other order than the one that it is given, and nowhere else. Flatten is therefore in
+the canonical order as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import assert_never
 
 import numpy as np
@@ -15,60 +18,90 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapters.torch import layers, places
+from adapters.torch.bound import Bound, Padding
+from adapters.torch.layers import Setting
 from harness.adapter import Float, Loss, Weights
-from harness.spec import Activation, Dense, Dropout, Flatten, Network, Node
+from harness.spec import AnyNode, Network, ResidualNode
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Outputs `[batch, n]` and targets of a batch to the mean loss, a scalar tensor."""
 
-Layout = Callable[[Tensor], Tensor]
+
+class Chain(nn.Module):
+    """Modules one after the other; those that look at the padding of a batch get it."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(modules)
+        takes = (*layers.TAKES_PADDING, Chain, Block)
+        self._calls = [(module, isinstance(module, takes)) for module in self.layers]
+
+    def forward(self, x: Tensor, padding: Padding | None) -> Tensor:
+        for module, takes_padding in self._calls:
+            x = module(x, padding) if takes_padding else module(x)
+        return x
 
 
-def _as_is(tensor: Tensor) -> Tensor:
-    return tensor
+class Block(nn.Module):
+    """shortcut(x) + body(x)."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x: Tensor, padding: Padding | None) -> Tensor:
+        result: Tensor = self.shortcut(x, padding) + self.body(x, padding)
+        return result
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A canonical weight, the tensor that holds it, and the mapping between their layouts."""
+class TorchNetwork(Chain):
+    """A whole network, from a batch `[batch, *sample]` and, of padded sequences, its lengths `[batch]`."""
 
-    name: str
-    tensor: Tensor
-    to_native: Layout = _as_is
-    to_canonical: Layout = _as_is
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if lengths is None:
+            return super().forward(x, None)
+        valid = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
+        return super().forward(x, Padding(lengths, valid))
 
 
 @dataclass(frozen=True)
 class Model:
     """A module and where its canonical weights are; `bound` is in the order of the network's parameters."""
 
-    module: nn.Sequential
+    module: TorchNetwork
     bound: tuple[Bound, ...]
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by the module's own names."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """What changes while training without being trained: running statistics; constants are not in it."""
+        kept = self.module.state_dict().keys()
+        return {name: buffer for name, buffer in self.module.named_buffers() if name in kept}
 
     def load(self, weights: Weights) -> None:
         """Take canonical weights; raises ValueError unless names and shapes are exactly the model's."""
-        expected = {b.name: tuple(b.to_canonical(b.tensor).shape) for b in self.bound}
+        expected = {b.name: tuple(b.read().shape) for b in self.bound}
         given = {name: array.shape for name, array in weights.items()}
         if given != expected:
             raise ValueError(f"the weights are {given}, the network has {expected}")
         with torch.no_grad():
             for b in self.bound:
-                b.tensor.copy_(b.to_native(torch.from_numpy(np.ascontiguousarray(weights[b.name]))))
+                b.write(torch.from_numpy(np.ascontiguousarray(weights[b.name])))
 
     def weights(self) -> dict[str, Float]:
         """The canonical weights, copied."""
-        return {b.name: np.array(b.to_canonical(b.tensor.detach()).cpu().numpy()) for b in self.bound}
+        return {b.name: np.array(b.read().cpu().numpy(), order="C") for b in self.bound}
 
 
-def build(network: Network, dtype: torch.dtype, device: torch.device) -> Model:
+def build(network: Network, setting: Setting) -> Model:
     """The module of a network, in training mode. Its weights mean nothing until `load`."""
-    module = nn.Sequential()
-    bound: list[Bound] = []
-    for node in network.nodes:
-        layer, of_layer = _layer(node, dtype, device)
-        module.append(layer)
-        bound += of_layer
-    return Model(module, tuple(bound))
+    modules, bound, _ = _chain(network.nodes, False, setting)
+    return Model(TorchNetwork(modules), tuple(bound))
 
 
 def criterion(loss: Loss) -> Criterion:
@@ -84,40 +117,39 @@ def criterion(loss: Loss) -> Criterion:
             assert_never(loss)
 
 
-def _layer(node: Node, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, list[Bound]]:
-    names = node.weight_names()
-    match node.layer:
-        case Dense(units=units, use_bias=use_bias):
-            linear = nn.Linear(node.in_shape[-1], units, use_bias, device=device, dtype=dtype)
-            bound = [Bound(names["kernel"], linear.weight, Tensor.t, Tensor.t)]
-            return linear, bound + ([Bound(names["bias"], linear.bias)] if use_bias else [])
-        case Activation():
-            return _activation(node.layer), []
-        case Dropout(rate=rate):
-            return nn.Dropout(rate), []
-        case Flatten():
-            return nn.Flatten(), []
-        case _:
-            assert_never(node.layer)
+def _chain(
+    nodes: tuple[AnyNode, ...], first: bool, setting: Setting
+) -> tuple[list[nn.Module], list[Bound], bool]:
+    """Modules and weights of layers in a row; `first`, of the input and then of the output, says whether the
+    channels are the first axis of a sample rather than the last one."""
+    modules: list[nn.Module] = []
+    bound: list[Bound] = []
+    for node in nodes:
+        if isinstance(node, ResidualNode):
+            block, of_block, first = _block(node, first, setting)
+            modules.append(block)
+            bound += of_block
+            continue
+        wanted = layers.wants_channels_first(node)
+        if wanted is not None and wanted != first:
+            modules.append(_reorder(len(node.in_shape), wanted))
+            first = wanted
+        built = layers.layer(node, first, setting)
+        modules.append(built.module)
+        bound += built.bound
+        first = first and len(node.out_shape) > 1
+    return modules, bound, first
 
 
-def _activation(layer: Activation) -> nn.Module:
-    match layer.function:
-        case "linear":
-            return nn.Identity()
-        case "relu":
-            return nn.ReLU()
-        case "leaky_relu":
-            return nn.LeakyReLU(layer.slope)
-        case "sigmoid":
-            return nn.Sigmoid()
-        case "tanh":
-            return nn.Tanh()
-        case "gelu":
-            return nn.GELU(approximate="none")
-        case "silu":
-            return nn.SiLU()
-        case "softmax":
-            return nn.Softmax(dim=-1)
-        case _:
-            assert_never(layer.function)
+def _block(node: ResidualNode, first: bool, setting: Setting) -> tuple[nn.Module, list[Bound], bool]:
+    body, bound, body_first = _chain(node.body, first, setting)
+    shortcut, of_shortcut, shortcut_first = _chain(node.shortcut, first, setting)
+    if body_first != shortcut_first:
+        shortcut.append(_reorder(len(node.out_shape), body_first))
+    return Block(Chain(body), Chain(shortcut)), bound + of_shortcut, body_first
+
+
+def _reorder(rank: int, first: bool) -> nn.Module:
+    if rank == 1:
+        return nn.Identity()
+    return places.channels_first(rank) if first else places.channels_last(rank)

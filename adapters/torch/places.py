@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.torch.bound import Bound, Built, Padding, bind
+from adapters.torch.bound import Built, Padding, bind
 from harness.spec import BatchNorm, Conv1D, Conv2D, GlobalPool, Node, Pool, Upsample
 
 
@@ -117,27 +117,29 @@ class BiasedBatchNorm(nn.Module):
 def convolution(node: Node, layer: Conv1D | Conv2D, dtype: torch.dtype, device: torch.device) -> Built:
     """torch keeps a kernel as (filters, in, places), the canonical layout is (places, in, filters)."""
     names, size, channels = node.weight_names(), layer.kernel_size, node.in_shape[-1]
-    where = {"dtype": dtype, "device": device}
     # torch pads by itself in its kernel if it is the same on both sides, and by a copy where it isn't
     same: int | str = size // 2 if size % 2 else "same"
     padding = same if layer.padding == "same" else 0
-    made: nn.Conv1d | nn.Conv2d
+    kind: type[nn.Conv1d] | type[nn.Conv2d]
+    to_native: tuple[int, ...]
+    to_canonical: tuple[int, ...]
     match layer:
         case Conv2D():
-            made = nn.Conv2d(
-                channels, layer.filters, size, layer.strides, padding, bias=layer.use_bias, **where
-            ).to(memory_format=torch.channels_last)
-            to_native, to_canonical = (3, 2, 0, 1), (2, 3, 1, 0)
+            kind, to_native, to_canonical = nn.Conv2d, (3, 2, 0, 1), (2, 3, 1, 0)
         case Conv1D():
             kind = CausalConv1d if layer.padding == "causal" else nn.Conv1d
-            made = kind(channels, layer.filters, size, layer.strides, padding, bias=layer.use_bias, **where)
-            to_native, to_canonical = (2, 1, 0), (2, 1, 0)
+            to_native = to_canonical = (2, 1, 0)
         case _:
             assert_never(layer)
+    made = kind(
+        channels, layer.filters, size, layer.strides, padding, bias=layer.use_bias, dtype=dtype, device=device
+    )
+    if isinstance(layer, Conv2D):
+        made.weight.data = made.weight.data.contiguous(memory_format=torch.channels_last)
     kernel = bind(
         names["kernel"], made.weight, lambda w: w.permute(to_native), lambda w: w.permute(to_canonical)
     )
-    bias: tuple[Bound, ...] = (bind(names["bias"], made.bias),) if made.bias is not None else ()
+    bias = (bind(names["bias"], made.bias),) if made.bias is not None else ()
     return Built(made, (kernel, *bias))
 
 

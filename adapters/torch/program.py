@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from adapters.torch import compiling, loops, model, optimizers
+from adapters.torch import compiling, loops, model, optimizers, recurrent
+from adapters.torch.layers import Setting
 from harness.adapter import (
     Adapter,
     AdapterOptions,
@@ -85,6 +86,13 @@ class TorchAdapter:
             mistakes.append(Mistake("execution", problem, ", ".join(EXECUTIONS)))
         if plan.xla:
             mistakes.append(Mistake("framework.xla", "torch does not compile with XLA", "false"))
+        steps = recurrent.steps(plan.network)
+        if plan.execution == "compiled" and steps > recurrent.UNROLLED_STEPS:
+            problem = f"torch.compile unrolls recurrent layers, and {steps} steps would take it minutes"
+            allowed = (
+                f"idiomatic, eager, or at most {recurrent.UNROLLED_STEPS} steps in all layers and directions"
+            )
+            mistakes.append(Mistake("execution", problem, allowed))
         if mistakes:
             raise ConfigError(mistakes)
         return TorchProgram(plan)
@@ -97,10 +105,11 @@ class TorchProgram:
         self.plan = plan
         self.device = torch.device(plan.device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[plan.precision]
-        self.model = model.build(plan.network, self.dtype, self.device)
+        compiled = plan.execution == "compiled"
+        self.model = model.build(plan.network, Setting(self.dtype, self.device, unrolled=compiled))
         self._criterion = model.criterion(plan.loss)
         self._compiler: compiling.Compiler | None = None
-        if plan.execution == "compiled":
+        if compiled:
             self._compiler = compiling.Compiler()
             module = self.model.module
             if plan.rule.impl == "shared":
@@ -123,12 +132,14 @@ class TorchProgram:
         found["compiled"] = whole if self._compiler else ""
         found["compile_cache"] = bool(self._compiler) and torch._inductor.config.fx_graph_cache
         found["xla"] = False
+        if recurrent.steps(self.plan.network):
+            found["recurrent"] = "unrolled" if self._compiler else "fused"
         return found
 
-    def loop(self, x: Tensor, y: Tensor, rule: Rule) -> loops.Loop:
+    def loop(self, inputs: tuple[Tensor, ...], y: Tensor, rule: Rule) -> loops.Loop:
         """The plan's execution on a training split, the optimizer's state zero."""
         optimizer = self._optimizer(rule)
-        run = loops.Run(self.model, self._criterion, optimizer, x, y, self.plan.batch_size, self.device)
+        run = loops.Run(self.model, self._criterion, optimizer, inputs, y, self.plan.batch_size, self.device)
         match self.plan.execution, rule.impl:
             case "idiomatic", _:
                 return loops.idiomatic(run)
@@ -142,7 +153,7 @@ class TorchProgram:
     def _optimizer(self, rule: Rule) -> torch.optim.Optimizer:
         # the tutorial leaves the choice to torch, which prefers its loop over parameters on a CPU
         fused = self.plan.execution != "idiomatic"
-        return optimizers.make(rule, list(self.model.module.parameters()), fused)
+        return optimizers.make(rule, list(self.model.parameters.values()), fused)
 
 
 class TorchTrainer:
@@ -152,19 +163,27 @@ class TorchTrainer:
         self._program, self._rule, self._seed = program, rule, seed
         self._device = program.device
         self._module = program.model.module
-        self._x = {split: torch.tensor(x, dtype=program.dtype) for split, x in examples.x.items()}
+        given = program.plan.network.input
+        kind = torch.int64 if given.vocabulary else program.dtype
+        self._inputs: dict[str, tuple[Tensor, ...]] = {
+            split: (torch.tensor(x, dtype=kind),) for split, x in examples.x.items()
+        }
+        if given.lengths:
+            assert examples.lengths is not None
+            for split, lengths in examples.lengths.items():
+                self._inputs[split] += (torch.tensor(lengths, dtype=torch.int64),)
         classes = program.plan.loss == "cross_entropy"
         target = torch.int64 if classes else program.dtype
         self._y = torch.tensor(examples.y["train"], dtype=target)
         if program.plan.execution != "idiomatic":
-            self._x = {split: x.to(self._device) for split, x in self._x.items()}
+            self._inputs = {split: self._on_device(inputs) for split, inputs in self._inputs.items()}
             self._y = self._y.to(self._device)
         self._losses: list[Tensor] = []
 
     def load(self, weights: Weights) -> None:
         """Start over."""
         self._program.model.load(weights)
-        self._loop = self._program.loop(self._x["train"], self._y, self._rule)
+        self._loop = self._program.loop(self._inputs["train"], self._y, self._rule)
         torch.manual_seed(self._seed)
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
@@ -179,7 +198,8 @@ class TorchTrainer:
         """The logits of a split, `[rows, outputs]`."""
         self._module.eval()
         with torch.inference_mode():
-            chunks = [self._module(x.to(self._device)) for x in torch.split(self._x[split], CHUNK)]
+            parts = zip(*(torch.split(x, CHUNK) for x in self._inputs[split]), strict=True)
+            chunks = [self._module(*self._on_device(part)) for part in parts]
         self._module.train()
         return np.asarray(torch.cat(chunks).cpu().numpy())
 
@@ -191,3 +211,6 @@ class TorchTrainer:
         """Wait for the GPU; a CPU is done when a call returns."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+    def _on_device(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(self._device) for tensor in tensors)

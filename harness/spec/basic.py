@@ -83,7 +83,7 @@ class Dropout:
 class Flatten:
     """All axes of a sample into one, in row-major order of the canonical layout (H, W, C).
 
-    Of sequences of unequal length it takes the padding, which is zero, along.
+    Of sequences of unequal length, padded steps come out as zeros, whatever a layer before made of them.
     """
 
     kind: ClassVar[str] = "flatten"

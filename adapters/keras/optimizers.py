@@ -45,8 +45,12 @@ class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[mi
         self.table: Any = None
 
     def __call__(self, step: Any) -> Any:
-        """The learning rate at `step`, counted from 0."""
-        return self.table[step % self.steps]
+        """The learning rate at `step`, counted from 0.
+
+        `take` and not an index: XLA wants the begin of a slice at compile time, so TensorFlow would compile
+        the program anew for every value of the step count that an epoch begins with.
+        """
+        return ops.take(self.table, step % self.steps)
 
 
 @dataclass(frozen=True, eq=False)

@@ -185,7 +185,11 @@ class Session:
                 return
             else:
                 folder.set_aside()
-            epochs = [event for event in folder.events() if event["event"] == "epoch"]
+            epochs = [
+                {key: value for key, value in event.items() if key not in ("event", "time_ms")}
+                for event in folder.events()
+                if event["event"] == "epoch"
+            ]
             failure = Failure(death.type, death.message, folder.log_tail() or death.log_tail)
             result = Result(run.job.run_id, death.status, failure, epochs=tuple(epochs))
             folder.write_result(to_plain(result))

@@ -52,8 +52,8 @@ def _describe() -> str:
     load = "Load at the start {}, {}, {} over 1, 5 and 15 minutes".format(*found["load_average"])
     on = f"{found['processor']}, {found['cores']} cores, {found['system']}, Python {found['python']}"
     return (
-        f"Measured on {found['date']}: {on}, {versions}. {load}: where that is above the number of cores, the "
-        "machine was busy with other things too, and times (much more than ratios) are too long."
+        f"Measured on {found['date']}: {on}, {versions}. {load}: where that is above the number of cores, "
+        "the machine was busy with other things too, and times (much more than ratios) are too long."
     )
 
 

@@ -27,7 +27,7 @@ from harness.job import RunFolder
 ROOT = Path(__file__).resolve().parents[1]
 FAULTY = ROOT / "tests" / "faulty"
 FAULTY_SWEEP = ("framework=faulty", "optimizer=sgd", "data=iris", "train.epochs=3")
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,12 @@ import sys
 from collections.abc import Callable
 from inspect import cleandoc
 from pathlib import Path
+from types import ModuleType
 
 from tests.bench import fnn_speed, overhead, warm_trials
 from tests.bench.report import Report, command, machine, say
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
-MODULES: dict[str, tuple[str, Callable[[], Report]]] = {
-    "overhead": ("What the harness costs", overhead.measure_overhead),
-    "fnn_speed": ("What the loop decides", fnn_speed.measure_speed),
-    "warm_trials": ("What a trial of a sweep costs", warm_trials.measure_sweeps),
-}
 TOP = """\
 # Benchmarks of the harness
 
@@ -27,18 +23,22 @@ what else it does; ratios of runs that took turns move little.
 """
 
 
-def write() -> Report:
+def write(rounds: int = 3, repeats: int = 3) -> Report:
     """Measure everything and write the page; returns what is on it."""
     described = _describe()
+    parts: list[tuple[str, ModuleType, Callable[[], Report]]] = [
+        ("What the harness costs", overhead, lambda: overhead.measure_overhead(rounds=rounds)),
+        ("What the loop decides", fnn_speed, fnn_speed.measure_speed),
+        ("What a trial costs", warm_trials, lambda: warm_trials.measure_sweeps(repeats=repeats)),
+    ]
     sections, values = [], {}
-    for name, (title, measure) in MODULES.items():
+    for title, module, measure in parts:
+        name = module.__name__
         say(f"== {name}")
         found = measure()
-        text = cleandoc(sys.modules[measure.__module__].__doc__ or "")
-        text = "\n".join(line[4:] if line.startswith("    ") else line for line in _without_command(text))
-        head = f"## {title}\n\n`python -m tests.bench.{name}`: {text}"
-        sections.append(f"{head}\n\n{found.markdown()}\n")
-        values[name] = found.values
+        text = "\n".join(_without_command(cleandoc(module.__doc__ or "")))
+        sections.append(f"## {title}\n\n`python -m {name}`\n\n{text}\n\n{found.markdown()}\n")
+        values[name.rpartition(".")[2]] = found.values
     PAGE.parent.mkdir(exist_ok=True)
     draft = PAGE.with_name(f".{PAGE.name}.tmp")
     draft.write_text(TOP + described + "\n\n" + "\n".join(sections), encoding="utf-8")
@@ -58,9 +58,11 @@ def _describe() -> str:
 
 
 def _without_command(text: str) -> list[str]:
-    """The lines of a benchmark's docstring, without the usage in it."""
-    return [line for line in text.splitlines() if not line.strip().startswith("python -m tests.bench")]
+    """The lines of a benchmark's docstring, without its title line and the usage in it."""
+    lines = text.splitlines()
+    usage = next(i for i, line in enumerate(lines) if line.strip().startswith("python -m tests.bench"))
+    return [lines[0], *lines[usage + 1 :]]
 
 
 if __name__ == "__main__":
-    sys.exit(command(write, "Run all benchmarks and write docs/benchmarks.md."))
+    sys.exit(command(write, "Run all benchmarks and write docs/benchmarks.md.", rounds=3, repeats=3))

@@ -7,9 +7,10 @@ again whatever the study is called and wherever its results lie.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, cast
 
@@ -171,18 +172,25 @@ def fit(model: ModelConfig, loss: str, dataset: Dataset) -> tuple[Network, str]:
 
     Raises ConfigError where the loss is for another task or a layer can't take what reaches it.
     """
-    dataset = model.view(dataset)
+    pair = f"model {model.name!r} can't take data {dataset.name!r}"
+    with _said_of(pair):
+        dataset = model.view(dataset)
     loss = losses.default_loss(dataset.task) if loss == "auto" else loss
     mistakes = losses.check(dataset.task, loss)
     if mistakes:
         raise ConfigError(mistakes)
     spec = model.spec
-    try:
+    with _said_of(pair):
         return spec.resolve(dataset.input, losses.outputs(dataset.task, loss)), loss
+
+
+@contextlib.contextmanager
+def _said_of(pair: str) -> Iterator[None]:
+    """Begin the problems of a ConfigError with what they are about."""
+    try:
+        yield
     except ConfigError as error:
-        pair = f"model {model.name!r} can't take data {dataset.name!r}"
-        found = (replace(m, problem=f"{pair}: {m.problem}") for m in error.mistakes)
-        raise ConfigError(found) from error
+        raise ConfigError(replace(m, problem=f"{pair}: {m.problem}") for m in error.mistakes) from error
 
 
 def model_config(section: Mapping[str, Any]) -> ModelConfig:

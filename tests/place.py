@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -26,7 +27,7 @@ from harness.job import RunFolder
 ROOT = Path(__file__).resolve().parents[1]
 FAULTY = ROOT / "tests" / "faulty"
 FAULTY_SWEEP = ("framework=faulty", "optimizer=sgd", "data=iris", "train.epochs=3")
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,17 @@ class Tracked:
 class Place:
     """A working folder with a FAULTS file (see tests/faulty) for the commands given in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, template: Path | None = None) -> None:
+        """`template`: a migrated database to begin with, which saves a command its seconds."""
         self.folder = folder
         self.results = folder / "results"
         self.temporary = folder / "tmp"
         self.temporary.mkdir(parents=True)
         self._faults = folder / "faults.json"
         self.suffer({})
+        if template is not None:
+            self.results.mkdir()
+            shutil.copyfile(template, self.results / "mlflow.db")
 
     def suffer(self, faults: Mapping[int | str, str]) -> None:
         """From now on, the run of a seed (`*`: of any) suffers from a fault."""
@@ -115,10 +120,10 @@ class Place:
                     found.append(Tracked(status, stage == "active", tags, points))
         return found
 
-    def worker_starts(self) -> int:
-        """How many workers have got as far as importing the faulty adapter."""
+    def workers(self) -> list[int]:
+        """The workers that got as far as importing the faulty adapter, dead ones too."""
         path = self.folder / "workers"
-        return len(path.read_text().splitlines()) if path.exists() else 0
+        return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def processes(self) -> list[int]:
         """The living processes that were started from here, however indirectly."""

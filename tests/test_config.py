@@ -66,6 +66,13 @@ def test_the_main_job_is_a_sweep() -> None:
     assert len(list(sweep_of("bench"))) >= 12
 
 
+def assert_valid(config: RunConfig) -> None:
+    """A configuration that is read back from its own JSON form has every key, and no mistake."""
+    plain = config.to_plain()
+    assert plain.keys() == to_plain(config).keys()
+    assert RunConfig.parse(plain) == config
+
+
 def test_every_combination_of_files_is_valid() -> None:
     """Catches: a new file of any group that does not go with the others, or that no data set fits."""
     by_framework = {name: config_of(f"framework={name}") for name in choices("framework")}
@@ -73,7 +80,6 @@ def test_every_combination_of_files_is_valid() -> None:
         group: {name: getattr(config_of(f"{group}={name}"), group) for name in choices(group)}
         for group in ("model", "data", "optimizer", "schedule")
     }
-    base = to_plain(by_framework["torch"])
     datasets = {name: data.load(section) for name, section in sections["data"].items()}
     fitting: dict[str, int] = dict.fromkeys(sections["model"], 0)
     for model, of_data in itertools.product(sections["model"], datasets):
@@ -83,19 +89,12 @@ def test_every_combination_of_files_is_valid() -> None:
             assert f"model {model!r} can't take data {of_data!r}" in str(error)
             continue
         fitting[model] += 1
-        for framework, optimizer, schedule in itertools.product(
-            by_framework.values(), sections["optimizer"].values(), sections["schedule"].values()
-        ):
-            config = replace(
-                framework,
-                model=sections["model"][model],
-                data=sections["data"][of_data],
-                optimizer=optimizer,
-                schedule=schedule,
-            )
-            plain = config.to_plain()
-            assert plain.keys() == base.keys()
-            assert RunConfig.parse(plain) == config
+        for framework in by_framework.values():
+            assert_valid(replace(framework, model=sections["model"][model], data=sections["data"][of_data]))
+    for framework, optimizer, schedule in itertools.product(
+        by_framework.values(), sections["optimizer"].values(), sections["schedule"].values()
+    ):
+        assert_valid(replace(framework, optimizer=optimizer, schedule=schedule))
     assert all(fitting.values()), fitting
 
 

@@ -21,13 +21,21 @@ from tests.place import Place, check_consistent, end, left_clean, wait_until
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path, template: Path) -> Iterator[Place]:
+    with left_clean(Place(tmp_path, template)) as place:
+        yield place
+
+
+@pytest.fixture
+def new_place(tmp_path: Path) -> Iterator[Place]:
+    """One without a store: the first command makes it, and may be killed while it does."""
     with left_clean(Place(tmp_path)) as place:
         yield place
 
 
 def event_lines(place: Place) -> int:
-    return sum(len(RunFolder(p).events()) for p in place.results.glob("runs/*"))
+    """Those of earlier attempts too, so that the number only grows."""
+    return sum(len(RunFolder(path.parent).events()) for path in place.results.rglob("runs/**/events.jsonl"))
 
 
 def results(place: Place) -> int:
@@ -47,39 +55,44 @@ def check_finished_once(place: Place, count: int, epochs: int) -> None:
     check_consistent(place)
 
 
-def test_a_parent_killed_at_any_instant(place: Place) -> None:
+def test_a_parent_killed_at_any_instant(new_place: Place) -> None:
     """Catches: a worker that outlives its parent, a run lost or done twice, an MLflow run left running, a
     metric point twice, half a line, a folder that stops the next command."""
-    place.suffer({"*": "slow"})
+    place = new_place
     sweep = ("seed=range(5)", "train.epochs=4")
     chance = random.Random(7)
     some = chance.randint(1, 8)
-    instants: list[Callable[[int, int], bool]] = [
-        lambda lines, done: True,  # start-up
-        lambda lines, done: (place.results / "mlflow.db").exists(),  # MLflow and worker starting
-        lambda lines, done: lines >= 1,  # a run has just begun
-        lambda lines, done: lines >= 4,  # in a run
-        lambda lines, done: done >= 1,  # between two runs
-        lambda lines, done: lines >= some,
+    instants: list[tuple[str, Callable[[int, int], object]]] = [
+        ("slow", lambda lines, done: True),  # start-up
+        ("slow", lambda lines, done: (place.results / "mlflow.db").exists()),  # the store is being made
+        ("slow", lambda lines, done: done >= 1),  # between two runs
+        ("slow", lambda lines, done: lines >= some),
+        ("hang", lambda lines, done: lines >= 2),  # in a run whose worker has nothing to say
+        ("slow", lambda lines, done: "RUNNING" in [tracked.status for tracked in place.tracked()]),
     ]
-    for instant in instants:
+    for fault, come in instants:
+        place.suffer({"*": fault})
         lines, done = event_lines(place), results(place)
         process = place.sweep(*sweep)
 
-        def due(come: Callable[[int, int], bool] = instant, lines: int = lines, done: int = done) -> bool:
+        def due(come: Callable[[int, int], object] = come, lines: int = lines, done: int = done) -> object:
             return come(event_lines(place) - lines, results(place) - done)
 
         wait_until(due, process)
-        time.sleep(chance.random() * 0.3)
+        if fault != "hang":
+            time.sleep(chance.random() * 0.3)
         process.kill()
         end(process)
         wait_until(lambda: not place.processes())
+    place.suffer({})
     before = results(place)
+    assert 1 <= before < 5
+    assert end(place.sweep("seed=5", "train.epochs=4"))[0] == 0
+    assert "RUNNING" not in [tracked.status for tracked in place.tracked()]
     status, printed = end(place.sweep(*sweep))
     assert status == 0, printed
-    assert 1 <= before < 5
-    assert f"{5 - before} runs to do, " in printed
-    check_finished_once(place, 5, 4)
+    assert f"{5 - before} run" in printed
+    check_finished_once(place, 6, 4)
 
 
 def test_only_what_is_missing_is_done(place: Place) -> None:
@@ -87,12 +100,12 @@ def test_only_what_is_missing_is_done(place: Place) -> None:
     does nothing; a warm worker that is not shared, a fresh one that is."""
     assert end(place.sweep("seed=range(2)"))[0] == 0
     first = place.runs()
-    assert place.worker_starts() == 1
+    assert len(place.workers()) == 1
     status, printed = end(place.sweep("seed=range(2)"))
-    assert (status, place.worker_starts()) == (0, 1)
+    assert (status, len(place.workers())) == (0, 1)
     assert "nothing to do: 2 runs finished before (force=true does them again)" in printed
     status, printed = end(place.sweep("seed=range(4)", "isolation=fresh"))
-    assert (status, place.worker_starts()) == (0, 3)
+    assert (status, len(place.workers())) == (0, 3)
     assert "2 runs to do, 2 runs finished before" in printed
     second = place.runs()
     assert [run.events for run in second[:2]] == [run.events for run in first]
@@ -100,22 +113,41 @@ def test_only_what_is_missing_is_done(place: Place) -> None:
     assert len({run.pid for run in second}) == 3
     check_finished_once(place, 4, 3)
     status, printed = end(place.sweep("seed=range(4)", "force=true"))
-    assert (status, place.worker_starts()) == (0, 4)
+    assert (status, len(place.workers())) == (0, 4)
     assert "4 runs to do" in printed
     assert [run.attempts for run in place.runs()] == [["1"]] * 4
     assert len({run.pid for run in place.runs()} - {run.pid for run in second}) == 1
     check_finished_once(place, 4, 3)
 
 
+def start_two(place: Place, *sweep: str, second: str) -> tuple[list[subprocess.Popen[str]], int]:
+    """Two commands, `second` for the other one alone: the first's worker, whose process id is returned, has
+    stopped in the middle of a run, and the other's waits for its folder."""
+    place.suffer({0: "slow"})
+    first = place.sweep(*sweep)
+    wait_until(lambda: event_lines(place) >= 2, first)
+    worker = place.runs()[0].pid
+    os.kill(worker, signal.SIGSTOP)
+    other = place.sweep(*sweep, second)
+    wait_until(lambda: len(place.workers()) == 2 and waits_for_a_lock(place.workers()[1]), other)
+    return [first, other], worker
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    words = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any(line[1] == "->" and line[5] == str(pid) for line in words)
+
+
 def test_two_commands_at_once(place: Place) -> None:
-    """Catches: a run done by both, or waited for longer than its own time-out allows, or that fails for one;
-    two MLflow runs for one, a study left open by both."""
-    place.suffer({1: "slow", 3: "slow"})
-    sweeps = [place.sweep("seed=range(5)", "timeout_s=30") for _ in range(2)]
-    for status, printed in map(end, sweeps):
+    """Catches: a run done by both, one that is given up because another did it for longer than the time-out
+    allows; two MLflow runs for one, a study left open by both."""
+    processes, worker = start_two(place, "seed=range(4)", second="timeout_s=2")
+    time.sleep(2.5)
+    os.kill(worker, signal.SIGCONT)
+    for status, printed in map(end, processes):
         assert status == 0, printed
-    assert [run.attempts for run in place.runs()] == [[]] * 5
-    check_finished_once(place, 5, 3)
+    assert [run.attempts for run in place.runs()] == [[]] * 4
+    check_finished_once(place, 4, 3)
 
 
 def test_two_commands_bring_the_same_run_into_mlflow(place: Place) -> None:
@@ -124,7 +156,7 @@ def test_two_commands_bring_the_same_run_into_mlflow(place: Place) -> None:
     from harness.shell.tracking import Tracker
 
     trackers = [Tracker(open_store(place.results)) for _ in range(2)]
-    barrier = threading.Barrier(len(trackers))
+    barrier = threading.Barrier(len(trackers), timeout=30)
     folder = place.results / "runs" / "0"
     folder.mkdir(parents=True)
     job = {"run_id": "0", "study": "both", "config": {}}
@@ -149,45 +181,41 @@ def test_two_commands_bring_the_same_run_into_mlflow(place: Place) -> None:
 def test_a_command_takes_over_from_another(place: Place) -> None:
     """Catches: the death of a worker recorded over the run of the sweep that waited for the folder and did
     it meanwhile."""
-    place.suffer({"*": "slow"})
-    first, second = (place.sweep("seed=range(2)", "train.epochs=10") for _ in range(2))
-    wait_until(lambda: place.worker_starts() == 2 and event_lines(place) >= 3, first)
-    time.sleep(0.5)  # for the other worker to wait at the folder, which only matters to what is tested
-    os.kill(place.runs()[0].pid, signal.SIGKILL)
-    statuses = sorted(end(process)[0] for process in (first, second))
-    assert statuses in ([0, 0], [0, 1])  # the second, if the other worker was late
-    assert place.runs()[0].attempts == ["1"]
-    check_finished_once(place, 2, 10)
+    processes, worker = start_two(place, "seed=range(2)", second="train.epochs=3")
+    os.kill(worker, signal.SIGKILL)
+    for status, printed in map(end, processes):
+        assert status == 0, printed
+    assert [run.attempts for run in place.runs()] == [["1"], []]
+    check_finished_once(place, 2, 3)
 
 
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """What a terminal does at Ctrl-C."""
-    os.killpg(process.pid, signal.SIGINT)
-
-
-@pytest.mark.parametrize(("stop", "expected"), [(interrupt, 130), (subprocess.Popen.terminate, 143)])
-def test_a_sweep_that_is_stopped(
-    place: Place, stop: Callable[[subprocess.Popen[str]], None], expected: int
-) -> None:
+def test_a_sweep_that_is_stopped(place: Place) -> None:
     """Catches: a worker that stays, a run without a result or MLflow run without an end, a traceback, another
-    exit status, a command that can't go on."""
-    place.suffer({1: "slow"})
-    sweep = ("seed=range(3)", "train.epochs=15")
-    process = place.sweep(*sweep)
-    wait_until(lambda: results(place) == 1 and event_lines(place) >= 18, process)
-    stop(process)
-    status, printed = end(process)
-    assert status == expected, printed
-    assert "the same command goes on where it stopped" in printed
-    assert "Traceback" not in printed
-    stopped = place.runs()[1]
-    assert (stopped.status, stopped.result["error"]["type"]) == ("killed", "interrupted")
-    assert [tracked.status for tracked in place.tracked()] == ["FINISHED", "KILLED"]
-    check_consistent(place)
+    exit status, a command that can't go on; for Ctrl-C, and for what a batch system sends."""
+    sweep = ("seed=range(4)", "train.epochs=15")
+
+    def stop(seed: int, number: int, whole_group: bool) -> None:
+        """Send a signal in the middle of the run of a seed."""
+        place.suffer({seed: "slow"})
+        process = place.sweep(*sweep)
+        wait_until(lambda: results(place) == seed and event_lines(place) >= 16 * seed + 2, process)
+        (os.killpg if whole_group else os.kill)(process.pid, number)
+        status, printed = end(process)
+        assert status == 128 + number, printed
+        assert "the same command goes on where it stopped" in printed
+        assert "Traceback" not in printed
+        stopped = place.runs()[seed]
+        assert (stopped.status, stopped.result["error"]["type"]) == ("killed", "interrupted")
+        active = [tracked.status for tracked in place.tracked() if tracked.active]
+        assert active == ["FINISHED"] * seed + ["KILLED"]
+        check_consistent(place)
+
+    stop(1, signal.SIGINT, whole_group=True)  # as a terminal does
+    stop(2, signal.SIGTERM, whole_group=False)
     place.suffer({})
     status, printed = end(place.sweep(*sweep))
-    assert (status, "2 runs to do, 1 run finished before" in printed) == (0, True), printed
-    check_finished_once(place, 3, 15)
+    assert (status, "2 runs to do, 2 runs finished before" in printed) == (0, True), printed
+    check_finished_once(place, 4, 15)
 
 
 @pytest.mark.slow

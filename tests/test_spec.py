@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.parse import ConfigError, Mistake
-from harness.spec import ModelSpec, Network
+from harness.spec import Input, ModelSpec, Network
 
 OUTPUT: dict[str, Any] = {"kind": "output"}
 
@@ -21,7 +21,7 @@ def repeat(times: Any, *body: dict[str, Any]) -> dict[str, Any]:
 
 
 def network(*tree: dict[str, Any], shape: tuple[int, ...] = (64,), outputs: int = 10) -> Network:
-    return ModelSpec.parse(list(tree)).resolve(shape, outputs)
+    return ModelSpec.parse(list(tree)).resolve(Input(shape), outputs)
 
 
 def mistakes(*tree: Any) -> dict[str, Mistake]:

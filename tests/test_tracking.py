@@ -30,16 +30,6 @@ T0 = 1_760_000_000_000  # a unix time in ms, far enough back that no clock gives
 METRICS = {"train/loss", "val/loss", "val/accuracy"}
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database: migrating costs seconds, copying 0.03 s."""
-    from mlflow.tracking import MlflowClient
-
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
-    return path
-
-
 @pytest.fixture
 def results(tmp_path: Path, template: Path) -> Path:
     """A results folder, in a path with a space, whose store is migrated already."""
@@ -234,6 +224,21 @@ def test_a_password_is_not_shown(tmp_path: Path) -> None:
 
 
 # -- one run ----------------------------------------------------------------------------------
+
+
+def test_a_run_that_ends_has_all_of_its_epochs(store: Store, results: Path) -> None:
+    """Catches: the epoch that a killed worker or parent wrote down, but told nobody of."""
+    folder, job = make_run(results, "a")
+    tracker = Tracker(store)
+    tracker.begin(folder, job)
+    result = end_run(folder)
+    tracker.epochs(folder, epochs()[:1])
+    tracker.finish(folder, result)
+    (run,) = trials(store)
+    found = [(step, time_ms) for key, time_ms, step, _ in points(store, run.info.run_id) if key == "val/loss"]
+    assert sorted(found) == [(epoch["epoch"], epoch["time_ms"]) for epoch in epochs()]
+    assert links.read_link(folder) is not None
+    assert sync_run(tracker, folder) == "present"
 
 
 def test_a_run_is_a_child_of_its_study_with_params_tags_and_files(store: Store, results: Path) -> None:

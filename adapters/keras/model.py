@@ -6,6 +6,7 @@ kind for which that is not so gets its own mapping here, beside the case that bu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -128,7 +129,7 @@ def _gelu(x: Any) -> Any:
 
 def _exact_gelu(x: Any) -> Any:
     """GELU by erf. TensorFlow's own rounds the root of two to float32, also for float64 (5e-9 off)."""
-    root = ops.convert_to_tensor(np.sqrt(2.0), dtype="float64")
+    root = ops.convert_to_tensor(math.sqrt(2.0), dtype="float64")
     return 0.5 * x * (1.0 + ops.erf(x / root))
 
 

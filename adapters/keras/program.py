@@ -6,6 +6,7 @@ trains those (JAX, whose arrays can't be changed in place).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,11 +43,12 @@ class Parts:
         return losses.mean(self.plan.loss, y, outputs)
 
 
-def parts(plan: Plan, kind: type | None = None) -> Parts:
+def parts(plan: Plan, look_up: optimizers.LookUp = operator.getitem, kind: type | None = None) -> Parts:
     """Build the model and the optimizer of a plan; `kind` is a subclass of keras.Model to make."""
     built = model.build(plan.network, plan.precision, kind)
     variables = list(built.keras.trainable_variables)
-    return Parts(plan, built, optimizers.build(plan.rule, variables, plan.steps, plan.precision))
+    optimizer = optimizers.build(plan.rule, variables, plan.steps, plan.precision, look_up)
+    return Parts(plan, built, optimizer)
 
 
 class Loop(Protocol):

@@ -50,12 +50,18 @@ def build(plan: Plan) -> Program:
     """The program of a plan."""
     if plan.execution == "idiomatic":
         return _idiomatic(plan)
-    made = parts(plan)
+    made = parts(plan, _look_up)
     return Program(made, _Compiled(made), {"xla": plan.xla})
 
 
+def _look_up(table: Any, index: Any) -> Any:
+    """`table[index]`, gathered and not sliced: XLA wants the begin of a slice at compile time, so the program
+    would be compiled anew for every value of the step count that it is called with."""
+    return tf.gather(table, index)
+
+
 def _idiomatic(plan: Plan) -> Program:
-    made = parts(plan, _Traced)
+    made = parts(plan, _look_up, _Traced)
     model = made.model.keras
     forward = _forward(made)
     fit = Fit(
@@ -136,6 +142,7 @@ class _Compiled:
         tf.test.experimental.sync_devices()
 
     def compilations(self) -> int:
+        """How often TensorFlow has traced; of what XLA compiles it gives Python no count."""
         counts = (f.experimental_get_tracing_count() for f in (self._program, self._forward))
         return sum(counts)
 

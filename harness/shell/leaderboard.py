@@ -6,30 +6,16 @@ import json
 import math
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from harness import measure
-from harness.shell.entities import flatten
+from harness.shell.axes import axes
 from harness.shell.session import Outcome
 
-SECTIONS = ("model", "data", "framework", "optimizer", "schedule")
-NO_AXES = {
-    "seed",
-    "repeat",
-    "study",
-    "results_dir",
-    "force",
-    "isolation",
-    "certify",
-    "timeout_s",
-    "tracking.uri",
-}
-ALWAYS = ("model", "data", "framework", "execution")
 SCORES = ("test/accuracy", "test/r2")
 
 
@@ -51,12 +37,10 @@ class Row:
 
 def rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """Group outcomes into rows, best first within each model and data set."""
-    plain = [_axes(outcome) for outcome in outcomes]
-    shown = [key for key in _keys(plain) if key in ALWAYS or _varies(key, plain)]
-    groups: dict[tuple[str, ...], list[Outcome]] = {}
-    for outcome, axes in zip(outcomes, plain, strict=True):
-        groups.setdefault(tuple(axes.get(key, "-") for key in shown), []).append(outcome)
-    found = [_row(dict(zip(shown, axes, strict=True)), group) for axes, group in groups.items()]
+    groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
+    for outcome, values in zip(outcomes, axes(outcome.config for outcome in outcomes), strict=True):
+        groups.setdefault(tuple(values.items()), []).append(outcome)
+    found = [_row(dict(values), group) for values, group in groups.items()]
     return sorted(found, key=lambda row: (row.axes["model"], row.axes["data"], _last_if_nan(row.step_ms)))
 
 
@@ -146,31 +130,6 @@ def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
         compile_s=max((metrics["time/compile_s"] for metrics in finished), default=math.nan),
         peak_mb=middle("memory/peak_mb"),
     )
-
-
-def _axes(outcome: Outcome) -> dict[str, str]:
-    """What was run, flat: a section's name under the section itself, its other keys below it."""
-    config: Mapping[str, Any] = outcome.config.to_plain()
-    flat = {key: str(value) for key, value in flatten(config).items() if key not in NO_AXES}
-    names = {section: flat.pop(f"{section}.name") for section in SECTIONS}
-    layers = [key for key in flat if key.startswith(("model.layers", "framework."))]
-    return names | {key: value for key, value in flat.items() if key not in layers}
-
-
-def _keys(plain: Sequence[Mapping[str, str]]) -> list[str]:
-    found = dict.fromkeys((*ALWAYS, *(key for axes in plain for key in axes)))
-    return list(found)
-
-
-def _varies(key: str, plain: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a key says more than its section's name does: Adam's epsilon differs from no SGD's."""
-    section = key.partition(".")[0]
-    values: dict[str, set[str]] = {}
-    for axes in plain:
-        values.setdefault(axes[section] if section in SECTIONS and section != key else "", set()).add(
-            axes.get(key, "-")
-        )
-    return any(len(found) > 1 for found in values.values())
 
 
 def _is_nan(value: object) -> bool:

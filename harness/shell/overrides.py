@@ -30,7 +30,7 @@ SYNTAX = "key=value, key=a,b,c or key=range(3)"
 def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     """Hydra's options read, the overrides (in any place among them), and all other arguments as they are.
 
-    Raises ConfigError for options that Hydra doesn't have.
+    Raises ConfigError for options that Hydra doesn't have or can't combine.
     """
     parser = get_args_parser()
     parser.exit_on_error = False
@@ -41,6 +41,17 @@ def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list
     if unknown:
         known = sorted(parser._option_string_actions)
         raise ConfigError(unknown_options(unknown, known))
+    modes = {
+        "--multirun": options.multirun,
+        "--run": options.run,
+        "--cfg": options.cfg,
+        "--info": options.info,
+    }
+    chosen = [name for name, value in modes.items() if value]
+    if len(chosen) > 1:
+        raise ConfigError([Mistake("", f"{' and '.join(chosen)} can't be combined", "one of them")])
+    if options.resolve and not options.cfg:
+        raise ConfigError([Mistake("--resolve", "shows nothing by itself", "--cfg job --resolve")])
     asked = [text for text in options.overrides if text]
     return options, asked, [text for text in arguments if text not in asked]
 

@@ -20,11 +20,13 @@ from harness.data import Dataset
 from harness.job import CONCLUSIVE, Failure, Result, RunFolder
 from harness.parse import to_plain
 from harness.shell import links
+from harness.shell.axes import labels
 from harness.shell.certificate import Shelf
 from harness.shell.certify import make_missing, statement
 from harness.shell.prepare import DataShelf, Prepared, prepare
 from harness.shell.process import Death, Worker, WorkerDiedError, WorkerKey
 from harness.shell.progress import Reporter
+from harness.shell.store import resolve_uri, sqlite_path
 from harness.shell.trackthread import TrackingThread
 
 MAX_WORKERS = 6  # kept alive at a time; each holds a framework in memory
@@ -55,6 +57,7 @@ class Session:
         self.outcomes: list[Outcome] = []
         self._reporter = reporter
         self._shelf = DataShelf()
+        self._labels: dict[str, str] = {}
         self._workers: dict[WorkerKey, Worker] = {}
         self._tracking: dict[tuple[str, str | None], TrackingThread] = {}
         # those that are ignored stay so: `nohup` does that
@@ -91,6 +94,9 @@ class Session:
         runs = list({run.job.run_id: run for run in asked}.values())
         done = {run.job.run_id: result for run in runs if (result := _known(run)) is not None}
         todo = self._certified([run for run in runs if run.job.run_id not in done])
+        self._labels |= dict(
+            zip((run.job.run_id for run in todo), labels([r.config for r in todo]), strict=True)
+        )
         self._reporter.begin(len(todo), len(done))
         warm = dict.fromkeys(run.worker for run in todo if run.config.isolation == "warm")
         for key in list(warm)[:MAX_WORKERS]:
@@ -142,7 +148,7 @@ class Session:
         return self._tracking[key]
 
     def _run(self, run: Prepared) -> dict[str, Any]:
-        label = run.config.label()
+        label = self._labels[run.job.run_id]
         tracking, folder = self._track(run), run.folder
         self._reporter.started(label, run.config.train.epochs)
         folder.write_job(to_plain(run.job))
@@ -206,7 +212,11 @@ class Session:
                 return
             else:
                 folder.set_aside()
-            epochs = [event for event in folder.events() if event["event"] == "epoch"]
+            epochs = [
+                {key: value for key, value in event.items() if key not in ("event", "time_ms")}
+                for event in folder.events()
+                if event["event"] == "epoch"
+            ]
             failure = Failure(death.type, death.message, folder.log_tail() or death.log_tail)
             run_id, proof = run.job.run_id, run.job.certificate
             result = Result(run_id, death.status, failure, epochs=tuple(epochs), certificate=proof)
@@ -248,8 +258,13 @@ def _known(run: Prepared) -> dict[str, Any] | None:
 
 
 def _is_tracked(run: Prepared) -> bool:
+    """Whether the store that is asked for has all of the run; a database may have been removed since."""
     link = links.read_link(run.folder.path)
-    return link is not None and link.digest == links.digest(run.folder.path)
+    uri = resolve_uri(Path(run.config.results_dir).resolve(), run.config.tracking.uri)
+    database = sqlite_path(uri)
+    if link is None or link.tracking_uri != uri or (database is not None and not database.exists()):
+        return False
+    return link.digest == links.digest(run.folder.path)
 
 
 def _study_status(results: Sequence[dict[str, Any]]) -> str:

@@ -230,6 +230,9 @@ class Tracker:
         result = result or NO_RESULT
         fingerprint = links.digest(folder)
         epochs = [event for event in links.read_events(folder) if event.get("event") == "epoch"]
+        if late := [record for record in epochs if int(record["epoch"]) > link.epochs]:
+            self.epochs(folder, late)  # whoever was killed had written them down, but told nobody
+            link = self._link(folder)
         seen = {key for record in epochs for key in record.get("metrics") or {}}
         final = {key: value for key, value in (result.get("metrics") or {}).items() if key not in seen}
         ended = _ended_ms(folder, epochs)

@@ -1,1 +1,1 @@
-"""Benchmarks of the harness itself: `make overhead`, or each by its name, `python -m tests.bench.overhead`."""
+"""Benchmarks of the harness itself: `make overhead`, or each alone, `python -m tests.bench.overhead`."""

@@ -65,7 +65,9 @@ def _step():
 
     def step(state, x, y, rows):
         trained, others, slots = state
-        (loss, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained, others, x[rows], y[rows])
+        (loss, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            trained, others, x[rows], y[rows]
+        )
         trained, slots = optimizer.stateless_apply(slots, gradients, trained)
         return (trained, others, slots), loss
 

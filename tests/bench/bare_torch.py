@@ -64,8 +64,12 @@ def compiled(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     @torch.compile
-    def gradient(weights: dict[str, torch.Tensor], rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        return grad_and_value(lambda w: F.cross_entropy(functional_call(model, w, (x[rows],)), y[rows]))(weights)
+    def gradient(
+        weights: dict[str, torch.Tensor], rows: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        return grad_and_value(lambda w: F.cross_entropy(functional_call(model, w, (x[rows],)), y[rows]))(
+            weights
+        )
 
     for turn in turns:
         order = _order(len(x))

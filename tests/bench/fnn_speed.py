@@ -46,7 +46,9 @@ def measure_speed(seconds: float = 40.0) -> Report:
         times = train_s(epochs)
         low, middle, high = (1e6 * value / steps for value in measure.quartiles(times))
         faster, than_jax = measure.ratio(fit, times), measure.ratio(jax, times)
-        rows.append((label, f"{middle:.1f}", f"{low:.1f} to {high:.1f}", interval(faster), f"{than_jax.estimate:.2f}"))
+        rows.append(
+            (label, f"{middle:.1f}", f"{low:.1f} to {high:.1f}", interval(faster), f"{than_jax.estimate:.2f}")
+        )
         values.append({"way": label, "step_us": middle, "quartiles_us": [low, high], "faster": plain(faster)})
     columns = ("", "µs/step", "quartiles", "times as fast as fit on TensorFlow [95 %]", "as fit on JAX")
     title = f"FNN 64-64-32-10 on digits, batch 32, Adam, one thread, {len(fit)} epochs each"

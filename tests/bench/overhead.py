@@ -65,7 +65,9 @@ class Comparison:
     rounds: tuple[float, ...]
 
 
-def compare(sides: tuple[Side, Side], folder: Path, rounds: int, seconds: float) -> tuple[Comparison, list[float]]:
+def compare(
+    sides: tuple[Side, Side], folder: Path, rounds: int, seconds: float
+) -> tuple[Comparison, list[float]]:
     """A comparison, and the ratio of each pair."""
     found: list[list[list[Epoch]]] = []
     for number in range(rounds):
@@ -113,7 +115,9 @@ def measure_overhead(only: str = "", rounds: int = 3, seconds: float = 6.0) -> R
         "overhead": [plain(row) for row in rows],
         "noise": [plain(row) | {"narrowing": narrowing(ratios)} for row, ratios in noise],
     }
-    return Report(values, (_overhead_table(rows), _noise_table([r for r, _ in noise]), _narrowing_table(noise)))
+    return Report(
+        values, (_overhead_table(rows), _noise_table([r for r, _ in noise]), _narrowing_table(noise))
+    )
 
 
 def narrowing(ratios: Sequence[float]) -> dict[int, float]:
@@ -156,7 +160,9 @@ def _overhead_table(rows: Sequence[Comparison]) -> Table:
         )
         for row in rows
     ]
-    return Table("Harness against a bare loop, FNN 64-64-32-10 on digits, batch 32, Adam", columns, tuple(cells))
+    return Table(
+        "Harness against a bare loop, FNN 64-64-32-10 on digits, batch 32, Adam", columns, tuple(cells)
+    )
 
 
 def _noise_table(rows: Sequence[Comparison]) -> Table:

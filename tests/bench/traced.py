@@ -25,8 +25,8 @@ def main(spans_file: Path, arguments: list[str]) -> int:
     start = time.time()
     from harness.shell import cli, session, task
     from harness.shell.process import Worker
-    from harness.shell.trackthread import TrackingThread
     from harness.shell.tracking import Tracker
+    from harness.shell.trackthread import TrackingThread
 
     spans.append(("import of the shell", "MainThread", start, time.time()))
     doors: list[tuple[Any, str, str]] = [

@@ -2,10 +2,11 @@
 
     python -m tests.bench.warm_trials [--json] [--trials 8] [--repeats 3] [--only torch]
 
-Each trial is 10 epochs on digits, logged to MLflow on SQLite. Two figures, of whole commands, imports and exit
-included: `a further trial` is (command of n trials - command of one trial) / (n - 1), what one more seed
+Each trial is 10 epochs on digits, logged to MLflow on SQLite. Two figures, of whole commands, imports and
+exit included: `a further trial` is (command of n trials - command of one trial) / (n - 1), what one more seed
 costs; `after the first` is (end of the command - end of its first trial) / (n - 1), which charges the
-command's exit to the trials too. The commands take turns, so that a busy machine disturbs both.
+command's exit to the trials too. The commands take turns, so that a busy machine disturbs both. The naive
+sweep (tests/bench/naive/) is Hydra's own launcher, a plain script and MLflow, all trials in one process.
 
 Where the time goes is read from the runs' own files (events.jsonl, result.json) and from a clock at a few
 doors of the shell (tests/bench/traced.py).
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from typing import Any
 
 from tests.bench.contest import ROOT
 from tests.bench.report import Report, Table, command, plain, say
+from tests.bench.traced import Span
 
 GOAL_S = 0.5
 FRAMEWORKS = ("torch", "keras", "keras_jax")
@@ -36,20 +39,38 @@ THREADS_TF = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Medians over the repeats, in seconds. `naive_further_s` is that of the naive sweep, `ratio` how many
-    times as long it takes."""
+class Command:
+    """What a command took, in seconds: by the clock, and of processors (its own and its children's)."""
 
-    framework: str
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians over the repeats: commands of all trials, and what each trial after the first costs."""
+
     command_s: float
     further_s: float
-    after_first_s: float
-    naive_command_s: float
-    naive_further_s: float
+    further_cpu_s: float
 
-    @property
-    def ratio(self) -> float:
-        return self.naive_further_s / self.further_s
+    @classmethod
+    def of(cls, one: Sequence[Command], many: Sequence[Command], trials: int) -> Cost:
+        """From commands of one trial and of `trials`."""
+        pairs = list(zip(one, many, strict=True))
+        further = statistics.median((b.wall_s - a.wall_s) / (trials - 1) for a, b in pairs)
+        further_cpu = statistics.median((b.cpu_s - a.cpu_s) / (trials - 1) for a, b in pairs)
+        return cls(statistics.median(command.wall_s for command in many), further, further_cpu)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One framework's sweep, and the naive one."""
+
+    framework: str
+    ours: Cost
+    after_first_s: float
+    naive: Cost
 
 
 def measure_sweeps(trials: int = 8, repeats: int = 3, only: str = "") -> Report:
@@ -60,48 +81,39 @@ def measure_sweeps(trials: int = 8, repeats: int = 3, only: str = "") -> Report:
             sweep, parts = measure_sweep(framework, trials, repeats, Path(name, framework))
             sweeps.append(sweep)
             where[framework] = parts
-    values = {"goal_s": GOAL_S, "sweeps": [plain(s) | {"ratio": s.ratio} for s in sweeps], "where": where}
+    values = {"goal_s": GOAL_S, "sweeps": [plain(sweep) for sweep in sweeps], "where": where}
     return Report(values, (_table(sweeps, trials), _where_table(where, trials)))
 
 
 def measure_sweep(framework: str, trials: int, repeats: int, folder: Path) -> tuple[Sweep, dict[str, float]]:
-    """One framework's figures, and where the time of its last sweep went (medians over trials, s)."""
-    ours: dict[int, list[float]] = {1: [], trials: []}
-    naive: dict[int, list[float]] = {1: [], trials: []}
+    """One framework's figures, and where the time of its sweeps went (medians, s)."""
+    ours: dict[int, list[Command]] = {1: [], trials: []}
+    naive: dict[int, list[Command]] = {1: [], trials: []}
     after, parts = [], []
     for repeat in range(repeats):
+        composing_s = []
         for count in ours:
             say(f"{framework} {count} trials, repeat {repeat + 1}")
             place = folder / f"{repeat}-{count}"
             ours[count].append(_ours(framework, count, place))
             naive[count].append(_naive(framework, count, place / "naive"))
-            if count == trials:
-                found = timeline(place)
-                after.append(found.pop("after the first trial") / (trials - 1))
-                parts.append(found)
-    sweep = Sweep(
-        framework,
-        command_s=statistics.median(ours[trials]),
-        further_s=_further(ours, trials),
-        after_first_s=statistics.median(after),
-        naive_command_s=statistics.median(naive[trials]),
-        naive_further_s=_further(naive, trials),
-    )
+            composing_s.append(_composing_s(_spans(place)))
+        found = timeline(place)  # of the last one, which had all trials
+        found["trial: Hydra composes and checks"] = (composing_s[1] - composing_s[0]) / (trials - 1)
+        after.append(found.pop("after the first trial") / (trials - 1))
+        parts.append(found)
+    costs = [Cost.of(each[1], each[trials], trials) for each in (ours, naive)]
+    sweep = Sweep(framework, costs[0], statistics.median(after), costs[1])
     return sweep, {label: statistics.median(part[label] for part in parts) for label in parts[0]}
 
 
-def _further(commands: dict[int, list[float]], trials: int) -> float:
-    pairs = zip(commands[trials], commands[1], strict=True)
-    return statistics.median((many - one) / (trials - 1) for many, one in pairs)
-
-
-def _ours(framework: str, trials: int, place: Path) -> float:
+def _ours(framework: str, trials: int, place: Path) -> Command:
     asked = [f"framework={framework}", f"seed=range({trials})", f"train.epochs={EPOCHS}"]
     place.mkdir(parents=True)
     return _timed(["tests.bench.traced", "spans.json", "-m", *asked], place)
 
 
-def _naive(framework: str, trials: int, place: Path) -> float:
+def _naive(framework: str, trials: int, place: Path) -> Command:
     script = "train_torch" if framework == "torch" else "train_keras"
     seeds = ",".join(map(str, range(trials)))
     place.mkdir(parents=True)
@@ -110,31 +122,41 @@ def _naive(framework: str, trials: int, place: Path) -> float:
     return _timed([f"tests.bench.naive.{script}", *asked], place, {"KERAS_BACKEND": backend})
 
 
-def _timed(module: Sequence[str], place: Path, more: dict[str, str] | None = None) -> float:
-    """The wall time of `python -m ...` in a folder; raises RuntimeError if it fails."""
+def _timed(module: Sequence[str], place: Path, more: dict[str, str] | None = None) -> Command:
+    """The cost of `python -m ...` in a folder; raises RuntimeError if it fails."""
     threads = dict.fromkeys((*THREADS, *THREADS_TF), "1")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment = os.environ | threads | quiet | (more or {})
-    start = time.perf_counter()
+    cpu_s, start = _children_s(), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", *module], cwd=place, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *module],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    passed = time.perf_counter() - start
+    taken = Command(time.perf_counter() - start, _children_s() - cpu_s)
     if done.returncode:
         raise RuntimeError(f"{' '.join(module)} failed\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
-    return passed
+    return taken
+
+
+def _children_s() -> float:
+    """Processor time of all children that have ended, and of theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def timeline(place: Path) -> dict[str, float]:
     """Where a sweep's time went, in seconds: first what happens once, then medians of its later trials."""
-    spans = json.loads((place / "spans.json").read_text())
+    spans = _spans(place)
     runs = sorted((_run(path) for path in (place / "results/runs").iterdir()), key=lambda run: run["started"])
     of = {label: [end - start for name, _, start, end in spans if name == label] for label, *_ in spans}
-    starts = {label: start for label, _, start, _ in reversed(spans)}
     ends = {label: end for label, _, _, end in spans}
     found = {
         "once: import of the shell": of["import of the shell"][0],
-        "once: Hydra composes and checks": starts["execute"] - ends["import of the shell"],
+        "once: Hydra composes and checks": _composing_s(spans),
         "once: data, shapes, run ids": sum(of["prepare"]),
         "once: wait for MLflow": sum(of["wait for MLflow"]),
         "once: wait for the worker": of["wait for workers"][0],
@@ -161,6 +183,17 @@ def timeline(place: Path) -> dict[str, float]:
     return found
 
 
+def _spans(place: Path) -> list[Span]:
+    spans: list[Span] = json.loads((place / "spans.json").read_text())
+    return spans
+
+
+def _composing_s(spans: Sequence[Span]) -> float:
+    """From the end of the imports to the session that gets the checked configurations."""
+    imported = next(end for label, _, _, end in spans if label == "import of the shell")
+    return next(start for label, _, start, _ in spans if label == "execute") - imported
+
+
 def _run(folder: Path) -> dict[str, float]:
     """A run's instants (s since the epoch) and spans (s)."""
     result = json.loads((folder / "result.json").read_text())
@@ -183,22 +216,24 @@ def _table(sweeps: Sequence[Sweep], trials: int) -> Table:
         "framework",
         f"command of {trials}, s",
         "a further trial, s",
+        "of processors, s",
         "after the first, s/trial",
         f"< {GOAL_S} s",
         f"naive: command of {trials}, s",
         "naive: a further trial, s",
-        "naive / ours",
+        "of processors, s",
     )
     cells = [
         (
             sweep.framework,
-            f"{sweep.command_s:.2f}",
-            f"{sweep.further_s:.3f}",
+            f"{sweep.ours.command_s:.2f}",
+            f"{sweep.ours.further_s:.3f}",
+            f"{sweep.ours.further_cpu_s:.3f}",
             f"{sweep.after_first_s:.3f}",
-            "yes" if max(sweep.further_s, sweep.after_first_s) < GOAL_S else "no",
-            f"{sweep.naive_command_s:.2f}",
-            f"{sweep.naive_further_s:.3f}",
-            f"{sweep.ratio:.1f}",
+            "yes" if max(sweep.ours.further_s, sweep.after_first_s) < GOAL_S else "no",
+            f"{sweep.naive.command_s:.2f}",
+            f"{sweep.naive.further_s:.3f}",
+            f"{sweep.naive.further_cpu_s:.3f}",
         )
         for sweep in sweeps
     ]

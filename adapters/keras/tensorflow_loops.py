@@ -14,9 +14,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from adapters.keras.fit import Fit
-from adapters.keras.program import Array, Parts, Program, parts
+from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
 from harness.adapter import AdapterOptions, Execution, Plan
 from harness.parse import ConfigError, Mistake
+from harness.spec import Embedding
 
 EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
 
@@ -50,22 +51,23 @@ def build(plan: Plan) -> Program:
     """The program of a plan."""
     if plan.execution == "idiomatic":
         return _idiomatic(plan)
-    made = parts(plan)
+    made = parts(plan, "xla" if plan.xla else "graph")
     return Program(made, _Compiled(made), {"xla": plan.xla})
 
 
 def _idiomatic(plan: Plan) -> Program:
-    made = parts(plan, _Traced)
+    made = parts(plan, "none", _Traced)
     model = made.model.keras
     forward = _forward(made)
     fit = Fit(
         made,
-        lambda x: np.asarray(forward(tf.constant(x))),
+        lambda inputs: np.asarray(forward(_constants(inputs))),
         restart=lambda seed: None,
         sync=tf.test.experimental.sync_devices,
         compilations=lambda: model.traces + forward.experimental_get_tracing_count(),
     )
-    return Program(made, fit, {"xla": bool(model.jit_compile)})
+    sparse = any(isinstance(node.layer, Embedding) for node in plan.network.layers())
+    return Program(made, fit, {"xla": bool(model.jit_compile)}, sparse)
 
 
 class _Traced(keras.Model):  # type: ignore[misc]
@@ -89,11 +91,11 @@ class _Compiled:
         self._program = _whole_epoch(made) if whole else _one_step(made)
         self._run: Callable[[Any, Any], Any] = self._whole if whole else self._steps
         self._concrete: Any = None
-        self._data: tuple[Any, Any] = (None, None)
+        self._data: tuple[Inputs, Any] = ((), None)
         self._losses: Any = np.empty(0)
 
-    def feed(self, x: Array, y: Array) -> None:
-        self._data = (tf.constant(x), tf.constant(y))
+    def feed(self, inputs: Inputs, y: Array) -> None:
+        self._data = (_constants(inputs), tf.constant(y))
 
     def restart(self, seed: int) -> None:
         """Nothing to do: Keras' variables are the state."""
@@ -108,10 +110,10 @@ class _Compiled:
 
     def _steps(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
         self._made.optimizer.set_rates(learning_rates)
-        x, y = self._data
+        inputs, y = self._data
         steps = tf.unstack(order)
         program = self._compiled(steps[0])
-        return [program(x, y, rows) for rows in steps]
+        return [program(inputs, y, rows) for rows in steps]
 
     def _compiled(self, *arguments: Any) -> Any:
         """The program for the one signature that it will ever have.
@@ -126,8 +128,8 @@ class _Compiled:
     def losses(self) -> Array:
         return np.array(self._losses)
 
-    def predict(self, x: Array) -> Array:
-        return np.asarray(self._forward(tf.constant(x)))
+    def predict(self, inputs: Inputs) -> Array:
+        return np.asarray(self._forward(_constants(inputs)))
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
         return [variable.numpy() for variable in variables]
@@ -140,12 +142,16 @@ class _Compiled:
         return sum(counts)
 
 
+def _constants(inputs: Inputs) -> Inputs:
+    return tuple(tf.constant(each) for each in inputs)
+
+
 def _forward(made: Parts) -> Any:
-    """Outputs in evaluation mode, `[rows, outputs]` from `[rows, ...]`."""
+    """Outputs in evaluation mode, `[rows, outputs]` from the inputs of these rows."""
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def forward(x: Any) -> Any:
-        return made.model.keras(x, training=False)
+    def forward(inputs: Inputs) -> Any:
+        return made.model.keras(native(inputs), training=False)
 
     return forward
 
@@ -153,13 +159,15 @@ def _forward(made: Parts) -> Any:
 def _step(made: Parts) -> Callable[..., Any]:
     """One training step, not compiled: the loss of a batch, whose gradient went into the variables."""
     model, optimizer, trainable = made.model.keras, made.optimizer.keras, made.trainable
-    native = [variable.value for variable in trainable]
+    variables = [variable.value for variable in trainable]
 
-    def step(x: Any, y: Any, rows: Any) -> Any:
-        batch, targets = tf.gather(x, rows), tf.gather(y, rows)
+    def step(inputs: Inputs, y: Any, rows: Any) -> Any:
+        batch, targets = tuple(tf.gather(each, rows) for each in inputs), tf.gather(y, rows)
         with tf.GradientTape() as tape:
-            loss = made.loss(targets, model(batch, training=True))
-        optimizer.apply(tape.gradient(loss, native), trainable)
+            loss = made.loss(targets, model(native(batch), training=True))
+        # that of an embedding comes as one row a token, which Keras' optimizers don't add up
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+        optimizer.apply(gradients, trainable)
         return loss
 
     return step
@@ -173,11 +181,11 @@ def _whole_epoch(made: Parts) -> Any:
     step, plan = _step(made), made.plan
 
     @tf.function(autograph=False, jit_compile=plan.xla)  # type: ignore[untyped-decorator]
-    def epoch(x: Any, y: Any, order: Any, rates: Any) -> Any:
+    def epoch(inputs: Inputs, y: Any, order: Any, rates: Any) -> Any:
         made.optimizer.rates.table.assign(rates)
 
         def body(number: Any, losses: Any) -> tuple[Any, Any]:
-            loss = step(x, y, order[number])
+            loss = step(inputs, y, order[number])
             return number + 1, losses.write(number, loss)
 
         losses = tf.TensorArray(plan.precision, size=plan.steps, element_shape=())

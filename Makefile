@@ -64,7 +64,7 @@ define install
 endef
 
 .venv/.stamp-dev: pyproject.toml constraints.txt
-	$(call install,jax$(,)dev,.venv/.stamp-run $@)
+	$(call install,jax$(,)data$(,)dev,.venv/.stamp-run $@)
 
 .venv/.stamp-run: pyproject.toml constraints.txt
 	$(call install,jax,$@)

@@ -34,7 +34,8 @@ class Plan:
     """Everything that a compiled program depends on; equal plans share one program.
 
     `rule` is what `harness.optim.program_rule` leaves of the optimizer: numbers that programs take as inputs
-    are neutral in it. `xla` says whether TensorFlow compiles with XLA (JAX always does). `rows` are the rows
+    are neutral in it. `xla` says whether TensorFlow compiles with XLA (JAX always does); None leaves it to the
+    adapter. `rows` are the rows
     of each split, in the order train, val, test; data of other sizes needs another program.
     """
 
@@ -46,7 +47,7 @@ class Plan:
     rows: tuple[int, int, int]
     precision: Precision = "float32"
     execution: Execution = "eager"
-    xla: bool = False
+    xla: bool | None = False
     device: str = "cpu"
 
 

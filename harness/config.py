@@ -53,7 +53,7 @@ class FrameworkConfig:
 
     `adapter` is the module that speaks the framework's language, `backend` what it is told to run on,
     `distributions` the packages whose versions belong to a result. `python` names another interpreter for
-    the worker, `env` more of its environment. `xla` asks TensorFlow to compile with XLA.
+    the worker, `env` more of its environment. `xla` asks TensorFlow to compile with XLA; null leaves it to the adapter.
     """
 
     name: str
@@ -62,7 +62,7 @@ class FrameworkConfig:
     distributions: tuple[str, ...]
     execution: Execution
     executions: dict[str, Any]
-    xla: bool = False
+    xla: bool | None = False
     python: str | None = None
     env: dict[str, Any] = field(default_factory=dict)
 

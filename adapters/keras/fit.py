@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.keras import losses
-from adapters.keras.program import Array, Parts
+from adapters.keras.program import Array, Inputs, Parts, native
 
 
 class Fit:
@@ -27,7 +27,7 @@ class Fit:
     def __init__(
         self,
         parts: Parts,
-        predict: Callable[[Array], Array],
+        predict: Callable[[Inputs], Array],
         restart: Callable[[int], None],
         sync: Callable[[], None],
         compilations: Callable[[], int],
@@ -35,7 +35,7 @@ class Fit:
         self._parts = parts
         self._model = parts.model.keras
         self._model.compile(optimizer=parts.optimizer.keras, loss=losses.native(parts.plan.loss))
-        self._x: Array = np.empty(0)
+        self._inputs: Inputs = ()
         self._y: Array = np.empty(0)
         self._loss = np.nan
         self.predict = predict
@@ -43,16 +43,21 @@ class Fit:
         self.sync = sync
         self.compilations = compilations
 
-    def feed(self, x: Array, y: Array) -> None:
+    def feed(self, inputs: Inputs, y: Array) -> None:
         """Keep the rows as NumPy arrays, which is what `fit` is given in tutorials."""
-        self._x, self._y = x, y
+        self._inputs, self._y = inputs, y
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
         """Fit one epoch on the rows in the harness's order."""
         self._parts.optimizer.set_rates(learning_rates)
         rows = order.ravel()
         history = self._model.fit(
-            self._x[rows], self._y[rows], batch_size=order.shape[1], epochs=1, shuffle=False, verbose=0
+            native(tuple(each[rows] for each in self._inputs)),
+            self._y[rows],
+            batch_size=order.shape[1],
+            epochs=1,
+            shuffle=False,
+            verbose=0,
         )
         self._loss = history.history["loss"][0]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.keras.fit import Fit
-from adapters.keras.program import Array, Loop, Parts, Program, parts
+from adapters.keras.program import Array, Inputs, Loop, Parts, Program, native, parts
 from harness.adapter import AdapterOptions, Execution, Plan
 from harness.parse import ConfigError, Mistake
 
@@ -51,8 +51,9 @@ def environment(options: AdapterOptions) -> dict[str, object]:
 
 def build(plan: Plan) -> Program:
     """The program of a plan."""
-    made = parts(plan)
-    loop = _fit(made) if plan.execution == "idiomatic" else _Compiled(made)
+    idiomatic = plan.execution == "idiomatic"
+    made = parts(plan, "none" if idiomatic else "xla")
+    loop = _fit(made) if idiomatic else _Compiled(made)
     return Program(made, _Metered(loop), {"xla": True})
 
 
@@ -73,9 +74,9 @@ class _Metered:
         finally:
             self._count += _Metered.total - before
 
-    def feed(self, x: Array, y: Array) -> None:
+    def feed(self, inputs: Inputs, y: Array) -> None:
         with self._counted():
-            self._loop.feed(x, y)
+            self._loop.feed(inputs, y)
 
     def restart(self, seed: int) -> None:
         with self._counted():
@@ -88,9 +89,9 @@ class _Metered:
     def losses(self) -> Array:
         return self._loop.losses()
 
-    def predict(self, x: Array) -> Array:
+    def predict(self, inputs: Inputs) -> Array:
         with self._counted():
-            return self._loop.predict(x)
+            return self._loop.predict(inputs)
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
         return self._loop.read(variables)
@@ -113,9 +114,9 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 def _fit(made: Parts) -> Fit:
     forward = _forward(made)
 
-    def predict(x: Array) -> Array:
+    def predict(inputs: Inputs) -> Array:
         trained, others, _ = _state(made)
-        return np.asarray(forward(trained, others, x))
+        return np.asarray(forward(trained, others, inputs))
 
     return Fit(
         made,
@@ -135,12 +136,12 @@ class _Compiled:
         self._epoch: Callable[..., Any] = _scanned(made) if made.plan.execution == "epoch" else _stepped(made)
         slots = [id(variable) for variable in made.optimizer.keras.variables]
         self._table = slots.index(id(made.optimizer.rates.table))
-        self._data: tuple[Any, Any] = (None, None)
+        self._data: tuple[Inputs, Any] = ((), None)
         self._state: State = ([], [], [])
         self._losses: Any = np.empty(0)
 
-    def feed(self, x: Array, y: Array) -> None:
-        self._data = (jax.device_put(x), jax.device_put(y))
+    def feed(self, inputs: Inputs, y: Array) -> None:
+        self._data = jax.device_put((inputs, y))
 
     def restart(self, seed: int) -> None:
         # Copies, because the state is donated and Keras' variables must keep theirs.
@@ -155,13 +156,16 @@ class _Compiled:
     def losses(self) -> Array:
         return np.asarray(jax.device_get(self._losses))
 
-    def predict(self, x: Array) -> Array:
+    def predict(self, inputs: Inputs) -> Array:
         trained, others, _ = self._state
-        return np.asarray(self._forward(trained, others, x))
+        return np.asarray(self._forward(trained, others, inputs))
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
-        trained = {id(v): value for v, value in zip(self._made.trainable, self._state[0], strict=True)}
-        return [np.asarray(trained[id(variable)]) for variable in variables]
+        model = self._made.model.keras
+        held = [*model.trainable_variables, *model.non_trainable_variables]
+        values = [*self._state[0], *self._state[1]]
+        now = {id(variable): value for variable, value in zip(held, values, strict=True)}
+        return [np.asarray(now[id(variable)]) for variable in variables]
 
     def sync(self) -> None:
         _wait(self._state)
@@ -184,28 +188,30 @@ def _state(made: Parts) -> State:
 
 
 def _forward(made: Parts) -> Callable[..., jax.Array]:
-    """Outputs in evaluation mode from (trained, others, x)."""
+    """Outputs in evaluation mode from (trained, others, inputs)."""
+    model = made.model.keras
 
-    def forward(trained: list[jax.Array], others: list[jax.Array], x: jax.Array) -> jax.Array:
-        outputs: jax.Array = made.model.keras.stateless_call(trained, others, x, training=False)[0]
+    def forward(trained: list[jax.Array], others: list[jax.Array], inputs: Inputs) -> jax.Array:
+        outputs: jax.Array = model.stateless_call(trained, others, native(inputs), training=False)[0]
         return outputs
 
     return jax.jit(forward)
 
 
 def _step(made: Parts) -> Callable[..., tuple[State, jax.Array]]:
-    """One training step, not compiled: (state, x, y, rows) to (state, loss)."""
+    """One training step, not compiled: (state, inputs, y, rows) to (state, loss)."""
     model, optimizer = made.model.keras, made.optimizer.keras
 
-    def loss_of(trained: Any, others: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
-        outputs, others = model.stateless_call(trained, others, x, training=True)
+    def loss_of(trained: Any, others: Any, inputs: Inputs, y: jax.Array) -> tuple[jax.Array, Any]:
+        outputs, others = model.stateless_call(trained, others, native(inputs), training=True)
         return made.loss(y, outputs), others
 
-    def step(state: State, x: jax.Array, y: jax.Array, rows: jax.Array) -> tuple[State, jax.Array]:
+    def step(state: State, inputs: Inputs, y: jax.Array, rows: jax.Array) -> tuple[State, jax.Array]:
         trained, others, slots = state
         # The harness's rows lie within the data, so nothing needs to be checked or filled in.
-        batch = [each.at[rows].get(mode="promise_in_bounds") for each in (x, y)]
-        (loss, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained, others, *batch)
+        batch, targets = jax.tree.map(lambda each: each.at[rows].get(mode="promise_in_bounds"), (inputs, y))
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, others), gradients = gradient(trained, others, batch, targets)
         trained, slots = optimizer.stateless_apply(slots, gradients, trained)
         return (trained, others, slots), loss
 
@@ -217,8 +223,8 @@ def _scanned(made: Parts) -> Callable[..., tuple[State, jax.Array]]:
     step = _step(made)
 
     @partial(jax.jit, donate_argnums=0)
-    def epoch(state: State, x: jax.Array, y: jax.Array, order: jax.Array) -> tuple[State, jax.Array]:
-        return jax.lax.scan(lambda state, rows: step(state, x, y, rows), state, order)
+    def epoch(state: State, inputs: Inputs, y: jax.Array, order: jax.Array) -> tuple[State, jax.Array]:
+        return jax.lax.scan(lambda state, rows: step(state, inputs, y, rows), state, order)
 
     return epoch
 
@@ -228,10 +234,10 @@ def _stepped(made: Parts) -> Callable[..., tuple[State, list[jax.Array]]]:
     the device; the losses stay there until somebody asks."""
     step = jax.jit(_step(made), donate_argnums=0)
 
-    def epoch(state: State, x: jax.Array, y: jax.Array, order: Array) -> tuple[State, list[jax.Array]]:
+    def epoch(state: State, inputs: Inputs, y: jax.Array, order: Array) -> tuple[State, list[jax.Array]]:
         losses = []
         for rows in order:
-            state, loss = step(state, x, y, rows)
+            state, loss = step(state, inputs, y, rows)
             losses.append(loss)
         return state, losses
 

@@ -1,33 +1,31 @@
-"""From a network to a Keras model, one case a layer kind, with the way to each canonical weight.
-
-Keras' layouts are the canonical ones for most kinds, so a parameter usually *is* a variable of the layer; a
-kind for which that is not so gets its own mapping here, beside the case that builds it.
-"""
+"""From a network to a Keras model: the walk through its layers and residual blocks, in the functional API."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from harness.adapter import Precision
-from harness.spec import Activation, Concrete, Dense, Dropout, Flatten, Network, Node
-
-Function = Callable[[Any], Any]
+from adapters.keras import layers
+from adapters.keras.built import Built, Padding, Setting, ValidSteps
+from harness.spec import Activation, AnyNode, Network, Node, ResidualNode
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A Keras model, its variables by canonical weight name, and what draws its dropout masks."""
+    """A Keras model, its variables by canonical weight name, and what draws its dropout masks.
+
+    The model takes x, and of padded sequences also their lengths. `recurrent` says how its recurrent layers
+    go through their steps: "loop", "unrolled" or "fused", each that there is.
+    """
 
     keras: Any
     parameters: dict[str, Any]
     seed_generators: tuple[Any, ...]
+    recurrent: tuple[str, ...]
 
     def seed(self, seed: int) -> None:
         """Start every stream of dropout masks anew, each at a place of its own."""
@@ -36,110 +34,54 @@ class Model:
             generator.state.assign(np.array([start >> 1, 0], dtype=generator.state.dtype))
 
 
-def build(network: Network, precision: Precision, kind: type | None = None) -> Model:
+def build(network: Network, setting: Setting, kind: type | None = None) -> Model:
     """The model of a network, with weights yet to be loaded; `kind` is a subclass of keras.Model to make."""
-    made = list(_layers(network.nodes, precision))
-    inputs = outputs = keras.Input(network.in_shape, dtype=precision)
-    for _, layer in made:
-        outputs = layer(outputs)
+    given = network.input
+    x = keras.Input(given.shape, dtype="int32" if given.vocabulary else setting.precision, name="x")
+    inputs, padding = [x], None
+    if given.lengths:
+        lengths = keras.Input((), dtype="int32", name="lengths")
+        inputs.append(lengths)
+        padding = Padding(lengths, ValidSteps(given.shape[0])(lengths))
+    walk = _Walk(setting, padding)
+    outputs = walk.chain(network.nodes, x)
+    made = (kind or keras.Model)(inputs if padding else x, outputs, name="network")
     parameters: dict[str, Any] = {}
-    for node, layer in made:
-        native = _parameters(node.layer, layer)
+    for node, built in walk.done:
+        native = built.weights()
         parameters |= {weight: native[name] for name, weight in node.weight_names().items()}
-    generators = [getattr(layer, "seed_generator", None) for _, layer in made]
-    return Model(
-        (kind or keras.Model)(inputs, outputs, name="network"),
-        parameters,
-        tuple(generator for generator in generators if generator is not None),
-    )
+    generators = (built.dropout.seed_generator for _, built in walk.done if built.dropout is not None)
+    kernels = {built.kernel for _, built in walk.done if built.kernel}
+    return Model(made, parameters, tuple(generators), tuple(sorted(kernels)))
 
 
-def _layers(nodes: Sequence[Node], precision: Precision) -> Iterator[tuple[Node, Any]]:
-    """Each node with its Keras layer. An activation after a dense layer becomes a part of it, as users write
-    it: calling one more layer costs Keras on torch some 50 µs a step."""
-    following = [*(node.layer for node in nodes[1:]), None]
-    fused = False
-    for node, after in zip(nodes, following, strict=True):
-        if fused:
-            fused = False
-            continue
-        layer = _layer(node.layer, precision)
-        if isinstance(node.layer, Dense) and isinstance(after, Activation):
-            layer.activation = _function(after, precision)
-            fused = True
-        yield node, layer
+class _Walk:
+    """Applies layers one after the other, and remembers them in `done`."""
+
+    def __init__(self, setting: Setting, padding: Padding | None) -> None:
+        self._setting = setting
+        self._padding = padding
+        self.done: list[tuple[Node, Built]] = []
+
+    def chain(self, nodes: Sequence[AnyNode], x: Any) -> Any:
+        """The output of layers in a row."""
+        rest = list(nodes)
+        while rest:
+            node = rest.pop(0)
+            if isinstance(node, ResidualNode):
+                body = self.chain(node.body, x)
+                x = keras.layers.Add()([self.chain(node.shortcut, x), body])
+                continue
+            after = None
+            if isinstance(node.layer, layers.TAKES_ACTIVATION) and rest:
+                after = _activation(rest[0])
+            if after is not None:
+                rest.pop(0)
+            built = layers.layer(node, after, self._setting)
+            self.done.append((node, built))
+            x = built.apply(x, self._padding)
+        return x
 
 
-def _layer(layer: Concrete, precision: Precision) -> Any:
-    match layer:
-        case Dense():
-            # Made of zeros: the canonical weights come before anything is trained, and drawing costs time.
-            return keras.layers.Dense(layer.units, use_bias=layer.use_bias, kernel_initializer="zeros")
-        case Activation():
-            return keras.layers.Activation(_function(layer, precision))
-        case Dropout():
-            return keras.layers.Dropout(layer.rate)
-        case Flatten():
-            return keras.layers.Flatten()
-        case _:
-            assert_never(layer)
-
-
-def _parameters(layer: Concrete, native: Any) -> dict[str, Any]:
-    """The variables of a layer by the names of its canonical parameters."""
-    match layer:
-        case Dense():
-            return {"kernel": native.kernel} | ({"bias": native.bias} if layer.use_bias else {})
-        case Activation() | Dropout() | Flatten():
-            return {}
-        case _:
-            assert_never(layer)
-
-
-def _function(layer: Activation, precision: Precision) -> Function:
-    match layer.function:
-        case "linear":
-            return _of_keras("linear")
-        case "relu":
-            return _of_keras("relu")
-        case "sigmoid":
-            return _of_keras("sigmoid")
-        case "tanh":
-            return _of_keras("tanh")
-        case "silu":
-            return _of_keras("silu")
-        case "softmax":
-            return _of_keras("softmax")
-        case "gelu":
-            return _exact_gelu if precision == "float64" else _gelu
-        case "leaky_relu":
-            return _leaky_relu(layer.slope, precision)
-        case _:
-            assert_never(layer.function)
-
-
-def _of_keras(name: str) -> Function:
-    function: Function = keras.activations.get(name)
-    return function
-
-
-def _gelu(x: Any) -> Any:
-    return ops.gelu(x, approximate=False)
-
-
-def _exact_gelu(x: Any) -> Any:
-    """GELU by erf. TensorFlow's own rounds the root of two to float32, also for float64 (5e-9 off)."""
-    root = ops.convert_to_tensor(math.sqrt(2.0), dtype="float64")
-    return 0.5 * x * (1.0 + ops.erf(x / root))
-
-
-def _leaky_relu(slope: float, precision: Precision) -> Function:
-    """Leaky ReLU. The slope of TensorFlow's own is a float32 attribute, also for float64 (7e-10 off)."""
-
-    def exact(x: Any) -> Any:
-        return ops.where(x > 0, x, x * ops.convert_to_tensor(slope, dtype="float64"))
-
-    def native(x: Any) -> Any:
-        return ops.leaky_relu(x, negative_slope=slope)
-
-    return exact if precision == "float64" else native
+def _activation(node: AnyNode) -> Activation | None:
+    return node.layer if isinstance(node, Node) and isinstance(node.layer, Activation) else None

@@ -16,10 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.keras import losses, model, optimizers
+from adapters.keras.built import Compiler, Setting
 from harness.adapter import Examples, Float, Plan, Split, Weights
 from harness.optim import Rule
 
 Array = npt.NDArray[Any]
+Inputs = tuple[Any, ...]
+"""What the model takes of some rows: x, and of padded sequences their lengths. Arrays or tensors."""
 
 CHUNK = 256
 """Rows that are predicted at a time. The last chunk is filled up, so that all splits share one program."""
@@ -43,9 +46,16 @@ class Parts:
         return losses.mean(self.plan.loss, y, outputs)
 
 
-def parts(plan: Plan, look_up: optimizers.LookUp = operator.getitem, kind: type | None = None) -> Parts:
+def native(inputs: Inputs) -> Any:
+    """The inputs as a Keras model is called with them."""
+    return list(inputs) if len(inputs) > 1 else inputs[0]
+
+
+def parts(
+    plan: Plan, compiler: Compiler, look_up: optimizers.LookUp = operator.getitem, kind: type | None = None
+) -> Parts:
     """Build the model and the optimizer of a plan; `kind` is a subclass of keras.Model to make."""
-    built = model.build(plan.network, plan.precision, kind)
+    built = model.build(plan.network, Setting(plan.precision, compiler, plan.device), kind)
     variables = list(built.keras.trainable_variables)
     optimizer = optimizers.build(plan.rule, variables, plan.steps, plan.precision, look_up)
     return Parts(plan, built, optimizer)
@@ -54,7 +64,7 @@ def parts(plan: Plan, look_up: optimizers.LookUp = operator.getitem, kind: type 
 class Loop(Protocol):
     """How one backend drives the steps of a program, and reads what came out."""
 
-    def feed(self, x: Array, y: Array) -> None:
+    def feed(self, inputs: Inputs, y: Array) -> None:
         """Put the training rows on the device; they replace those of the run before."""
         ...
 
@@ -70,7 +80,7 @@ class Loop(Protocol):
         """See `harness.adapter.Trainer.losses`; any dtype."""
         ...
 
-    def predict(self, x: Array) -> Array:
+    def predict(self, inputs: Inputs) -> Array:
         """Raw outputs in evaluation mode for `CHUNK` rows, or fewer if no split has more."""
         ...
 
@@ -90,9 +100,13 @@ class Loop(Protocol):
 class Program:
     """A model with its loss and optimizer, driven by the loop of its execution."""
 
-    def __init__(self, parts: Parts, loop: Loop, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self, parts: Parts, loop: Loop, settings: Mapping[str, object], sparse: bool = False
+    ) -> None:
+        """`sparse`: the optimizer gets an embedding's gradient as rows, see `optimizers.SPARSE_DEVIATION`."""
         self._parts = parts
         self._loop = loop
+        self._sparse = sparse
         self._settings = dict(settings)
 
     def trainer(self, examples: Examples, rule: Rule, seed: int) -> Trainer:
@@ -106,12 +120,13 @@ class Program:
     def settings(self) -> dict[str, object]:
         """What runs: backend, optimizer, its known deviations from the rule, the backend's own switches."""
         rule = self._parts.plan.rule
-        native = rule.impl == "native"
+        kernels = self._parts.model.recurrent
         return {
             "backend": keras.backend.backend(),
             "optimizer": self._parts.optimizer.name(),
-            "deviations": list(optimizers.DEVIATIONS.get(rule.name, ())) if native else [],
+            "deviations": optimizers.deviations(rule, self._sparse),
             "loss": _loss_name(self._parts.plan),
+            **({"recurrent": " and ".join(kernels)} if kernels else {}),
             **self._settings,
         }
 
@@ -125,8 +140,8 @@ class Trainer:
         self._loop = loop
         self._rule = rule
         self._seed = seed
-        self._x = {split: np.asarray(x, dtype=plan.precision) for split, x in examples.x.items()}
-        loop.feed(self._x["train"], losses.targets(plan.loss, examples.y["train"], plan.precision))
+        self._inputs = _inputs(plan, examples)
+        loop.feed(self._inputs["train"], losses.targets(plan.loss, examples.y["train"], plan.precision))
         self.train_epoch = loop.train_epoch
         self.sync = loop.sync
 
@@ -151,13 +166,13 @@ class Trainer:
 
     def predict(self, split: Split) -> Float:
         """Raw outputs for a split in evaluation mode, `[rows, outputs]`."""
-        x = self._x[split]
-        size = min(CHUNK, max(self._parts.plan.rows))
-        if not len(x):
-            return np.zeros((0, *self._parts.plan.network.out_shape), dtype=self._parts.plan.precision)
-        filled = x[np.arange(-(-len(x) // size) * size) % len(x)]
-        chunks = [self._loop.predict(filled[start : start + size]) for start in range(0, len(x), size)]
-        outputs: Float = np.concatenate(chunks)[: len(x)]
+        inputs, plan = self._inputs[split], self._parts.plan
+        rows, size = len(inputs[0]), min(CHUNK, max(plan.rows))
+        if not rows:
+            return np.zeros((0, *plan.network.out_shape), dtype=plan.precision)
+        filled = np.arange(-(-rows // size) * size).reshape(-1, size) % rows
+        chunks = [self._loop.predict(tuple(each[chunk] for each in inputs)) for chunk in filled]
+        outputs: Float = np.concatenate(chunks)[:rows]
         return outputs
 
     def weights(self) -> dict[str, Float]:
@@ -165,6 +180,18 @@ class Trainer:
         parameters = self._parts.model.parameters
         values = self._loop.read(list(parameters.values()))
         return {name: np.array(value) for name, value in zip(parameters, values, strict=True)}
+
+
+def _inputs(plan: Plan, examples: Examples) -> dict[Split, Inputs]:
+    """What the model takes, by split."""
+    given = plan.network.input
+    kind = "int32" if given.vocabulary else plan.precision
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    inputs: dict[Split, Inputs] = {split: (np.asarray(examples.x[split], kind),) for split in splits}
+    if not given.lengths:
+        return inputs
+    assert examples.lengths is not None, "the network takes lengths, and the examples have none"
+    return {split: (*inputs[split], np.asarray(examples.lengths[split], np.int32)) for split in splits}
 
 
 def _loss_name(plan: Plan) -> str:

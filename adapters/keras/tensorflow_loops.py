@@ -6,6 +6,7 @@ Data, order and learning rates are arguments or variables: a program serves ever
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -14,9 +15,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from adapters.keras.fit import Fit
-from adapters.keras.program import Array, Parts, Program, parts
+from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
 from harness.adapter import AdapterOptions, Execution, Plan
 from harness.parse import ConfigError, Mistake
+from harness.spec import Conv1D, Conv2D, Embedding
 
 EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
 
@@ -48,10 +50,18 @@ def environment(options: AdapterOptions) -> dict[str, object]:
 
 def build(plan: Plan) -> Program:
     """The program of a plan."""
+    if plan.xla is None:
+        plan = replace(plan, xla=_pays(plan))
     if plan.execution == "idiomatic":
         return _idiomatic(plan)
-    made = parts(plan, _look_up)
+    made = parts(plan, "xla" if plan.xla else "graph", _look_up)
     return Program(made, _Compiled(made), {"xla": plan.xla})
+
+
+def _pays(plan: Plan) -> bool:
+    """Whether XLA is likely to be faster: on a CPU it makes convolutions 2 to 16 times slower, the rest faster."""
+    convolves = any(isinstance(node.layer, Conv1D | Conv2D) for node in plan.network.layers())
+    return plan.device != "cpu" or not convolves
 
 
 def _look_up(table: Any, index: Any) -> Any:
@@ -61,17 +71,18 @@ def _look_up(table: Any, index: Any) -> Any:
 
 
 def _idiomatic(plan: Plan) -> Program:
-    made = parts(plan, _look_up, _Traced)
+    made = parts(plan, "none", _look_up, _Traced)
     model = made.model.keras
     forward = _forward(made)
     fit = Fit(
         made,
-        lambda x: np.asarray(forward(tf.constant(x))),
+        lambda inputs: np.asarray(forward(_constants(inputs))),
         restart=lambda seed: None,
         sync=tf.test.experimental.sync_devices,
         compilations=lambda: model.traces + forward.experimental_get_tracing_count(),
     )
-    return Program(made, fit, {"xla": bool(model.jit_compile)})
+    sparse = any(isinstance(node.layer, Embedding) for node in plan.network.layers())
+    return Program(made, fit, {"xla": bool(model.jit_compile)}, sparse)
 
 
 class _Traced(keras.Model):  # type: ignore[misc]
@@ -95,11 +106,11 @@ class _Compiled:
         self._program = _whole_epoch(made) if whole else _one_step(made)
         self._run: Callable[[Any, Any], Any] = self._whole if whole else self._steps
         self._concrete: Any = None
-        self._data: tuple[Any, Any] = (None, None)
+        self._data: tuple[Inputs, Any] = ((), None)
         self._losses: Any = np.empty(0)
 
-    def feed(self, x: Array, y: Array) -> None:
-        self._data = (tf.constant(x), tf.constant(y))
+    def feed(self, inputs: Inputs, y: Array) -> None:
+        self._data = (_constants(inputs), tf.constant(y))
 
     def restart(self, seed: int) -> None:
         """Nothing to do: Keras' variables are the state."""
@@ -114,10 +125,10 @@ class _Compiled:
 
     def _steps(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
         self._made.optimizer.set_rates(learning_rates)
-        x, y = self._data
+        inputs, y = self._data
         steps = tf.unstack(order)
         program = self._compiled(steps[0])
-        return [program(x, y, rows) for rows in steps]
+        return [program(inputs, y, rows) for rows in steps]
 
     def _compiled(self, *arguments: Any) -> Any:
         """The program for the one signature that it will ever have.
@@ -132,8 +143,8 @@ class _Compiled:
     def losses(self) -> Array:
         return np.array(self._losses)
 
-    def predict(self, x: Array) -> Array:
-        return np.asarray(self._forward(tf.constant(x)))
+    def predict(self, inputs: Inputs) -> Array:
+        return np.asarray(self._forward(_constants(inputs)))
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
         return [variable.numpy() for variable in variables]
@@ -147,12 +158,16 @@ class _Compiled:
         return sum(counts)
 
 
+def _constants(inputs: Inputs) -> Inputs:
+    return tuple(tf.constant(each) for each in inputs)
+
+
 def _forward(made: Parts) -> Any:
-    """Outputs in evaluation mode, `[rows, outputs]` from `[rows, ...]`."""
+    """Outputs in evaluation mode, `[rows, outputs]` from the inputs of these rows."""
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def forward(x: Any) -> Any:
-        return made.model.keras(x, training=False)
+    def forward(inputs: Inputs) -> Any:
+        return made.model.keras(native(inputs), training=False)
 
     return forward
 
@@ -160,13 +175,15 @@ def _forward(made: Parts) -> Any:
 def _step(made: Parts) -> Callable[..., Any]:
     """One training step, not compiled: the loss of a batch, whose gradient went into the variables."""
     model, optimizer, trainable = made.model.keras, made.optimizer.keras, made.trainable
-    native = [variable.value for variable in trainable]
+    variables = [variable.value for variable in trainable]
 
-    def step(x: Any, y: Any, rows: Any) -> Any:
-        batch, targets = tf.gather(x, rows), tf.gather(y, rows)
+    def step(inputs: Inputs, y: Any, rows: Any) -> Any:
+        batch, targets = tuple(tf.gather(each, rows) for each in inputs), tf.gather(y, rows)
         with tf.GradientTape() as tape:
-            loss = made.loss(targets, model(batch, training=True))
-        optimizer.apply(tape.gradient(loss, native), trainable)
+            loss = made.loss(targets, model(native(batch), training=True))
+        # that of an embedding comes as one row a token, which Keras' optimizers don't add up
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+        optimizer.apply(gradients, trainable)
         return loss
 
     return step
@@ -180,11 +197,11 @@ def _whole_epoch(made: Parts) -> Any:
     step, plan = _step(made), made.plan
 
     @tf.function(autograph=False, jit_compile=plan.xla)  # type: ignore[untyped-decorator]
-    def epoch(x: Any, y: Any, order: Any, rates: Any) -> Any:
+    def epoch(inputs: Inputs, y: Any, order: Any, rates: Any) -> Any:
         made.optimizer.rates.table.assign(rates)
 
         def body(number: Any, losses: Any) -> tuple[Any, Any]:
-            loss = step(x, y, order[number])
+            loss = step(inputs, y, order[number])
             return number + 1, losses.write(number, loss)
 
         losses = tf.TensorArray(plan.precision, size=plan.steps, element_shape=())

@@ -16,12 +16,13 @@ from torch._dynamo.backends.registry import lookup_backend
 
 from adapters.keras import losses
 from adapters.keras.fit import Fit
-from adapters.keras.program import Array, Parts, Program, parts
+from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
 from harness.adapter import AdapterOptions, Execution, Plan
 from harness.parse import ConfigError, Mistake
+from harness.spec import Conv2D
 
-BatchLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(x, y, rows of the batch) -> loss"""
+BatchLoss = Callable[[Inputs, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(inputs, y, rows of the batch) -> loss"""
 
 EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "eager", "compiled")
 
@@ -47,14 +48,15 @@ def environment(options: AdapterOptions) -> dict[str, object]:
 
 def build(plan: Plan) -> Program:
     """The program of a plan."""
-    made = parts(plan)
+    made = parts(plan, "none")
+    _lay_out(made)
     if plan.execution != "idiomatic":
         compiled = plan.execution == "compiled"
         return Program(made, _Loop(made, compiled), {"xla": False, "torch_compile": compiled})
     device = torch.device(plan.device)
     fit = Fit(
         made,
-        lambda x: _predict(made, x),
+        lambda inputs: _predict(made, inputs),
         restart=_seed,
         sync=lambda: _wait(device),
         compilations=lambda: 0,
@@ -91,17 +93,19 @@ class _Loop:
         self._device = torch.device(made.plan.device)
         self._trainable = made.trainable
         self._parameters: list[torch.Tensor] = [variable.value for variable in self._trainable]
-        self._x = self._y = torch.empty(0)
+        self._inputs: Inputs = ()
+        self._y = torch.empty(0)
         self._losses: list[torch.Tensor] = []
         self._compiler = _Compiler()
         self._loss = self._compiler(self._batch_loss) if compiled else self._batch_loss
 
-    def _batch_loss(self, x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        outputs = self._made.model.keras(x[rows], training=True)
+    def _batch_loss(self, inputs: Inputs, y: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        outputs = self._made.model.keras(native(tuple(each[rows] for each in inputs)), training=True)
         return _mean_loss(self._made, y[rows], outputs)
 
-    def feed(self, x: Array, y: Array) -> None:
-        self._x, self._y = (torch.as_tensor(each, device=self._device) for each in (x, y))
+    def feed(self, inputs: Inputs, y: Array) -> None:
+        self._inputs = _tensors(inputs, self._device)
+        self._y = torch.as_tensor(y, device=self._device)
 
     def restart(self, seed: int) -> None:
         _seed(seed)
@@ -111,7 +115,7 @@ class _Loop:
         self._made.optimizer.set_rates(learning_rates)
         self._losses = []
         for rows in torch.as_tensor(order, device=self._device).unbind():
-            loss = self._loss(self._x, self._y, rows)
+            loss = self._loss(self._inputs, self._y, rows)
             gradients = torch.autograd.grad(loss, self._parameters)
             with torch.no_grad():
                 apply(gradients, self._trainable)
@@ -121,8 +125,8 @@ class _Loop:
         stacked: Array = torch.stack(self._losses).cpu().numpy()
         return stacked
 
-    def predict(self, x: Array) -> Array:
-        return _predict(self._made, x)
+    def predict(self, inputs: Inputs) -> Array:
+        return _predict(self._made, inputs)
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
         return [variable.value.detach().cpu().numpy() for variable in variables]
@@ -143,6 +147,16 @@ def _mean_loss(made: Parts, y: torch.Tensor, outputs: torch.Tensor) -> torch.Ten
     return loss
 
 
+def _lay_out(made: Parts) -> None:
+    """Give the kernels of convolutions to one filter the strides that torch expects. Its float64 convolution
+    has no gradient for one that Keras made, whose last axis, of length 1, says nothing about the layout."""
+    for node in made.plan.network.layers():
+        if isinstance(node.layer, Conv2D) and node.layer.filters == 1:
+            value = made.model.parameters[node.weight_names()["kernel"]].value
+            native = value.data.permute(3, 2, 0, 1).clone(memory_format=torch.channels_last)
+            value.data = native.permute(2, 3, 1, 0)
+
+
 def _build_loss(made: Parts) -> None:
     """Build the compiled loss now. Else the first `fit` tries the whole model out for it, which draws dropout
     masks from torch's stream, and the first run of a program gets other masks than the later ones."""
@@ -160,9 +174,13 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _predict(made: Parts, x: Array) -> Array:
+def _tensors(inputs: Inputs, device: torch.device | str) -> Inputs:
+    return tuple(torch.as_tensor(each, device=device) for each in inputs)
+
+
+def _predict(made: Parts, inputs: Inputs) -> Array:
     with torch.no_grad():
-        outputs = made.model.keras(torch.as_tensor(x, device=made.plan.device), training=False)
+        outputs = made.model.keras(native(_tensors(inputs, made.plan.device)), training=False)
     array: Array = outputs.cpu().numpy()
     return array
 

@@ -53,7 +53,7 @@ def trace_all(command: Mapping[str, Any], programs: Programs, emit: Emit) -> Non
 
 class _Tracer:
     def __init__(
-        self, case: Case, programs: Programs, execution: Execution, xla: bool, precision: str
+        self, case: Case, programs: Programs, execution: Execution, xla: bool | None, precision: str
     ) -> None:
         self._case = case
         self._programs = programs

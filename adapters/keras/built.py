@@ -1,0 +1,76 @@
+"""What the layer modules give the walk in `model`: how to apply a layer, and where its weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import keras
+
+from harness.adapter import Precision
+
+
+class Padding(NamedTuple):
+    """Which steps of a batch are padding: `lengths` int32 `[batch]`, `valid` bool `[batch, steps]`."""
+
+    lengths: Any
+    valid: Any
+
+
+Compiler = Literal["xla", "graph", "none"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How layers are made. `compiler` is what compiles the training step that is ours: XLA, TensorFlow into a
+    graph, or nothing; "none" for `fit` too, whose layers are as a user has them by default."""
+
+    precision: Precision
+    compiler: Compiler
+    device: str
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A layer. `apply` takes its input and, of padded sequences, the padding; `weights` gives the variables
+    by the names of its canonical parameters, once it has been applied. `dropout` is the layer if it draws
+    masks, `kernel` how a recurrent layer goes through its steps."""
+
+    apply: Callable[[Any, Padding | None], Any]
+    weights: Callable[[], Mapping[str, Any]] = field(default=dict)
+    dropout: Any = None
+    kernel: str = ""
+
+
+def plain(layer: Any, *names: str) -> Built:
+    """A Keras layer that looks at no padding and keeps its weights as attributes of these names."""
+    return Built(lambda x, _: layer(x), lambda: {name: getattr(layer, name) for name in names})
+
+
+def of_lengths(layer: Any) -> Built:
+    """A layer without weights that takes `(x, lengths)`."""
+    return Built(lambda x, padding: layer(x, need(padding).lengths))
+
+
+def of_valid(layer: Any) -> Built:
+    """A layer without weights that takes `(x, valid)`."""
+    return Built(lambda x, padding: layer(x, need(padding).valid))
+
+
+def need(padding: Padding | None) -> Padding:
+    """The padding, where a node that is `masked` says that there is one."""
+    assert padding is not None, "the network has a masked layer and no lengths"
+    return padding
+
+
+class ValidSteps(keras.layers.Layer):  # type: ignore[misc]
+    """From lengths `[batch]` to which steps are valid, bool `[batch, steps]`."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(name="valid")
+        self.steps = steps
+
+    def call(self, lengths: Any) -> Any:
+        """See the class."""
+        return keras.ops.arange(self.steps, dtype="int32") < keras.ops.expand_dims(lengths, 1)

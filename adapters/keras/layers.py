@@ -1,0 +1,88 @@
+"""One case per layer kind: its Keras layer, and where its canonical weights are in it.
+
+The layers are Keras' own wherever it has one that computes what the kind says, and its layouts are the
+canonical ones, so a parameter *is* a variable of its layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+import keras
+
+from adapters.keras import attention, places
+from adapters.keras.built import Built, Setting, plain
+from adapters.keras.functions import function
+from adapters.keras.recurrent import recurrent
+from harness.spec import (
+    GRU,
+    LSTM,
+    Activation,
+    BatchNorm,
+    Conv1D,
+    Conv2D,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    GlobalPool,
+    LayerNorm,
+    Node,
+    Pool,
+    Positions,
+    Reshape,
+    SelfAttention,
+    SimpleRNN,
+    Upsample,
+)
+
+TAKES_ACTIVATION = (Dense, Conv1D, Conv2D)
+"""Kinds that an activation behind them becomes a part of, as users write it: calling one more layer costs
+Keras on torch some 50 µs a step."""
+
+
+def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
+    """The layer of a node; `after` is the activation that becomes a part of it."""
+    activation = function(after, setting.precision) if after else None
+    match node.layer:
+        case Dense():
+            return _dense(node.layer, activation)
+        case Activation():
+            return plain(keras.layers.Activation(function(node.layer, setting.precision)))
+        case Dropout(rate=rate):
+            made = keras.layers.Dropout(rate)
+            return Built(lambda x, _: made(x), dropout=made if rate > 0 else None)
+        case Flatten():
+            return places.flatten(node)
+        case Reshape():
+            return plain(keras.layers.Reshape(node.out_shape))
+        case Conv1D() | Conv2D():
+            return places.convolution(node.layer, activation)
+        case Pool():
+            return places.pool(node, node.layer)
+        case GlobalPool():
+            return places.global_pool(node, node.layer)
+        case Upsample():
+            return places.upsample(node, node.layer)
+        case SimpleRNN() | LSTM() | GRU():
+            return recurrent(node, node.layer, setting)
+        case Embedding():
+            return attention.embedding(node.layer)
+        case Positions():
+            return attention.positions(node, node.layer)
+        case SelfAttention():
+            return attention.self_attention(node, node.layer, setting)
+        case LayerNorm():
+            return attention.layer_norm(node.layer)
+        case BatchNorm():
+            return places.batch_norm(node.layer)
+        case _:
+            assert_never(node.layer)
+
+
+def _dense(layer: Dense, activation: Any) -> Built:
+    # Made of zeros: the canonical weights come before anything is trained, and drawing costs time.
+    made = keras.layers.Dense(
+        layer.units, activation=activation, use_bias=layer.use_bias, kernel_initializer="zeros"
+    )
+    return plain(made, "kernel", *(("bias",) if layer.use_bias else ()))

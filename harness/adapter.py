@@ -34,9 +34,9 @@ class Plan:
     """Everything that a compiled program depends on; equal plans share one program.
 
     `rule` is what `harness.optim.program_rule` leaves of the optimizer: numbers that programs take as inputs
-    are neutral in it. `xla` says whether TensorFlow compiles with XLA (JAX always does); None leaves it to the
-    adapter. `rows` are the rows
-    of each split, in the order train, val, test; data of other sizes needs another program.
+    are neutral in it. `xla` says whether TensorFlow compiles with XLA (JAX always does), None leaves it to
+    the adapter. `rows` are the rows of each split, in the order train, val, test; data of other sizes needs
+    another program.
     """
 
     network: Network

@@ -53,7 +53,8 @@ class FrameworkConfig:
 
     `adapter` is the module that speaks the framework's language, `backend` what it is told to run on,
     `distributions` the packages whose versions belong to a result. `python` names another interpreter for
-    the worker, `env` more of its environment. `xla` asks TensorFlow to compile with XLA; null leaves it to the adapter.
+    the worker, `env` more of its environment. `xla` asks TensorFlow to compile with XLA; null leaves it to
+    the adapter.
     """
 
     name: str

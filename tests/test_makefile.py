@@ -92,7 +92,7 @@ def test_bench_installs_once_and_then_only_runs(checkout: Checkout) -> None:
 def test_environment_of_the_tests_serves_bench_too(checkout: Checkout) -> None:
     """Catches: `make bench` after `make test` that installs a subset of what is there."""
     assert checkout.make("test").returncode == 0
-    assert checkout.done()[:2] == ["venv", "pip .[jax,dev]"]
+    assert checkout.done()[:2] == ["venv", "pip .[jax,data,dev]"]
     assert checkout.make("bench").returncode == 0
     assert checkout.done() == ["evenbench experiment=bench"]
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, assert_never
 
 import keras
-import numpy as np
 from keras import ops
 
 from harness.adapter import Precision

@@ -59,7 +59,7 @@ def build(plan: Plan) -> Program:
 
 
 def _pays(plan: Plan) -> bool:
-    """Whether XLA is likely to be faster: on a CPU it makes convolutions 2 to 16 times slower, the rest faster."""
+    """Whether XLA is likely to be faster: on a CPU it slows convolutions down, 2 to 16 times."""
     convolves = any(isinstance(node.layer, Conv1D | Conv2D) for node in plan.network.layers())
     return plan.device != "cpu" or not convolves
 

@@ -54,8 +54,11 @@ def _flat(config: RunConfig) -> dict[str, str]:
 
 
 def _varies(key: str, plain: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a key says more than its section's name does: Adam's epsilon differs from no SGD's."""
-    section = key.partition(".")[0]
+    """Whether a key says more than its section's name does: Adam's epsilon differs from no SGD's.
+
+    An execution belongs to its framework, which names the default.
+    """
+    section = "framework" if key == "execution" else key.partition(".")[0]
     values: dict[str, set[str]] = {}
     for flat in plain:
         group = flat[section] if section in SECTIONS and section != key and section in flat else ""

@@ -86,7 +86,7 @@ class Place:
         path = os.pathsep.join((str(ROOT), str(FAULTY)))
         own = {"PYTHONPATH": path, "FAULTS": str(self._faults), "TMPDIR": str(self.temporary)}
         return subprocess.Popen(
-            [sys.executable, "-m", "harness", "--config-dir", str(FAULTY / "conf"), *arguments],
+            [sys.executable, "-m", "harness", *arguments, "--config-dir", str(FAULTY / "conf")],
             cwd=self.folder,
             env={**os.environ, **own},
             stdin=subprocess.DEVNULL,

@@ -1,10 +1,10 @@
 """Train the cases of a certificate in this worker's framework and leave a trace of each.
 
-A trace is an npz file of float64 arrays: `initial/<weight>`, the weights as loaded; `logits`, the outputs
-before training; `gradient/<weight>`, what one step of plain gradient descent at learning rate 1 took away;
-`losses`, one a step; `weights/<step>/<weight>`; and `evaluation`, the outputs after training with dropout
-(and BatchNorm's running statistics) in the network. Each step is an epoch of its own, so that the weights
-after it can be read.
+A trace is an npz file of float64 arrays: `initial/<weight>`, the weights as the framework has them after
+loading; `logits`, the outputs before training; `gradient/<weight>`, what one step of plain gradient descent
+at learning rate 1 took away; `losses`, one a step; `weights/<step>/<weight>`; and `evaluation`, the outputs
+after training with dropout (and BatchNorm's running statistics) in the network. Each step is an epoch of its
+own, so that the weights after it can be read.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ class _Tracer:
 
     def trace(self) -> dict[str, NDArray[Any]]:
         """All arrays of the trace."""
-        trace = {f"initial/{name}": value for name, value in self._initial.items()}
-        trace |= self._gradients()
+        trace = self._gradients()
         trainer = self._trainer(self._network, self._case.optimizer)
         trainer.load(self._initial)
+        trace |= {f"initial/{name}": value for name, value in trainer.weights().items()}
         trace["logits"] = trainer.predict("test")
         losses: list[float] = []
         kept = parity.kept_steps(self._network)

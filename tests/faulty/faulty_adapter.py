@@ -82,6 +82,33 @@ FAULTS: dict[str, Callable[[], None]] = {
 }
 
 
+def _other_rows(order: Any, rates: Any) -> tuple[Any, Any]:
+    """One row of the batch is another one."""
+    changed = order.copy()
+    changed[0, 0] = (changed[0, 0] + 1) % (1 + order.max())
+    return changed, rates
+
+
+WRONG_INPUTS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+    "rate": lambda order, rates: (order, rates * (1 + 1e-6)),
+    "rows": _other_rows,
+}
+"""Mathematics that goes wrong in what a step is given."""
+
+WRONG_WEIGHTS: dict[str, Callable[[dict[str, Any], Weights], dict[str, Any]]] = {
+    "bias": lambda new, old: {n: old[n] if n.endswith("bias") else w for n, w in new.items()},
+    "float32": lambda new, old: {n: w.astype("float32").astype("float64") for n, w in new.items()},
+    "decay": lambda new, old: {n: w - 1e-6 * old[n] for n, w in new.items()},
+}
+"""Mathematics that goes wrong in what a step makes of the weights."""
+
+WRONG_OUTPUTS: dict[str, Callable[[Any], Any]] = {
+    "softmax": lambda outputs: np.exp(outputs) / np.exp(outputs).sum(axis=-1, keepdims=True),
+    "relu": lambda outputs: np.maximum(outputs, 0.0),
+}
+"""Mathematics that goes wrong in the outputs."""
+
+
 def planned(seed: int) -> str:
     """What the run of a seed is to suffer from; `*` stands for all seeds."""
     plan = json.loads(Path(os.environ["FAULTS"]).read_text("utf-8"))
@@ -133,9 +160,14 @@ class FaultyTrainer:
             FAULTS[self._fault]()
         x, y = self._examples.x["train"], self._examples.y["train"]
         network, loss = self._plan.network, self._plan.loss
+        if self._fault in WRONG_INPUTS:
+            order, learning_rates = WRONG_INPUTS[self._fault](order, learning_rates)
+        before = self._weights
         losses, self._weights = reference.train(
-            network, loss, self._rule, dict(self._weights), x, y, order[None], learning_rates[None]
+            network, loss, self._rule, dict(before), x, y, order[None], learning_rates[None]
         )
+        if self._fault in WRONG_WEIGHTS:
+            self._weights = WRONG_WEIGHTS[self._fault](dict(self._weights), before)
         self._losses = losses[0]
         if self._fault == "nan" and self._epoch == FAULTY_EPOCH:
             self._losses = self._losses * np.nan
@@ -145,7 +177,7 @@ class FaultyTrainer:
 
     def predict(self, split: str) -> Any:
         outputs, _ = reference.forward(self._plan.network, dict(self._weights), self._examples.x[split])
-        return outputs
+        return WRONG_OUTPUTS[self._fault](outputs) if self._fault in WRONG_OUTPUTS else outputs
 
     def weights(self) -> dict[str, Any]:
         return {name: weight.astype(self._plan.precision) for name, weight in self._weights.items()}

@@ -7,7 +7,7 @@ turns an asynchronous loop into one that waits at every step. Backends add what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -17,11 +17,23 @@ from adapters.keras import losses
 from adapters.keras.program import Array, Inputs, Parts, native
 
 
+class Pipeline(Protocol):
+    """What `fit` reads instead of arrays, made once for a run: building it anew for each epoch costs time."""
+
+    def feed(self, inputs: Inputs, y: Array) -> None:
+        """Take the rows of the training part."""
+        ...
+
+    def epoch(self, order: npt.NDArray[np.int32]) -> Any:
+        """What to give `fit` for an epoch in this order."""
+        ...
+
+
 class Fit:
     """A loop that calls `fit`; see `adapters.keras.program.Loop`.
 
     predict: raw outputs of a chunk. restart: called with the seed when a run starts. sync: waits for the
-    device. compilations: the backend's count.
+    device. compilations: the backend's count. pipeline: what `fit` reads; without one, arrays.
     """
 
     def __init__(
@@ -31,6 +43,7 @@ class Fit:
         restart: Callable[[int], None],
         sync: Callable[[], None],
         compilations: Callable[[], int],
+        pipeline: Pipeline | None = None,
     ) -> None:
         self._parts = parts
         self._model = parts.model.keras
@@ -42,23 +55,24 @@ class Fit:
         self.restart = restart
         self.sync = sync
         self.compilations = compilations
+        self._pipeline = pipeline
 
     def feed(self, inputs: Inputs, y: Array) -> None:
-        """Keep the rows as NumPy arrays, which is what `fit` is given in tutorials."""
+        """Keep the rows as NumPy arrays, which is what `fit` is given in tutorials, or in the pipeline."""
         self._inputs, self._y = inputs, y
+        if self._pipeline is not None:
+            self._pipeline.feed(inputs, y)
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
         """Fit one epoch on the rows in the harness's order."""
         self._parts.optimizer.set_rates(learning_rates)
-        rows = order.ravel()
-        history = self._model.fit(
-            native(tuple(each[rows] for each in self._inputs)),
-            self._y[rows],
-            batch_size=order.shape[1],
-            epochs=1,
-            shuffle=False,
-            verbose=0,
-        )
+        if self._pipeline is not None:
+            history = self._model.fit(self._pipeline.epoch(order), epochs=1, verbose=0)
+        else:
+            rows = order.ravel()
+            x = native(tuple(each[rows] for each in self._inputs))
+            size = order.shape[1]
+            history = self._model.fit(x, self._y[rows], batch_size=size, epochs=1, shuffle=False, verbose=0)
         self._loss = history.history["loss"][0]
 
     def losses(self) -> Array:

@@ -18,7 +18,7 @@ from harness import data, losses, optim
 from harness.adapter import Execution, Loss, Plan, Precision
 from harness.data import DataConfig, Dataset
 from harness.parse import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
-from harness.spec import ModelSpec, Network
+from harness.spec import ModelSpec, Network, Reconstruction
 
 Whole = Annotated[int, Range(min=0)]
 Positive = Annotated[int, Range(min=1)]
@@ -39,12 +39,18 @@ class ModelConfig:
         """The layer tree, read; raises ConfigError."""
         return ModelSpec.parse(list(self.layers))
 
+    @property
+    def reconstructs(self) -> bool:
+        """Whether it is an autoencoder, as far as its last layer says; a tree that can't be read is none."""
+        last = self.layers[-1] if self.layers else None
+        return isinstance(last, Mapping) and last.get("kind") == Reconstruction.kind
+
     def view(self, dataset: Dataset) -> Dataset:
         """The data as this model has to learn them: an autoencoder's targets are its inputs.
 
         Raises ConfigError where they can't be that.
         """
-        return data.as_reconstruction(dataset) if self.spec.reconstructs else dataset
+        return data.as_reconstruction(dataset) if self.reconstructs else dataset
 
 
 @dataclass(frozen=True)
@@ -174,8 +180,9 @@ def fit(model: ModelConfig, loss: str, dataset: Dataset) -> tuple[Network, str]:
     Raises ConfigError where the loss is for another task or a layer can't take what reaches it.
     """
     pair = f"model {model.name!r} can't take data {dataset.name!r}"
-    with _said_of(pair):
-        dataset = model.view(dataset)
+    if model.reconstructs:
+        with _said_of(pair):
+            dataset = data.as_reconstruction(dataset)
     loss = losses.default_loss(dataset.task) if loss == "auto" else loss
     mistakes = losses.check(dataset.task, loss)
     if mistakes:

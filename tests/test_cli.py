@@ -68,7 +68,7 @@ WRONG = {
         ["execution=epoch"],
         ["torch on cpu has no execution 'epoch'", "idiomatic, eager, compiled"],
     ),
-    "loss": (["train.loss=binary_cross_entropy"], ["the data is classification with 10 classes"]),
+    "loss": (["train.loss=binary_cross_entropy"], ["the task is classification with 10 classes"]),
     "fractions": (["data.test_fraction=0"], ["data.test_fraction: 0.0 is out of range", "> 0 and < 1"]),
     "fractions too small": (
         ["data.val_fraction=1e-4"],

@@ -126,13 +126,13 @@ def _demotion() -> Iterator[None]:
 def _keras_own_activations() -> Iterator[None]:
     from keras import ops
 
-    from adapters.keras import model
+    from adapters.keras import functions
 
     own = {
-        "_exact_gelu": model._gelu,
+        "_exact_gelu": functions._gelu,
         "_leaky_relu": lambda slope, precision: lambda x: ops.leaky_relu(x, negative_slope=slope),
     }
-    with mock.patch.multiple(model, **own):
+    with mock.patch.multiple(functions, **own):
         yield
 
 

@@ -95,7 +95,7 @@ def test_optimizers_see_what_the_spec_trains(
     """Catches: the attention's key bias or a sinusoidal table among the weights that are trained, which no
     output would tell; running statistics that an optimizer decays."""
     task = task_of(name, frameworks()[framework].executions[-1])
-    sizes = lab(framework, "float64").call("tests.test_keras_adapter:trained", task=task)
+    sizes = lab(framework, "float64").call("tests.test_keras_layers:trained", task=task)
     params = cases.network(task).params().values()
     assert sorted(sizes) == sorted(p.size for p in params if p.trainable)
 
@@ -124,7 +124,7 @@ def test_xla_compiles_a_program_once(
     child = Lab(frameworks()["keras"], "float32", tmp_path)
     try:
         counts = child.call(
-            "tests.test_keras_adapter:compiled", task=task, rule=rule, runs=[first, other], dump=str(dump)
+            "tests.test_keras_layers:compiled", task=task, rule=rule, runs=[first, other], dump=str(dump)
         )
     finally:
         child.close()
@@ -155,7 +155,7 @@ def test_settings_say_how_a_recurrent_layer_runs(
     layers = [{"kind": "lstm", "units": 3, "returns": "last"}, {"kind": "output"}]
     for xla in (False, True) if framework == "keras" and execution != "idiomatic" else (False,):
         task = make_task(execution, layers=layers, in_shape=[5, 2], xla=xla)
-        found = lab(framework, "float64").call("tests.test_keras_adapter:steps_of", task=task)
+        found = lab(framework, "float64").call("tests.test_keras_layers:steps_of", task=task)
         wanted = "unrolled" if framework == "keras" and execution != "idiomatic" and not xla else "loop"
         assert found == {"said": wanted, "unroll": wanted == "unrolled"}
 

@@ -56,7 +56,17 @@ def test_initialisers_have_the_variance_of_their_papers(init: str, variance: flo
 
 def test_every_initialiser_is_covered_here() -> None:
     """Catches: an initialiser that was added without being pinned above."""
-    assert {param.init for param in NETWORK.values()} == set(weights.INITIALISERS)
+    here = {"forget_gate_ones", "uniform_0.05"}
+    assert {param.init for param in NETWORK.values()} | here == set(weights.INITIALISERS)
+
+
+def test_initialisers_of_recurrent_layers_and_embeddings() -> None:
+    """Catches: a forget gate elsewhere than in the second of four blocks; a table that is not within 0.05."""
+    params = {"bias": Param((8,), "forget_gate_ones"), "table": Param((50, 40), "uniform_0.05")}
+    drawn = weights.initialise(params, 0, "float64")
+    assert drawn["bias"].tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
+    assert 0.0499 < np.abs(drawn["table"]).max() <= 0.05
+    assert abs(drawn["table"].mean()) < 0.003
 
 
 def test_another_layer_leaves_the_rest_as_it_was() -> None:

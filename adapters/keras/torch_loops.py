@@ -24,7 +24,7 @@ from harness.spec import Conv2D
 BatchLoss = Callable[[Inputs, torch.Tensor, torch.Tensor], torch.Tensor]
 """(inputs, y, rows of the batch) -> loss"""
 
-EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "eager", "compiled")
+EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "eager")
 
 
 def configure(options: AdapterOptions) -> None:

@@ -145,7 +145,7 @@ def keys(node: object, prefix: str = "") -> Iterator[str]:
 def test_the_configuration_page_has_every_key_and_every_choice_and_no_other() -> None:
     """Catches: a key or a choice that was added, renamed or removed without a word."""
     text = (ROOT / "docs/configuration.md").read_text("utf-8")
-    named = set(re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)*)`", text))
+    named = set(re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)*)`", text))
     there: set[str] = {"data.options"}
     with composing():
         for group in ("model", "framework", "data", "optimizer", "schedule"):

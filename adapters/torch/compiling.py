@@ -43,7 +43,7 @@ class Compiler:
 
     def __call__(self, function: Callable[..., Any]) -> Any:
         """The compiled function, apart from all others: no program counts against another's limits."""
-        options: dict[str, Any] = {"fullgraph": True, "isolate_recompiles": True}
+        options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "isolate_recompiles": True}
         return torch.compile(function, backend=self._backend, **options)
 
     def _backend(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:

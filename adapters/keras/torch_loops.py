@@ -1,18 +1,13 @@
-"""Keras on torch: a loop of our own over the Keras model, with torch's autograd.
-
-Under `compiled` the loss of a batch is compiled, forward and backward, which spares the Python of Keras'
-layers: more than half of a small step. Keras' optimizer stays outside, since it updates its variables in
-place by functions that torch.compile breaks at."""
+"""Keras on torch: a loop of our own over the Keras model, with torch's autograd."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch._dynamo.backends.registry import lookup_backend
 
 from adapters.keras import losses
 from adapters.keras.fit import Fit
@@ -20,9 +15,6 @@ from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
 from harness.adapter import AdapterOptions, Execution, Plan
 from harness.parse import ConfigError, Mistake
 from harness.spec import Conv2D
-
-BatchLoss = Callable[[Inputs, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(inputs, y, rows of the batch) -> loss"""
 
 EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "eager")
 
@@ -51,8 +43,7 @@ def build(plan: Plan) -> Program:
     made = parts(plan, "none")
     _lay_out(made)
     if plan.execution != "idiomatic":
-        compiled = plan.execution == "compiled"
-        return Program(made, _Loop(made, compiled), {"xla": False, "torch_compile": compiled})
+        return Program(made, _Loop(made), {"xla": False, "torch_compile": False})
     device = torch.device(plan.device)
     fit = Fit(
         made,
@@ -65,30 +56,10 @@ def build(plan: Plan) -> Program:
     return Program(made, fit, {"xla": False, "torch_compile": bool(made.model.keras.jit_compile)})
 
 
-class _Compiler:
-    """torch.compile with the inductor backend, counting how often that is called: once per compilation."""
-
-    def __init__(self) -> None:
-        self.compilations = 0
-        # a pool of compiler processes would use more cores than the run was given, and could outlive a kill
-        torch._inductor.config.compile_threads = torch.get_num_threads()
-        self._inductor = lookup_backend("inductor")
-
-    def __call__(self, function: BatchLoss) -> BatchLoss:
-        """The compiled function, apart from all others: no program counts against another's limits."""
-        options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "isolate_recompiles": True}
-        compiled: BatchLoss = torch.compile(function, backend=self._backend, **options)
-        return compiled
-
-    def _backend(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
-        self.compilations += 1
-        return self._inductor(graph, inputs)
-
-
 class _Loop:
     """One step at a time; rows on the device, the state in Keras' variables."""
 
-    def __init__(self, made: Parts, compiled: bool) -> None:
+    def __init__(self, made: Parts) -> None:
         self._made = made
         self._device = torch.device(made.plan.device)
         self._trainable = made.trainable
@@ -96,8 +67,6 @@ class _Loop:
         self._inputs: Inputs = ()
         self._y = torch.empty(0)
         self._losses: list[torch.Tensor] = []
-        self._compiler = _Compiler()
-        self._loss = self._compiler(self._batch_loss) if compiled else self._batch_loss
 
     def _batch_loss(self, inputs: Inputs, y: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         outputs = self._made.model.keras(native(tuple(each[rows] for each in inputs)), training=True)
@@ -115,7 +84,7 @@ class _Loop:
         self._made.optimizer.set_rates(learning_rates)
         self._losses = []
         for rows in torch.as_tensor(order, device=self._device).unbind():
-            loss = self._loss(self._inputs, self._y, rows)
+            loss = self._batch_loss(self._inputs, self._y, rows)
             gradients = torch.autograd.grad(loss, self._parameters)
             with torch.no_grad():
                 apply(gradients, self._trainable)
@@ -135,8 +104,8 @@ class _Loop:
         _wait(self._device)
 
     def compilations(self) -> int:
-        """How often torch.compile has called its backend."""
-        return self._compiler.compilations
+        """Nothing is ever compiled."""
+        return 0
 
 
 def _mean_loss(made: Parts, y: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,50 @@
+"""Faults planted into the real adapters: each must be caught, by the gate that is there for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import parity
+from tests import planted
+from tests.planted import FAULTS, Fault, Start
+
+NEEDED = 20
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.framework}-{fault.plant}")
+def test_a_planted_fault_is_caught(fault: Fault, lab: Start) -> None:
+    """Catches: a gate that cannot fail, or one that notices only what an earlier gate should have."""
+    found = planted.caught(fault, lab)
+    assert found.gate == fault.gate, found
+
+
+SOUND = sorted(
+    {(fault.framework, fault.network, fault.rule) for fault in FAULTS if fault.gate != planted.OWN}
+)
+
+
+@pytest.mark.parametrize(("framework", "network", "rule"), SOUND)
+def test_without_the_fault_every_gate_is_passed(framework: str, network: str, rule: str, lab: Start) -> None:
+    """Catches: a fault that seems to be caught because the network fails the certificate anyway, or a fault
+    that is still there after its test."""
+    case = planted.case(network, rule)
+    sound, other = (planted.trace(lab(name, "float64"), case) for name in ("torch", framework))
+    found = parity.compare("torch", sound, framework, other)
+    assert found.passed, found
+
+
+@pytest.mark.parametrize("rule", sorted({fault.rule for fault in FAULTS if fault.gate == planted.OWN}))
+def test_without_the_fault_the_own_optimizer_keeps_the_bound(rule: str, lab: Start) -> None:
+    """Catches: the same where the framework's own optimizer is compared."""
+    shared, own = (
+        planted.trace(lab("torch", "float64"), planted.case("dense", rule, own)) for own in (False, True)
+    )
+    assert parity.weights_gap(shared, own) <= parity.BOUND
+
+
+def test_every_gate_has_faults_to_catch() -> None:
+    """Catches: a gate that nothing shows to work."""
+    assert len(FAULTS) >= NEEDED
+    assert {fault.gate for fault in FAULTS} == {*parity.GATES, planted.OWN}
+    names = [(fault.framework, fault.plant) for fault in FAULTS]
+    assert len(set(names)) == len(names)

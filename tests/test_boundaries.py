@@ -24,7 +24,10 @@ FRAMEWORKS = frozenset({"torch", "keras", "tensorflow", "jax", "jaxlib"})
 ORCHESTRATION = frozenset({"hydra", "omegaconf", "mlflow"})
 
 # What an adapter may import beside core and NumPy: the framework it is named after, or the ones given here.
-OWN_FRAMEWORKS = {"keras": frozenset({"keras", "tensorflow", "jax", "torch"})}
+OWN_FRAMEWORKS = {
+    "keras": frozenset({"keras", "tensorflow", "jax", "torch"}),
+    "torch": frozenset({"torch", "safetensors", "onnxruntime"}),
+}
 
 # Core modules in which a function (never the module itself) may import the packages that bring data.
 MAY_LOAD_DATA_PACKAGES = frozenset({"data", "loaders"})

@@ -38,29 +38,29 @@ def recurrent(node: Node, layer: Recurrent, setting: Setting) -> Built:
     if layer.bidirectional:
         return _padded_pair(node, layer, setting) if node.masked else _pair(node, layer, setting)
     sequence = layer.returns == "sequence"
-    made = _of_keras(node, layer, sequence or node.masked, setting)
+    made = of_keras(node, layer, sequence or node.masked, setting)
     last = None if sequence or not node.masked else LastValid()
 
     def apply(x: Any, padding: Padding | None) -> Any:
         states = made(x)
         return states if last is None else last(states, need(padding).lengths)
 
-    return Built(apply, lambda: _weights(made, ""), kernel=_kernel(node, layer, setting))
+    return Built(apply, lambda: cell_weights(made, ""), kernel=_kernel(node, layer, setting))
 
 
 def _pair(node: Node, layer: Recurrent, setting: Setting) -> Built:
     """Keras' own pair of directions, which reverses the sequence of the second one back."""
-    made = keras.layers.Bidirectional(_of_keras(node, layer, layer.returns == "sequence", setting))
+    made = keras.layers.Bidirectional(of_keras(node, layer, layer.returns == "sequence", setting))
 
     def weights() -> Mapping[str, Any]:
-        return _weights(made.forward_layer, "") | _weights(made.backward_layer, "backward_")
+        return cell_weights(made.forward_layer, "") | cell_weights(made.backward_layer, "backward_")
 
     return Built(lambda x, _: made(x), weights, kernel=_kernel(node, layer, setting))
 
 
 def _padded_pair(node: Node, layer: Recurrent, setting: Setting) -> Built:
     """A pair of which the second goes through each row from its last valid step to its first."""
-    onward, back = (_of_keras(node, layer, True, setting) for _ in range(2))
+    onward, back = (of_keras(node, layer, True, setting) for _ in range(2))
     reverse, last, join = Reversed(), LastValid(), keras.layers.Concatenate()
 
     def apply(x: Any, padding: Padding | None) -> Any:
@@ -71,7 +71,7 @@ def _padded_pair(node: Node, layer: Recurrent, setting: Setting) -> Built:
         return join([last(states, lengths), last(reversed_states, lengths)])
 
     def weights() -> Mapping[str, Any]:
-        return _weights(onward, "") | _weights(back, "backward_")
+        return cell_weights(onward, "") | cell_weights(back, "backward_")
 
     return Built(apply, weights, kernel=_kernel(node, layer, setting))
 
@@ -109,7 +109,7 @@ def _kernel(node: Node, layer: Recurrent, setting: Setting) -> str:
     return "unrolled" if _unrolls(node, layer, setting) else "loop"
 
 
-def _of_keras(node: Node, layer: Recurrent, sequence: bool, setting: Setting) -> Any:
+def of_keras(node: Node, layer: Recurrent, sequence: bool, setting: Setting) -> Any:
     """Keras' layer of this kind, made of zeros: canonical weights come before anything is trained."""
     kind: Any
     options: dict[str, Any] = {}
@@ -135,7 +135,7 @@ def _of_keras(node: Node, layer: Recurrent, sequence: bool, setting: Setting) ->
     )
 
 
-def _weights(made: Any, prefix: str) -> dict[str, Any]:
+def cell_weights(made: Any, prefix: str) -> dict[str, Any]:
     """Keras' layouts are the canonical ones: gates i, f, g, o of an LSTM, z, r, n of a GRU."""
     cell = made.cell
     return {f"{prefix}{name}": getattr(cell, name) for name in ("kernel", "recurrent_kernel", "bias")}

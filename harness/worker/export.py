@@ -1,0 +1,96 @@
+"""Write a finished run's network as a model of this worker's framework, and hold the model against it.
+
+The adapter's network predicts the test part from the run's weights; the model is loaded anew from what was
+written, gets the same rows as they come from their source, and must give the same numbers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import metrics, npz
+from harness.adapter import Examples
+from harness.config import RunConfig
+from harness.data import open_dataset
+from harness.export import (
+    Export,
+    Exporter,
+    Scaling,
+    bound,
+    describe_inputs,
+    describe_outputs,
+    deviation,
+    input_dtype,
+)
+from harness.parse import ConfigError
+from harness.worker.programs import Programs
+
+Emit = Callable[[Mapping[str, Any]], None]
+
+
+def export(command: Mapping[str, Any], module: str, programs: Programs, emit: Emit) -> None:
+    """Carry out a command: `to`, `run_id`, `config` (plain, with the framework that this worker has),
+    `weights`, `data` (a data set's file), `raw` (see `harness/preprocessing.py`) and `folder`, all paths.
+
+    The event has the deviation and its bound, or an `error` in words.
+    """
+    event: dict[str, Any] = {"event": "exported"}
+    try:
+        exporter: Exporter = importlib.import_module(f"{module}.export").exporter(command["to"])
+        event |= _export(command, exporter, programs)
+    except ConfigError as error:
+        event["error"] = "; ".join(str(mistake) for mistake in error.mistakes)
+    except Exception as error:
+        traceback.print_exc()
+        event["error"] = f"{type(error).__name__}: {error}"
+    emit(event)
+    emit({"event": "ended"})
+
+
+def _export(command: Mapping[str, Any], exporter: Exporter, programs: Programs) -> dict[str, Any]:
+    config = RunConfig.parse(command["config"])
+    dataset = config.model.view(open_dataset(Path(command["data"])))
+    plan = config.plan(dataset)
+    weights = npz.load(Path(command["weights"]))
+    raw = npz.load(Path(command["raw"]))
+    wanted = Export(
+        run_id=command["run_id"],
+        model=config.model.name,
+        data=dataset.name,
+        task=dataset.task,
+        network=plan.network,
+        weights=weights,
+        loss=plan.loss,
+        precision=plan.precision,
+        inputs=_scaling(raw, "input"),
+        outputs=_scaling(raw, "output"),
+    )
+    trainer = programs.get(plan)[0].trainer(
+        Examples(dataset.x, dataset.y, dataset.lengths), config.optimizer, config.seed
+    )
+    trainer.load(weights)
+    expected = trainer.predict("test")
+    folder = Path(command["folder"])
+    exporter.write(wanted, folder)
+    inputs = (raw["x"].astype(input_dtype(wanted)), *((raw["lengths"],) if "lengths" in raw else ()))
+    found = exporter.predict(folder, inputs)
+    values = metrics.evaluate(
+        dataset.task, plan.loss, expected, dataset.y["test"], dataset.target_mean, dataset.target_std
+    )
+    return {
+        "deviation": deviation(wanted, found, expected),
+        "bound": bound(wanted, command["to"]),
+        "rows": len(expected),
+        "test_loss": values["loss"],
+        "inputs": describe_inputs(wanted),
+        "outputs": describe_outputs(wanted),
+        "environment": programs.adapter.environment(),
+    }
+
+
+def _scaling(raw: Mapping[str, Any], name: str) -> Scaling | None:
+    return Scaling(raw[f"{name}_mean"], raw[f"{name}_scale"]) if f"{name}_mean" in raw else None

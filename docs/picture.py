@@ -17,7 +17,7 @@ from harness.shell.study import load_outcomes
 def draw(results_dir: Path, study: str, path: Path) -> None:
     """Write the leaderboard of a study to an SVG file."""
     found = rows(load_outcomes(results_dir, study))
-    console = Console(record=True, width=110, file=io.StringIO(), force_terminal=True, highlight=False)
+    console = Console(record=True, width=120, file=io.StringIO(), force_terminal=True, highlight=False)
     console.print(table(found, "Leaderboard", found))
     local = re.sub(
         r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL

@@ -135,6 +135,12 @@ class Adapter(Protocol):
         """The program of a plan, not compiled yet: that happens at its first epoch."""
         ...
 
+    def multiply(self, size: int, repeats: int) -> list[float]:
+        """The seconds of each of `repeats` products of two `[size, size]` matrices, one at a time, in the
+        process' precision and on its device: how fast this framework can be at most (`harness/gauge.py` has
+        `times` for the clock). What is compiled or allocated for it is not in the times."""
+        ...
+
 
 @dataclass(frozen=True)
 class AdapterOptions:

@@ -122,6 +122,7 @@ class RunConfig:
     results_dir: str
     tracking: TrackingConfig
     force: bool
+    limit: Literal["auto", "off"] = "auto"  # not in the jobs of earlier versions
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> RunConfig:
@@ -228,7 +229,7 @@ def identity(config: RunConfig, versions: Mapping[str, str], fingerprint: str) -
     `force`.
     """
     plain = config.to_plain()
-    for key in ("study", "results_dir", "tracking", "force", "certify", "isolation", "timeout_s"):
+    for key in ("study", "results_dir", "tracking", "force", "certify", "isolation", "timeout_s", "limit"):
         del plain[key]
     framework = plain["framework"]
     plain["framework"] = {key: framework[key] for key in ("name", "adapter", "backend", "xla", "env")}

@@ -33,7 +33,8 @@ TAIL_BYTES = 16384  # of a log, at most; a worker may print without end
 @dataclass(frozen=True)
 class Job:
     """What a worker is told: `config` is the plain form of a RunConfig, `data_file` a path relative to the
-    results folder, `versions` those that went into the run id, `certificate` what is proved of the run."""
+    results folder, `versions` those that went into the run id, `certificate` what is proved of the run,
+    `limit_gflops` the rate at which the device multiplies matrices."""
 
     run_id: str
     study: str
@@ -41,6 +42,7 @@ class Job:
     data_file: str
     versions: dict[str, str] = field(default_factory=dict)
     certificate: dict[str, Any] | None = None
+    limit_gflops: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from harness import rng, weights
 from harness.adapter import Examples, Loss
 from harness.optim import Rule
+from harness.parse import Unlimited
 from harness.spec import AnyNode, Dropout, Input, ModelSpec, Network, Node
 
 Trace = Mapping[str, NDArray[Any]]
@@ -28,6 +29,9 @@ Trace = Mapping[str, NDArray[Any]]
 BOUND = 1e-10  # float64; what exceeds it is other mathematics and not rounding (DESIGN: one bound for all)
 STEPS, BATCH_SIZE, TRAIN_ROWS, TEST_ROWS = 20, 8, 40, 12
 WEIGHT_BUDGET_BYTES = 64_000_000  # of the weights that a trace may hold; larger networks keep fewer steps
+
+Deviation = Annotated[float, Unlimited()]
+"""A largest difference; infinite where a value is not finite, or where there is nothing to compare with."""
 
 GATES = ("parameters", "logits", "gradients", "losses", "weights", "evaluation")
 
@@ -55,7 +59,7 @@ class Gate:
     """One comparison: the largest deviation, where it was, and whether it keeps the bound."""
 
     name: str
-    deviation: float
+    deviation: Deviation
     bound: float
     where: str = ""
 
@@ -77,6 +81,30 @@ class Comparison:
     def passed(self) -> bool:
         """Whether every gate was passed."""
         return all(gate.passed for gate in self.gates)
+
+
+@dataclass(frozen=True)
+class Native:
+    """A framework's own optimizer held against the shared rule, inside that framework.
+
+    `deviation` is the largest difference in a loss or a weight, over all steps. Where it breaks the bound,
+    `known` has the names that the adapter has for it, and `remainder` the largest difference from the rule in
+    which these deviations are written down (`harness.deviating`). `unproven`: no such rule is written.
+    """
+
+    deviation: Deviation
+    bound: float
+    known: tuple[str, ...] = ()
+    remainder: Deviation | None = None
+    unproven: bool = False
+
+    @property
+    def verdict(self) -> Literal["exact", "deviates", "fails"]:
+        """exact; deviates, in what is named and in nothing else as far as that can be proven; or fails."""
+        if self.deviation <= self.bound:
+            return "exact"
+        proven = self.remainder is not None and self.remainder <= self.bound
+        return "deviates" if self.known and (proven or self.unproven) else "fails"
 
 
 def examples(case: Case) -> Examples:
@@ -144,9 +172,10 @@ def compare(reference: str, a: Trace, framework: str, b: Trace, bound: float = B
     )
 
 
-def weights_gap(a: Trace, b: Trace) -> float:
-    """The largest difference between the weights of two traces, over all kept steps."""
-    return _weights_gate("weights", "weights/", a, b, BOUND).deviation
+def training_gap(a: Trace, b: Trace) -> float:
+    """The largest difference between two traces in the loss of a step or in a weight after it."""
+    gates = _array_gate("losses", a, b, BOUND), _weights_gate("weights", "weights/", a, b, BOUND)
+    return max(gate.deviation for gate in gates)
 
 
 def _parameters(a: Trace, b: Trace) -> Gate:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 import types
 import typing
@@ -49,6 +50,11 @@ class OneOf:
     """The allowed strings, for tables that grow: `Annotated[str, OneOf(tuple(INITIALISERS))]`."""
 
     values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unlimited:
+    """Infinity is a value too, for what is computed and not asked for: `Annotated[float, Unlimited()]`."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,8 @@ def _read(hint: Any, data: object, key: str, mistakes: list[Mistake]) -> object:
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
         base, *rules = typing.get_args(hint)
+        if data in (math.inf, -math.inf) and any(isinstance(rule, Unlimited) for rule in rules):
+            return data
         before = len(mistakes)
         value = _read(base, data, key, mistakes)
         return value if len(mistakes) > before else _check(value, rules, key, mistakes)

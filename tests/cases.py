@@ -5,6 +5,7 @@ Programs are kept by their plan, as a worker keeps them, so that tests find out 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from harness import optim
@@ -106,6 +107,16 @@ def load_refusal(
     except ValueError as error:
         return str(error)
     return ""
+
+
+def products(adapter: Adapter, sizes: list[int], repeats: int) -> list[list[float]]:
+    """The seconds of products of matrices, by size, and after them those that the call as a whole took."""
+    found = []
+    for size in sizes:
+        start = time.perf_counter()
+        taken = adapter.multiply(size, repeats)
+        found.append([*taken, time.perf_counter() - start])
+    return found
 
 
 def description(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:

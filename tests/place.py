@@ -26,7 +26,7 @@ from harness.job import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTY = ROOT / "tests" / "faulty"
-FAULTY_SWEEP = ("framework=faulty", "optimizer=sgd", "data=iris", "train.epochs=3")
+FAULTY_SWEEP = ("framework=faulty", "optimizer=sgd", "data=iris", "train.epochs=3", "limit=off")
 TIMEOUT_S = 240.0
 
 

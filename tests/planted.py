@@ -8,7 +8,8 @@ the layer in question; the sound side is always torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -19,9 +20,8 @@ import pytest
 from harness import optim, parity
 from harness.adapter import Adapter, Execution
 from harness.optim import SGD, Adam, AdamW, Cosine, Momentum, Nesterov, RMSprop, Rule
-from harness.parity import BOUND, STEPS, Case, Trace
+from harness.parity import STEPS, Case, Native, Trace
 from harness.parse import parse, to_plain
-from harness.shell.certificate import Native
 from harness.shell.certify import STEPS_PER_EPOCH
 from harness.spec import Input
 from harness.worker.programs import Programs
@@ -30,7 +30,8 @@ from tests.lab import Lab
 
 Gate = Literal["parameters", "logits", "gradients", "losses", "weights", "evaluation", "own optimizer"]
 OWN: Gate = "own optimizer"
-"""The comparison of a framework's own optimizer with the shared rule, each in torch."""
+"""The comparison of a framework's own optimizer with the shared rule, and with the rule that has the
+deviations which its adapter names: both within the framework."""
 Start = Callable[[str, str], Lab]
 """A lab by framework and precision, as the fixture `lab` gives it."""
 
@@ -208,6 +209,31 @@ FAULTS: tuple[Fault, ...] = (
     Fault("own_adam_default_epsilon", "torch.optim.Adam given another epsilon", "dense", OWN, "adam"),
     Fault("own_nesterov_forgotten", "torch.optim.SGD without nesterov=True", "dense", OWN, "nesterov"),
     Fault("own_adamw_coupled", "torch.optim.Adam, coupled, in place of AdamW", "dense", OWN, "adamw"),
+    _keras("keras", "own_adam_beta", "keras.optimizers.Adam given another beta_2", "dense", OWN, "adam"),
+    _keras(
+        "keras",
+        "own_numbers_in_float32",
+        "keras.optimizers.RMSprop: its numbers rounded to float32",
+        "dense",
+        OWN,
+        "rmsprop",
+    ),
+    _keras(
+        "keras_jax",
+        "own_adamw_decays_late",
+        "keras.optimizers.AdamW: its weight decay after the update",
+        "dense",
+        OWN,
+        "adamw",
+    ),
+    _keras(
+        "keras_torch",
+        "own_nesterov_forgotten",
+        "keras.optimizers.SGD without nesterov=True",
+        "dense",
+        OWN,
+        "nesterov",
+    ),
     _keras("keras", "hard_sigmoid", "LSTM: hard sigmoid as its gates' function", "LSTM", "logits"),
     _keras(
         "keras",
@@ -279,10 +305,10 @@ class Caught:
 
 
 @cache
-def case(network: str, rule: str, own: bool = False) -> Case:
-    """The training to compare; `own`: by the framework's own optimizer."""
+def case(network: str, rule: str) -> Case:
+    """The training to compare."""
     layers, given = NETWORKS[network]
-    optimizer = replace(RULES[rule], impl="native" if own else "shared")
+    optimizer = replace(RULES[rule], impl="shared")
     rates = optim.learning_rates(Cosine(), optimizer.learning_rate, STEPS // STEPS_PER_EPOCH, STEPS_PER_EPOCH)
     loss: Any = "mse" if network == "regression" else "cross_entropy"
     return Case(network, tuple(layers), given, 3, loss, optimizer, tuple(map(float, rates.ravel())))
@@ -290,34 +316,65 @@ def case(network: str, rule: str, own: bool = False) -> Case:
 
 def trace(lab: Lab, traced: Case, plant: str = "") -> Trace:
     """A framework's trace of a case, with a fault in its adapter."""
-    name = lab.framework.name
-    modules = ["planted_torch", "planted_training"] if name == "torch" else ["planted_keras"]
-    where = {"modules": modules, "plant": plant, "execution": EXECUTIONS[name]}
-    found: Trace = lab.call("tests.planted:in_lab", training=to_plain(traced), **where)
+    found: Trace = lab.call("tests.planted:trace_in_lab", **_arguments(lab, traced, plant))
     return found
+
+
+def own(lab: Lab, traced: Case, plant: str = "", execution: Execution | None = None) -> Native:
+    """How a framework's own optimizer is found to be, with a fault in its adapter."""
+    arguments = _arguments(lab, traced, plant, execution)
+    return parse(Native, lab.call("tests.planted:own_in_lab", **arguments))
 
 
 def caught(fault: Fault, start: Start) -> Caught:
     """Plant a fault and look which gate sees it first."""
-    sound = trace(start("torch", "float64"), case(fault.network, fault.rule))
-    own = fault.gate == OWN
-    faulty = trace(start(fault.framework, "float64"), case(fault.network, fault.rule, own), fault.plant)
-    if own:
-        native = Native(parity.weights_gap(sound, faulty), BOUND)
-        return Caught(OWN if native.verdict == "fails" else "", native.deviation)
+    traced = case(fault.network, fault.rule)
+    if fault.gate == OWN:
+        found = own(start(fault.framework, "float64"), traced, fault.plant)
+        off = found.deviation if found.remainder is None else found.remainder
+        return Caught(OWN if found.verdict == "fails" else "", off)
+    sound = trace(start("torch", "float64"), traced)
+    faulty = trace(start(fault.framework, "float64"), traced, fault.plant)
     gates = parity.compare("torch", sound, fault.framework, faulty).gates
     refused = [Caught(gate.name, gate.deviation) for gate in gates if not gate.passed]
     return refused[0] if refused else Caught("", max(gate.deviation for gate in gates))
 
 
-def in_lab(
+def trace_in_lab(
     adapter: Adapter, training: dict[str, Any], modules: list[str], plant: str, execution: Execution
 ) -> dict[str, Any]:
     """Trace a case inside a lab's child; the fault is gone afterwards."""
+    with _planted(modules, plant):
+        found = _tracer(adapter, training, execution).trace()
+    return {name: np.array(array) for name, array in found.items()}
+
+
+def own_in_lab(
+    adapter: Adapter, training: dict[str, Any], modules: list[str], plant: str, execution: Execution
+) -> dict[str, Any]:
+    """The same for the own optimizer. The shared rule is sound, or the gates before would see the fault."""
+    tracer = _tracer(adapter, training, execution)
+    shared = tracer.trace()
+    with _planted(modules, plant):
+        return to_plain(tracer.native(shared))  # type: ignore[no-any-return]
+
+
+def _arguments(lab: Lab, traced: Case, plant: str, execution: Execution | None = None) -> dict[str, Any]:
+    name = lab.framework.name
+    modules = ["planted_torch", "planted_training"] if name == "torch" else ["planted_keras"]
+    where = {"modules": modules, "plant": plant, "execution": execution or EXECUTIONS[name]}
+    return {"training": to_plain(traced), **where}
+
+
+def _tracer(adapter: Adapter, training: dict[str, Any], execution: Execution) -> _Tracer:
+    return _Tracer(parse(Case, training), Programs(adapter), execution, False, "float64")
+
+
+@contextmanager
+def _planted(modules: list[str], plant: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if plant:
             found = [vars(importlib.import_module(f"tests.{name}")).get(plant) for name in modules]
             (function,) = filter(None, found)
             function(patch)
-        tracer = _Tracer(parse(Case, training), Programs(adapter), execution, False, "float64")
-        return {name: np.array(array) for name, array in tracer.trace().items()}
+        yield

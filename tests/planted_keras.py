@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -107,3 +108,54 @@ def ln_epsilon(patch: Patch) -> None:
 
 def attention_unmasked(patch: Patch) -> None:
     patch.setattr(attention, "need", lambda padding: padding._replace(valid=ops.ones_like(padding.valid)))
+
+
+def own_adam_beta(patch: Patch) -> None:
+    def change(optimizer: Any) -> None:
+        optimizer.beta_2 = np.float64(0.99)
+
+    _with_own(patch, change)
+
+
+def own_numbers_in_float32(patch: Patch) -> None:
+    """As TensorFlow makes them of Python's."""
+
+    def change(optimizer: Any) -> None:
+        optimizer.rho, optimizer.epsilon = (
+            np.float64(np.float32(n)) for n in (optimizer.rho, optimizer.epsilon)
+        )
+
+    _with_own(patch, change)
+
+
+def own_adamw_decays_late(patch: Patch) -> None:
+    def change(optimizer: Any) -> None:
+        decay, update = optimizer._apply_weight_decay, optimizer._backend_update_step
+
+        def update_and_decay(grads: Any, variables: Any, rate: Any) -> None:
+            update(grads, variables, rate)
+            decay(variables)
+
+        optimizer._apply_weight_decay = lambda variables: None
+        optimizer._backend_update_step = update_and_decay
+
+    _with_own(patch, change)
+
+
+def own_nesterov_forgotten(patch: Patch) -> None:
+    def change(optimizer: Any) -> None:
+        optimizer.nesterov = False
+
+    _with_own(patch, change)
+
+
+def _with_own(patch: Patch, change: Callable[[Any], None]) -> None:
+    """Change Keras' own optimizer, before it is built."""
+    real = optimizers._native
+
+    def native(*arguments: Any) -> Any:
+        made = real(*arguments)
+        change(made)
+        return made
+
+    patch.setattr(optimizers, "_native", native)

@@ -72,6 +72,20 @@ def test_weights_come_back_as_they_were_loaded(place: tuple[Lab, str]) -> None:
     assert same(result["loaded"], run["weights"])
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("framework", frameworks())
+def test_products_are_timed_one_by_one_until_they_are_there(
+    framework: str, precision: str, lab: Callable[[str, str], Lab]
+) -> None:
+    """Catches: products that are only asked for and not waited for (8 of the size are 2 GFLOP, which no core
+    does in a millisecond), times that were not taken, one time for all of them."""
+    small, large = lab(framework, precision).call("tests.cases:products", sizes=[64, 512], repeats=8)
+    for *taken, whole in (small, large):
+        assert len(taken) == 8 and all(second > 0 for second in taken)
+        assert sum(taken) < whole
+    assert sum(large[:-1]) > 1e-3
+
+
 @pytest.mark.parametrize("fault", ["missing", "unknown", "shape"])
 def test_weights_that_do_not_fit_are_refused(fault: str, place: tuple[Lab, str]) -> None:
     """Catches: a weight left at the framework's own initial value, or broadcast to a shape it hasn't."""

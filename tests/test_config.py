@@ -17,7 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from harness import data
 from harness.config import RunConfig, fit, identity
 from harness.parse import ConfigError, to_plain
+from harness.shell.origins import Origins
 from harness.shell.prepare import DataShelf, check_parts
+from harness.shell.versions import installed
 from tests.composing import CONF, choices, composed, composing, config_of
 
 VERSIONS = {"torch": "2.13.0", "python": "3.11.7"}
@@ -63,7 +65,25 @@ def test_every_run_of_every_experiment_is_valid_and_gets_its_own_settings(experi
 def test_the_main_job_is_a_sweep() -> None:
     """Catches: `experiment=bench` that runs once, since `config.yaml` overrules its mode."""
     assert composed("experiment=bench").hydra.mode.name == "MULTIRUN"
-    assert len(list(sweep_of("bench"))) >= 12
+    runs = [dict(text.split("=") for text in run) for run in sweep_of("bench")]
+    models = {"fnn", "cnn", "rnn", "lstm", "transformer", "autoencoder"}
+    frameworks = {"torch", "keras", *(["keras_jax"] if installed(("jax",)) else [])}
+    assert {(run["model"], run["framework"]) for run in runs} == set(itertools.product(models, frameworks))
+    assert len({run["seed"] for run in runs}) >= 3
+
+
+def test_an_experiment_sets_keys_for_one_model() -> None:
+    """Catches: a model's own file that is not read, that is read for every model or every experiment, that
+    the experiment or the model's defaults overrule, and a message that does not name it."""
+    own = {name: composed("experiment=bench", f"model={name}").train.epochs for name in choices("model")}
+    general = own["fnn"]
+    assert own == dict.fromkeys(own, general) | {"cnn": 10} and general != 10
+    assert composed("experiment=bench", "model=cnn").model.filters == [16]
+    assert composed("experiment=bench", "model=cnn", "train.epochs=3").train.epochs == 3
+    assert composed("model=cnn").model.filters != [16]
+    origins = Origins.of(composed("experiment=bench", "model=cnn"))
+    assert origins.place("train.epochs").endswith("experiment/bench/cnn.yaml")
+    assert origins.place("study").endswith("experiment/bench.yaml")
 
 
 def assert_valid(config: RunConfig) -> None:

@@ -85,6 +85,19 @@ def test_a_key_that_only_says_which_section_was_chosen_is_no_axis(base: RunConfi
     assert set(table[0].axes) == {"model", "data", "framework", "execution", "optimizer"}
 
 
+def test_what_an_experiment_sets_for_a_model_is_no_axis(base: RunConfig) -> None:
+    """Catches: a column of epochs that the model determines; one that is missing though runs of a model
+    differ, or though it is the threads that differ."""
+    with composing():
+        rnn = config_of("data=iris", "model=rnn", "train.epochs=7", "optimizer.learning_rate=0.1")
+    always = {"model", "data", "framework", "execution"}
+    assert set(rows([outcome(base), outcome(rnn)])[0].axes) == always
+    longer = replace(base, train=replace(base.train, epochs=99))
+    assert set(rows([outcome(base), outcome(rnn), outcome(longer)])[0].axes) == {*always, "train.epochs"}
+    busy = replace(rnn, threads=8)
+    assert set(rows([outcome(base), outcome(busy)])[0].axes) == {*always, "threads"}
+
+
 def test_failed_runs_are_counted_and_change_no_number(base: RunConfig) -> None:
     """Catches: a failed run that is left out of the count, that counts as accuracy 0, or that breaks the
     table; and a row that is gone because all of its runs failed."""
@@ -142,6 +155,20 @@ def test_the_table_says_each_row_whole_on_one_line_in_a_file(
     assert header.split()[:5] == ["model", "data", "framework", "execution", "test/accuracy"]
     assert line.split()[:7] == ["fnn", "iris", "torch", "eager", "0.700", "±", "0.200"]
     assert end.split()[4] == "0.250"
+
+
+def test_scores_of_several_kinds_are_named_and_networks_stand_apart(
+    base: RunConfig, diabetes: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: an R² of 0.4 in a column of accuracies, and eighteen rows without a break."""
+    runs = [outcome(base, 0.9), outcome(replace(base, threads=2), 0.8), outcome(diabetes, **{"test/r2": 0.4})]
+    del runs[2].result["metrics"]["test/accuracy"]
+    _, header, first, gap, *others = printed(capsys, runs)[:6]
+    assert "test score" in header
+    assert "r2 0.400" in first and not gap.strip()
+    assert {"accuracy 0.900", "accuracy 0.800"} == {
+        found.group() for line in others if (found := re.search(r"accuracy 0\.\d+", line))
+    }
 
 
 @pytest.mark.parametrize("columns", [80, 100, 160])

@@ -33,13 +33,19 @@ def test_without_the_fault_every_gate_is_passed(framework: str, network: str, ru
     assert found.passed, found
 
 
-@pytest.mark.parametrize("rule", sorted({fault.rule for fault in FAULTS if fault.gate == planted.OWN}))
-def test_without_the_fault_the_own_optimizer_keeps_the_bound(rule: str, lab: Start) -> None:
-    """Catches: the same where the framework's own optimizer is compared."""
-    shared, own = (
-        planted.trace(lab("torch", "float64"), planted.case("dense", rule, own)) for own in (False, True)
-    )
-    assert parity.weights_gap(shared, own) <= parity.BOUND
+SOUND_OWN = sorted({(fault.framework, fault.rule) for fault in FAULTS if fault.gate == planted.OWN})
+
+
+@pytest.mark.parametrize(("framework", "rule"), SOUND_OWN)
+def test_without_the_fault_the_own_optimizer_keeps_the_bound(framework: str, rule: str, lab: Start) -> None:
+    """Catches: the same where the framework's own optimizer is compared; a deviation that is not named, or
+    that the rule which is written for its name doesn't account for."""
+    found = planted.own(lab(framework, "float64"), planted.case("dense", rule))
+    if framework == "torch":
+        assert found.verdict == "exact" and not found.known, found
+        return
+    assert found.verdict == "deviates" and found.known and not found.unproven, found
+    assert found.remainder is not None and found.remainder <= parity.BOUND < 1e-6 < found.deviation, found
 
 
 def test_every_gate_has_faults_to_catch() -> None:

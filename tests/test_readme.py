@@ -240,4 +240,4 @@ def test_the_picture_is_drawn_without_help_from_elsewhere() -> None:
     text = (ROOT / "docs/leaderboard.svg").read_text("utf-8")
     assert ET.fromstring(text).tag.endswith("svg")
     assert "url(http" not in text and "font-face" not in text
-    assert "keras_jax" in text and "breast_cancer" in text
+    assert "keras_jax" in text and "transformer" in text

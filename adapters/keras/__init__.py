@@ -11,6 +11,7 @@ import os
 import sys
 from types import ModuleType
 
+from harness import gauge
 from harness.adapter import AdapterOptions, Execution, Plan, Program
 from harness.parse import ConfigError, Mistake, nearest
 
@@ -56,6 +57,10 @@ class KerasAdapter:
             raise ConfigError(mistakes)
         program: Program = self._loops.build(plan)
         return program
+
+    def multiply(self, size: int, repeats: int) -> list[float]:
+        """The backend's own product, not Keras' function around it."""
+        return gauge.times(self._loops.product(size, self._options), repeats)
 
 
 def adapter(options: AdapterOptions) -> KerasAdapter:

@@ -49,6 +49,14 @@ def environment(options: AdapterOptions) -> dict[str, object]:
     }
 
 
+def product(size: int, options: AdapterOptions) -> Callable[[], None]:
+    """A product of two matrices of so many rows, as a function that returns when it is computed."""
+    keys = jax.random.split(jax.random.key(0))
+    left, right = (jax.random.uniform(key, (size, size), options.precision) for key in keys)
+    compiled = jax.jit(jax.numpy.matmul)
+    return lambda: compiled(left, right).block_until_ready()
+
+
 def build(plan: Plan) -> Program:
     """The program of a plan."""
     idiomatic = plan.execution == "idiomatic"

@@ -48,6 +48,19 @@ def environment(options: AdapterOptions) -> dict[str, object]:
     }
 
 
+def product(size: int, options: AdapterOptions) -> Callable[[], None]:
+    """A product of two matrices of so many rows, as a function that returns when it is computed."""
+    left, right = (tf.random.uniform((size, size), dtype=options.precision) for _ in range(2))
+    on_device = options.device != "cpu"
+
+    def multiply() -> None:
+        tf.matmul(left, right)
+        if on_device:
+            tf.test.experimental.sync_devices()
+
+    return multiply
+
+
 def build(plan: Plan) -> Program:
     """The program of a plan."""
     if plan.xla is None:

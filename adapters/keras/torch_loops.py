@@ -39,6 +39,18 @@ def environment(options: AdapterOptions) -> dict[str, object]:
     }
 
 
+def product(size: int, options: AdapterOptions) -> Callable[[], None]:
+    """A product of two matrices of so many rows, as a function that returns when it is computed."""
+    device, dtype = torch.device(options.device), getattr(torch, options.precision)
+    left, right, result = torch.rand(3, size, size, dtype=dtype, device=device)
+
+    def multiply() -> None:
+        torch.mm(left, right, out=result)
+        _wait(device)
+
+    return multiply
+
+
 def build(plan: Plan) -> Program:
     """The program of a plan."""
     made = parts(plan, "none", _look_up)

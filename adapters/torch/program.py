@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adapters.torch import compiling, loops, model, optimizers, recurrent
 from adapters.torch.layers import Setting
+from harness import gauge
 from harness.adapter import (
     Adapter,
     AdapterOptions,
@@ -49,6 +50,7 @@ class TorchAdapter:
 
     def __init__(self, options: AdapterOptions) -> None:
         self._device = torch.device(options.device)
+        self._precision = options.precision
 
     def executions(self) -> tuple[Execution, ...]:
         """The same on every device."""
@@ -60,6 +62,7 @@ class TorchAdapter:
         found: dict[str, object] = {
             "torch": torch.__version__,
             "device": str(self._device),
+            "devices": [torch.cuda.get_device_name(self._device)] if on_cuda else ["cpu"],
             "threads": torch.get_num_threads(),
             "interop_threads": torch.get_num_interop_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -96,6 +99,18 @@ class TorchAdapter:
         if mistakes:
             raise ConfigError(mistakes)
         return TorchProgram(plan)
+
+    def multiply(self, size: int, repeats: int) -> list[float]:
+        """torch.mm into a result that is there."""
+        dtype: torch.dtype = getattr(torch, self._precision)
+        left, right, product = torch.rand(3, size, size, dtype=dtype, device=self._device)
+
+        def multiply() -> None:
+            torch.mm(left, right, out=product)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+
+        return gauge.times(multiply, repeats)
 
 
 class TorchProgram:

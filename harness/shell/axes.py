@@ -9,6 +9,7 @@ from harness.config import RunConfig
 from harness.shell.entities import flatten
 
 SECTIONS = ("model", "data", "framework", "optimizer", "schedule")
+TRAINING = ("train", "optimizer", "schedule")
 NO_AXES = {
     "seed",
     "repeat",
@@ -16,6 +17,7 @@ NO_AXES = {
     "results_dir",
     "force",
     "certify",
+    "limit",
     "isolation",
     "timeout_s",
     "tracking.uri",
@@ -54,13 +56,16 @@ def _flat(config: RunConfig) -> dict[str, str]:
 
 
 def _varies(key: str, plain: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a key says more than its section's name does: Adam's epsilon differs from no SGD's.
+    """Whether a key says more than what it belongs to: Adam's epsilon differs from no SGD's.
 
-    An execution belongs to its framework, which names the default.
+    An execution belongs to its framework, which names the default; how long and how fast to train also
+    belongs to the model and the data, for which an experiment may set it.
     """
     section = "framework" if key == "execution" else key.partition(".")[0]
-    values: dict[str, set[str]] = {}
+    owners = (section, "model", "data") if section in TRAINING else (section,)
+    values: dict[tuple[str, ...], set[str]] = {}
     for flat in plain:
-        group = flat[section] if section in SECTIONS and section != key and section in flat else ""
+        known = (name for name in owners if name in SECTIONS and name in flat)
+        group = () if key in SECTIONS else tuple(flat[name] for name in known)
         values.setdefault(group, set()).add(flat.get(key, "-"))
     return any(len(found) > 1 for found in values.values())

@@ -2,8 +2,9 @@
 
 The shared rule proves the network: all frameworks, every gate, one bound. The native optimizers are then held
 against the shared rule inside their own framework, so that a deviation is the optimizer's and nothing else's.
-One that its adapter names (`epsilon_inside_bias_correction`) is measured and told; one that nobody named
-breaks the certificate.
+One that its adapter names (`epsilon_inside_bias_correction`) is measured and told, and the optimizer is held
+against a rule that deviates in just that, to the same bound, so that no second one hides behind the name. One
+that nobody named, or that the name does not account for, breaks the certificate.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from typing import Any, Literal
 
 from harness.adapter import Execution
 from harness.job import read_json, write_json
-from harness.parity import Comparison
+from harness.parity import BOUND, Comparison, Native
 from harness.parse import parse, to_plain
 
 Verdict = Literal["exact", "deviates", "fails", "none"]
+
+PROOF = 2
+"""What a certificate proves, counted up when that becomes more: those of before are made again."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +34,6 @@ class Party:
 
     execution: Execution
     versions: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Native:
-    """A framework's own optimizer against the shared rule: the largest difference in a weight over all steps,
-    and the reasons that its adapter gives for one."""
-
-    deviation: float
-    bound: float
-    known: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> Verdict:
-        """exact, deviates (for a known reason) or fails."""
-        if self.deviation <= self.bound:
-            return "exact"
-        return "deviates" if self.known else "fails"
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,11 @@ class Certificate:
             return "none"
         if impl == "shared":
             return "exact"
-        return parse(Native, self.native[framework]).verdict
+        return self.own(framework).verdict
+
+    def own(self, framework: str) -> Native:
+        """What was found out about a framework's own optimizer; `framework` is one of `native`."""
+        return parse(Native, self.native[framework])
 
     @property
     def passed(self) -> bool:
@@ -85,10 +76,55 @@ class Certificate:
         return all(self.verdict(name, impl) != "fails" for name in self.parties for impl in kinds)
 
 
+@dataclass(frozen=True)
+class Named:
+    """What frameworks name as the deviations of their own optimizer, over all certificates that have it:
+    the largest deviation from the shared rule and where it was, and the largest one from the rule that has
+    what is named (None: such a rule is not written)."""
+
+    names: tuple[str, ...]
+    frameworks: tuple[str, ...]
+    deviation: float
+    where: str
+    remainder: float | None
+
+    @property
+    def proof(self) -> str:
+        """Whether the names account for all of the deviation."""
+        if self.remainder is None:
+            return "unproven"
+        return "proven" if self.remainder <= BOUND else "REFUTED"
+
+
+def named_deviations(certificates: Sequence[Certificate]) -> list[Named]:
+    """Every deviation that has a name and shows, with how its proof went in the worst case."""
+    found: dict[tuple[tuple[str, ...], bool], list[tuple[Native, Certificate, str]]] = {}
+    for certificate in certificates:
+        for framework in certificate.native:
+            native = certificate.own(framework)
+            if native.known:
+                key = (native.known, native.unproven)
+                found.setdefault(key, []).append((native, certificate, framework))
+    rows = []
+    for (names, unproven), cases in sorted(found.items(), key=lambda item: item[0]):
+        native, certificate, _ = max(cases, key=lambda case: case[0].deviation)
+        rows.append(
+            Named(
+                names,
+                tuple(sorted({framework for _, _, framework in cases})),
+                native.deviation,
+                f"{certificate.model}, {certificate.optimizer}",
+                None if unproven else max(own.remainder for own, _, _ in cases if own.remainder is not None),
+            )
+        )
+    return rows
+
+
 def certificate_id(network: Mapping[str, Any], optimizer: Mapping[str, Any], rates: Sequence[float]) -> str:
     """The identity of what is certified: network with its input, optimizer with its numbers, rates."""
     rule = {key: value for key, value in optimizer.items() if key != "impl"}
-    text = json.dumps({"network": network, "optimizer": rule, "rates": list(rates)}, sort_keys=True)
+    parts = {"network": network, "optimizer": rule, "rates": list(rates), "proof": PROOF}
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

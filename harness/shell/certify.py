@@ -18,14 +18,12 @@ from harness import npz, optim, parity
 from harness.adapter import Execution
 from harness.config import RunConfig
 from harness.data import Dataset
-from harness.optim import Impl
-from harness.parity import BOUND, STEPS, Case, Comparison
+from harness.parity import STEPS, Case
 from harness.parse import to_plain
-from harness.shell.certificate import Certificate, Native, Party, Shelf, certificate_id, today
+from harness.shell.certificate import Certificate, Party, Shelf, certificate_id, today
 from harness.shell.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.versions import versions
 
-IMPLS: tuple[Impl, ...] = ("shared", "native")
 STEPS_PER_EPOCH = 5  # of the schedule in a certificate: its 20 steps are 4 epochs
 
 
@@ -35,7 +33,7 @@ class Subject:
 
     id: str
     model: str
-    cases: Mapping[str, Case]
+    case: Case
     frameworks: Mapping[str, RunConfig]
 
     def parties(self) -> dict[str, Party]:
@@ -48,11 +46,11 @@ def subjects(configs: Iterable[tuple[RunConfig, Dataset]]) -> list[Subject]:
     """What has to be certified so that all of these runs are covered."""
     found: dict[str, Subject] = {}
     for config, dataset in configs:
-        identifier, cases = _cases(config, dataset)
+        identifier, case = _case(config, dataset)
         known = found.get(identifier)
         frameworks = dict(known.frameworks) if known else {}
         frameworks.setdefault(config.framework.name, config)
-        found[identifier] = Subject(identifier, config.model.name, cases, frameworks)
+        found[identifier] = Subject(identifier, config.model.name, case, frameworks)
     return list(found.values())
 
 
@@ -68,7 +66,7 @@ def make_missing(
     if not missing:
         return
     names = sorted({name for subject in missing for name in subject.frameworks})
-    what = ", ".join(f"{s.model} {s.cases['shared'].optimizer.name}" for s in missing)
+    what = ", ".join(f"{s.model} {s.case.optimizer.name}" for s in missing)
     note(f"certifying {what} in {', '.join(names)} (certify=off leaves it out)")
 
     def done(certificate: Certificate) -> None:
@@ -82,7 +80,7 @@ def make_missing(
 
 def statement(config: RunConfig, dataset: Dataset, shelf: Shelf) -> dict[str, str]:
     """What a run can say of itself: its verdict, and the id of the certificate that it comes from."""
-    identifier = _cases(config, dataset)[0]
+    identifier = _case(config, dataset)[0]
     name = config.framework.name
     party = Party(_execution(config), versions(config.framework))
     known = shelf.get(identifier)
@@ -121,7 +119,7 @@ class _Desk:
     def trace(self, framework: str, config: RunConfig) -> None:
         """Have a worker trace every case that its framework takes part in."""
         mine = [s for s in self._wanted.values() if framework in s.frameworks]
-        cases = {_trace_id(s.id, impl): to_plain(s.cases[impl]) for s in mine for impl in IMPLS}
+        cases = {subject.id: to_plain(subject.case) for subject in mine}
         folder = self._folder / framework
         folder.mkdir()
         command = {
@@ -146,37 +144,27 @@ class _Desk:
 
     def collect(self, frameworks: int) -> None:
         """Take events until every framework has ended; make each certificate when its last trace is there."""
-        events: dict[str, dict[tuple[str, str], dict[str, Any]]] = {i: {} for i in self._wanted}
+        events: dict[str, dict[str, dict[str, Any]]] = {identifier: {} for identifier in self._wanted}
         while frameworks:
             framework, event = self._inbox.get()
             if event is None:
                 frameworks -= 1
                 continue
-            identifier, _, impl = event["case"].rpartition("-")
-            arrived, subject = events[identifier], self._wanted[identifier]
-            arrived[framework, impl] = event
-            if len(arrived) == len(subject.frameworks) * len(IMPLS):
+            arrived, subject = events[event["case"]], self._wanted[event["case"]]
+            arrived[framework] = event
+            if len(arrived) == len(subject.frameworks):
                 self._done(self._certificate(subject, arrived))
 
-    def _certificate(
-        self, subject: Subject, arrived: Mapping[tuple[str, str], Mapping[str, Any]]
-    ) -> Certificate:
-        errors = {f: str(e["error"]) for (f, _), e in arrived.items() if "error" in e}
+    def _certificate(self, subject: Subject, arrived: Mapping[str, Mapping[str, Any]]) -> Certificate:
+        errors = {name: str(event["error"]) for name, event in arrived.items() if "error" in event}
         sound = [name for name in subject.frameworks if name not in errors]
-        paths = {(f, i): self._folder / f / f"{_trace_id(subject.id, i)}.npz" for f in sound for i in IMPLS}
-        comparisons: list[Comparison] = []
-        native: dict[str, Native] = {}
-        reference = npz.load(paths[sound[0], "shared"]) if sound else {}
-        for name in sound:
-            shared = npz.load(paths[name, "shared"])
-            if name != sound[0]:
-                comparisons.append(parity.compare(sound[0], reference, name, shared))
-            gap = parity.weights_gap(shared, npz.load(paths[name, "native"]))
-            known = arrived[name, "native"]["settings"].get("deviations", ())
-            native[name] = Native(gap, BOUND, tuple(known))
+        paths = {name: self._folder / name / f"{subject.id}.npz" for name in subject.frameworks}
+        reference = npz.load(paths[sound[0]]) if sound else {}
+        others = ((name, npz.load(paths[name])) for name in sound[1:])
+        comparisons = tuple(parity.compare(sound[0], reference, name, trace) for name, trace in others)
         for path in paths.values():
-            path.unlink()
-        case = subject.cases["shared"]
+            path.unlink(missing_ok=True)
+        case = subject.case
         return Certificate(
             id=subject.id,
             model=subject.model,
@@ -185,43 +173,35 @@ class _Desk:
             steps=len(case.rates),
             seed=case.seed,
             parties=to_plain(subject.parties()),
-            comparisons=tuple(comparisons),
-            native=to_plain(native),
+            comparisons=comparisons,
+            native={name: arrived[name]["native"] for name in sound},
             errors=errors,
             made=today(),
         )
 
 
-def _cases(config: RunConfig, dataset: Dataset) -> tuple[str, Mapping[str, Case]]:
+def _case(config: RunConfig, dataset: Dataset) -> tuple[str, Case]:
     plan = config.plan(dataset)
     rate = config.optimizer.learning_rate
     rates = optim.learning_rates(config.schedule, rate, STEPS // STEPS_PER_EPOCH, STEPS_PER_EPOCH)
-    cases: dict[str, Case] = {
-        impl: Case(
-            name=config.model.name,
-            layers=config.model.layers,
-            input=plan.network.input,
-            outputs=plan.network.out_shape[0],
-            loss=plan.loss,
-            optimizer=replace(config.optimizer, impl=impl),
-            rates=tuple(float(value) for value in rates.ravel()),
-        )
-        for impl in IMPLS
-    }
-    case = cases["shared"]
+    case = Case(
+        name=config.model.name,
+        layers=config.model.layers,
+        input=plan.network.input,
+        outputs=plan.network.out_shape[0],
+        loss=plan.loss,
+        optimizer=replace(config.optimizer, impl="shared"),
+        rates=tuple(float(value) for value in rates.ravel()),
+    )
     network = {
         "layers": case.layers,
         "input": to_plain(case.input),
         "outputs": case.outputs,
         "loss": case.loss,
     }
-    return certificate_id(network, to_plain(case.optimizer), case.rates), cases
+    return certificate_id(network, to_plain(case.optimizer), case.rates), case
 
 
 def _execution(config: RunConfig) -> Execution:
     """The framework's own default execution: the certificate is about the network, not about a timing."""
     return config.framework.execution
-
-
-def _trace_id(identifier: str, impl: str) -> str:
-    return f"{identifier}-{impl}"

@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
+    from harness.shell.frameworks import conf_folder
     from harness.shell.overrides import find_groups
-    from harness.shell.task import conf_folder
 
     groups = find_groups([conf_folder()])
     shown = [f"  {name}={', '.join(sorted(groups[name]))}" for name in sorted(groups) if "/" not in name]
@@ -162,10 +162,56 @@ def _show(arguments: Sequence[str]) -> int:
     return show_command(arguments)
 
 
+def _export(arguments: Sequence[str]) -> int:
+    examples = """\
+  evenbench export last --to torch                 the run that finished last
+  evenbench export 1f3a --to keras                 the beginning of a run id is enough
+  evenbench export 1f3a --to onnx --output served/digits"""
+    description = "A finished run's network as a model that needs no evenbench, checked against the run."
+    parser = _parser("export", description, examples)
+    parser.add_argument("run", metavar="RUN", help="a run id or its beginning, or last")
+    parser.add_argument("--to", required=True, metavar="TARGET", help="torch, keras or onnx")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="default: exports/ in the results folder"
+    )
+    options = parser.parse_args(arguments)
+    from harness.shell.export import FRAMEWORKS, FailedExportError, export, report
+
+    if options.to not in FRAMEWORKS:
+        problem, known = f"{options.to!r} is no target", tuple(FRAMEWORKS)
+        raise ConfigError([Mistake("--to", problem, ", ".join(known), nearest(options.to, known))])
+    try:
+        print(report(*export(options.results_dir.resolve(), options.run, options.to, options.output)))
+    except FailedExportError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    examples = """\
+  evenbench doctor
+  evenbench doctor --again --json
+  evenbench doctor --config-dir my_conf            also the frameworks of your own folder"""
+    description = "What is installed, which devices there are, how fast and how steady the machine is."
+    parser = _parser("doctor", description, examples)
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="also the frameworks of this folder")
+    parser.add_argument("--again", action="store_true", help="measure limits that are known too")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    options = parser.parse_args(arguments)
+    from harness.shell.doctor import doctor_command
+    from harness.shell.frameworks import conf_folder
+
+    folders = [conf_folder(), *([options.config_dir] if options.config_dir else [])]
+    return doctor_command(options.results_dir.resolve(), folders, options.json, options.again)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "certify": _certify,
     "show": _show,
+    "export": _export,
     "leaderboard": _leaderboard,
+    "doctor": _doctor,
     "ui": _ui,
     "sync": _sync,
 }

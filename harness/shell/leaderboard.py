@@ -21,7 +21,10 @@ SCORES = ("test/accuracy", "test/r2")
 
 @dataclass(frozen=True)
 class Row:
-    """One line: `axes` say what was run, the rest what came out. Times are medians over runs."""
+    """One line: `axes` say what was run, the rest what came out. Times are medians over runs.
+
+    `share` is that of the device's matrix limit.
+    """
 
     axes: dict[str, str]
     runs: int
@@ -31,6 +34,7 @@ class Row:
     score_deviation: float
     step_ms: float
     samples_per_second: float
+    share: float
     compile_s: float
     peak_mb: float
 
@@ -41,7 +45,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[Row]:
     for outcome, values in zip(outcomes, axes(outcome.config for outcome in outcomes), strict=True):
         groups.setdefault(tuple(values.items()), []).append(outcome)
     found = [_row(dict(values), group) for values, group in groups.items()]
-    return sorted(found, key=lambda row: (row.axes["model"], row.axes["data"], _last_if_nan(row.step_ms)))
+    return sorted(found, key=lambda row: (*_network(row), _last_if_nan(row.step_ms)))
 
 
 def rows_as_json(outcomes: Sequence[Outcome]) -> str:
@@ -52,7 +56,7 @@ def rows_as_json(outcomes: Sequence[Outcome]) -> str:
 
 
 def print_leaderboard(outcomes: Sequence[Outcome]) -> None:
-    """Print the table, and how to see more; a table for each data set if one is wider than the terminal."""
+    """Print the table, and how to see more; a table for each network if one is wider than the terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200  # a file has no width: whole lines are easier to read, and to search
@@ -61,8 +65,8 @@ def print_leaderboard(outcomes: Sequence[Outcome]) -> None:
     if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
         console.print(whole)
     else:
-        for model, data in dict.fromkeys((row.axes["model"], row.axes["data"]) for row in found):
-            part = [row for row in found if (row.axes["model"], row.axes["data"]) == (model, data)]
+        for model, data in dict.fromkeys(map(_network, found)):
+            part = [row for row in found if _network(row) == (model, data)]
             console.print(table(part, f"{model} on {data}", found, left_out=("model", "data")))
     config = outcomes[0].config
     place = "" if config.results_dir == "results" else f" --results-dir {shlex.quote(config.results_dir)}"
@@ -85,24 +89,42 @@ def table(part: Sequence[Row], title: str, found: Sequence[Row], left_out: Seque
         title = name.rpartition(".")[2]
         width = max(len(title), *(len(row.axes[name]) for row in found))
         drawn.add_column(title, min_width=width, overflow="fold")
-    scores = {row.score for row in found} - {""}
-    score = scores.pop() if len(scores) == 1 else "test score"
-    for number, name in enumerate((score, "step ms", "samples/s", "compile s", "peak MB", "runs")):
+    scores = {row.score for row in part} - {""}
+    mixed = len(scores) > 1
+    score = "test score" if mixed else "".join(scores) or "test score"
+    columns = (score, "step ms", "samples/s", "share", "compile s", "peak MB", "runs")
+    shares = any(not math.isnan(row.share) for row in found)
+    known = [number for number, name in enumerate(columns) if shares or name != "share"]
+    for number in known:
+        name = columns[number]
         header = name.replace(" ", "\n").replace("s/s", "s\n/s") if left_out else name
-        width = max(*map(len, header.split("\n")), *(len(_cells(row)[number]) for row in found))
+        width = max(*map(len, header.split("\n")), *(len(_cells(row, mixed)[number]) for row in found))
         drawn.add_column(header, justify="right", min_width=width, overflow="fold")
+    above: Row | None = None
     for row in part:
-        drawn.add_row(*(row.axes[name] for name in names), *_cells(row))
+        if above is not None and _network(above) != _network(row):
+            drawn.add_row()
+        cells = _cells(row, mixed)
+        drawn.add_row(*(row.axes[name] for name in names), *(cells[number] for number in known))
+        above = row
     return drawn
 
 
-def _cells(row: Row) -> list[str]:
+def _network(row: Row) -> tuple[str, str]:
+    """What frameworks are compared on."""
+    return row.axes["model"], row.axes["data"]
+
+
+def _cells(row: Row, mixed: bool) -> list[str]:
+    """The numbers of a row; `mixed` where scores of several kinds share a column, so that each is named."""
+    kind = f"{row.score.rpartition('/')[2]} " if mixed else ""
     spread = "" if math.isnan(row.score_deviation) else f" ± {row.score_deviation:.3f}"
     runs = str(row.runs) + (f" ({row.failed} failed)" if row.failed else "")
     numbers = (
-        (row.score_mean, f"{row.score_mean:.3f}{spread}"),
+        (row.score_mean, f"{kind}{row.score_mean:.3f}{spread}"),
         (row.step_ms, f"{row.step_ms:.3f}"),
         (row.samples_per_second, f"{row.samples_per_second:,.0f}"),
+        (row.share, f"{100 * row.share:.1f} %"),
         (row.compile_s, f"{row.compile_s:.2f}"),
         (row.peak_mb, f"{row.peak_mb:,.0f}"),
     )
@@ -126,6 +148,7 @@ def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
         score_deviation=statistics.stdev(scores) if len(scores) > 1 else math.nan,
         step_ms=middle("speed/step_ms"),
         samples_per_second=middle("speed/samples_per_second"),
+        share=measure.median([m["speed/share_of_limit"] for m in finished if "speed/share_of_limit" in m]),
         # a kept program compiles nothing, so the largest value is the one that a compilation took
         compile_s=max((metrics["time/compile_s"] for metrics in finished), default=math.nan),
         peak_mb=middle("memory/peak_mb"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,8 @@ from harness.data import Dataset
 from harness.parity import BOUND, GATES, STEPS
 from harness.parse import ConfigError, Mistake, to_plain
 from harness.shell import task
-from harness.shell.certificate import Certificate, Shelf
+from harness.shell.accuracy import MARGIN, accuracy_command
+from harness.shell.certificate import Certificate, Named, Shelf, named_deviations
 from harness.shell.certify import certify, subjects
 from harness.shell.prepare import DataShelf
 from harness.shell.show import as_json, drawing, print_table
@@ -25,22 +27,27 @@ CERTIFY_EXAMPLES = """\
   evenbench certify                                    every model with every optimizer in all frameworks
   evenbench certify model=lstm optimizer=adam,sgd
   evenbench certify model=cnn data=mnist_5k framework=torch,keras --json
-  evenbench certify --config-dir my_conf model=mine"""
+  evenbench certify --config-dir my_conf model=mine
+  evenbench certify --accuracy model=fnn,lstm          whole trainings in float32, five seeds: equally good?
+  evenbench certify --accuracy experiment=bench seed=range(10) --margin 0.005"""
 SHOW_EXAMPLES = """\
   evenbench show model=transformer data=digits
   evenbench show model=cnn model.filters=[16,32] --svg cnn.svg"""
-EVERYTHING = (
-    "model=glob(*)",
-    "optimizer=glob(*)",
-    "framework=${installed:torch,keras,keras_jax,keras_torch}",
-)
 
 
 def certify_command(arguments: Sequence[str]) -> int:
     """Make certificates, print them, and return 1 when a bound was broken."""
     parser = _parser("certify", "Prove that a network is the same in every framework.", CERTIFY_EXAMPLES)
     parser.add_argument("--again", action="store_true", help="also those that are there already")
+    parser.add_argument("--accuracy", action="store_true", help="train, and compare the scores over seeds")
+    margin = f"with --accuracy: the largest difference that does not matter, in units of the score ({MARGIN})"
+    parser.add_argument("--margin", metavar="M", help=margin)
     options, rest = parser.parse_known_args(arguments)
+    if options.accuracy:
+        again = ["force=true"] if options.again else []
+        return accuracy_command([*rest, *again], _margin(options.margin), options.json)
+    if options.margin is not None:
+        raise ConfigError([Mistake("--margin", "is of scores, which only --accuracy compares")])
     configs = task.collect([*_defaults(rest), *rest])
     shelf, data = Shelf(Path(configs[0].results_dir).resolve()), DataShelf()
     wanted = subjects((config, _dataset(config, data)) for config in configs)
@@ -86,7 +93,10 @@ def show_command(arguments: Sequence[str]) -> int:
 
 
 def print_certificates(certificates: Sequence[Certificate]) -> None:
-    """A row for each: the largest deviation over frameworks at each gate, and of each own optimizer."""
+    """A row for each: the largest deviation over frameworks at each gate, and of each own optimizer.
+
+    Below it, how the proofs of the deviations that have a name went, and what broke a bound.
+    """
     frameworks = list(dict.fromkeys(name for c in certificates for name in c.parties))
     title = (
         f"Largest deviations, float64, {STEPS} steps, bound {BOUND:g}; own optimizers against the shared rule"
@@ -104,20 +114,42 @@ def print_certificates(certificates: Sequence[Certificate]) -> None:
         table.add_row(certificate.model, certificate.optimizer, *gates, *native, verdict)
     console = _console()
     console.print(table)
-    known = sorted({name for c in certificates for n in c.native.values() for name in n["known"]})
-    if known:
-        console.print(
-            f"* a known difference of the framework's own optimizer: {', '.join(known)}", markup=False
-        )
+    named = named_deviations(certificates)
+    if named:
+        console.print(_named_table(named))
     for certificate in certificates:
-        for framework, error in certificate.errors.items():
-            console.print(f"{certificate.model} {certificate.optimizer} {framework}: {error}", markup=False)
-        for comparison in certificate.comparisons:
-            for gate in comparison.gates:
-                if not gate.passed:
-                    pair = f"{comparison.framework} against {comparison.reference}"
-                    text = f"{gate.name} {gate.deviation:.1e} {gate.where}"
-                    console.print(f"{certificate.model} {certificate.optimizer} {pair}: {text}", markup=False)
+        for line in _refusals(certificate):
+            console.print(f"{certificate.model} {certificate.optimizer} {line}", markup=False)
+
+
+def _named_table(named: Sequence[Named]) -> Table:
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for column in ("* known of the own optimizer", "frameworks"):
+        table.add_column(column)
+    for column in ("off the rule", "off a rule with this"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("proof", no_wrap=True)
+    for row in named:
+        remainder = "-" if row.remainder is None else f"{row.remainder:.1e}"
+        names, frameworks = ", ".join(row.names), ", ".join(row.frameworks)
+        table.add_row(names, frameworks, f"{row.deviation:.1e}", remainder, row.proof)
+    return table
+
+
+def _refusals(certificate: Certificate) -> Iterator[str]:
+    """What broke a certificate, a line for each."""
+    for framework, error in certificate.errors.items():
+        yield f"{framework}: {error}"
+    for comparison in certificate.comparisons:
+        for gate in comparison.gates:
+            if not gate.passed:
+                pair = f"{comparison.framework} against {comparison.reference}"
+                yield f"{pair}: {gate.name} {gate.deviation:.1e} {gate.where}"
+    for framework in certificate.native:
+        native = certificate.own(framework)
+        if native.verdict == "fails":
+            known = f", {native.remainder:.1e} with {', '.join(native.known)}" if native.known else ""
+            yield f"{framework}: its own optimizer is {native.deviation:.1e} off the rule{known}"
 
 
 def _worst(certificate: Certificate, gate: str) -> str:
@@ -126,12 +158,10 @@ def _worst(certificate: Certificate, gate: str) -> str:
 
 
 def _native(certificate: Certificate, framework: str) -> str:
-    native = certificate.native.get(framework)
-    if native is None:
+    if framework not in certificate.native:
         return "-"
-    return f"{native['deviation']:.1e}" + (
-        "*" if certificate.verdict(framework, "native") == "deviates" else ""
-    )
+    native = certificate.own(framework)
+    return f"{native.deviation:.1e}" + {"exact": "", "deviates": "*", "fails": "!"}[native.verdict]
 
 
 def _defaults(arguments: Sequence[str]) -> list[str]:
@@ -143,6 +173,17 @@ def _defaults(arguments: Sequence[str]) -> list[str]:
         "framework": ",".join(task.installed_frameworks()),
     }
     return [f"{key}={choice}" for key, choice in widest.items() if key not in given]
+
+
+def _margin(text: str | None) -> float:
+    """The margin as it was given, or the default one; raises ConfigError."""
+    try:
+        margin = float(text) if text is not None else MARGIN
+    except ValueError:
+        margin = math.nan
+    if not 0 < margin < math.inf:
+        raise ConfigError([Mistake("--margin", f"{text!r} is no margin", "a number above 0, as 0.01")])
+    return margin
 
 
 def _dataset(config: RunConfig, data: DataShelf) -> Dataset:

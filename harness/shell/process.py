@@ -28,6 +28,7 @@ from harness.job import Status, last_lines
 
 START = Path(__file__).resolve().parents[1] / "worker" / "start.py"
 START_TIMEOUT_S = 300.0
+GAUGE_TIMEOUT_S = 120.0
 CLOSE_TIMEOUT_S = 2.0
 # These come from outside: a person, a batch system, the kernel when memory runs out.
 OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -58,16 +59,20 @@ class WorkerKey:
     @classmethod
     def of(cls, config: RunConfig) -> WorkerKey:
         """The worker that a run needs."""
-        framework = config.framework
+        return cls.on(config.framework, config.device, config.precision, config.threads)
+
+    @classmethod
+    def on(cls, framework: FrameworkConfig, device: str, precision: str, threads: int) -> WorkerKey:
+        """A framework's worker on a device."""
         return cls(
             framework.name,
             framework.adapter,
             framework.backend,
             interpreter(framework),
             tuple(sorted((k, str(v)) for k, v in framework.env.items())),
-            config.precision,
-            config.threads,
-            config.device,
+            precision,
+            threads,
+            device,
         )
 
     def environment(self) -> dict[str, str]:
@@ -174,6 +179,31 @@ class Worker:
         self._send({"task": "trace", **command})
         while (event := self._next(None, ""))["event"] != "ended":
             yield event
+
+    def export(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Have a run's network written as a model (see `harness/worker/export.py`) and hear how that went.
+
+        Raises WorkerDiedError.
+        """
+        self.wait_ready()
+        self._send({"task": "export", **command})
+        said: dict[str, Any] = {}
+        while (event := self._next(None, ""))["event"] != "ended":
+            said = event
+        return said
+
+    def gauge(self, limit: bool = False, noise: bool = False) -> dict[str, Any]:
+        """What the worker says of itself, with these measures on request (see `harness/worker/gauge.py`).
+
+        Raises WorkerDiedError.
+        """
+        self.wait_ready()
+        self._send({"task": "gauge", "limit": limit, "noise": noise})
+        deadline, slow = time.monotonic() + GAUGE_TIMEOUT_S, f"no answer within {GAUGE_TIMEOUT_S:g} s"
+        said: dict[str, Any] = {}
+        while (event := self._next(deadline, slow))["event"] != "ended":
+            said = event
+        return said
 
     def close(self, kill: bool = False) -> None:
         """End the process, gently if it is idle, and wait for it."""

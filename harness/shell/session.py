@@ -23,6 +23,7 @@ from harness.shell import links
 from harness.shell.axes import labels
 from harness.shell.certificate import Shelf
 from harness.shell.certify import make_missing, statement
+from harness.shell.limits import Limits
 from harness.shell.prepare import DataShelf, Prepared, prepare
 from harness.shell.process import Death, Worker, WorkerDiedError, WorkerKey
 from harness.shell.progress import Reporter
@@ -57,6 +58,7 @@ class Session:
         self.outcomes: list[Outcome] = []
         self._reporter = reporter
         self._shelf = DataShelf()
+        self._limits = Limits(reporter.note)
         self._labels: dict[str, str] = {}
         self._workers: dict[WorkerKey, Worker] = {}
         self._tracking: dict[tuple[str, str | None], TrackingThread] = {}
@@ -111,7 +113,7 @@ class Session:
         for worker in list(self._workers.values()):
             with contextlib.suppress(WorkerDiedError):  # the first run that needs it records the reason
                 worker.wait_ready()
-        fresh = {run.job.run_id: self._run(run) for run in todo}
+        fresh = {run.job.run_id: self._run(run) for run in self._limited(todo)}
         for run in {run.config.study: run for run in todo}.values():
             self._track(run).finish_study(run.config.study, _study_status(list(fresh.values())))
         results = done | fresh
@@ -135,6 +137,15 @@ class Session:
     def _with_statement(self, run: Prepared) -> Prepared:
         said = statement(run.config, self._dataset(run), Shelf(run.results_dir))
         return replace(run, job=replace(run.job, certificate=said))
+
+    def _limited(self, runs: Sequence[Prepared]) -> list[Prepared]:
+        """The runs with the limits that they are held against; those not known are measured first."""
+        return [
+            replace(run, job=replace(run.job, limit_gflops=self._limits.of(run, self._workers)))
+            if run.config.limit == "auto"
+            else run
+            for run in runs
+        ]
 
     def _dataset(self, run: Prepared) -> Dataset:
         return self._shelf.get(run.config.data, run.results_dir)[0]

@@ -30,6 +30,7 @@ from harness.parse import ConfigError, Mistake
 from harness.shell import overrides
 from harness.shell.alternatives import with_alternatives
 from harness.shell.compose import run_config
+from harness.shell.frameworks import conf_folder
 from harness.shell.leaderboard import print_leaderboard
 from harness.shell.origins import Origins, locate
 from harness.shell.prepare import DataShelf
@@ -55,12 +56,6 @@ class _Command:
 
 
 _commands: list[_Command] = []
-
-
-def conf_folder() -> Path:
-    """The configuration folder: the checkout's, or the copy inside an installed package."""
-    checkout = PACKAGE.parent / "conf"
-    return checkout if (checkout / "config.yaml").exists() else PACKAGE / "_conf"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -41,6 +41,11 @@ def versions(framework: FrameworkConfig) -> dict[str, str]:
     return {name: str(version) for name, version in found.items()} | {PROJECT: project_version()}
 
 
+def look_up(framework: FrameworkConfig, names: tuple[str, ...]) -> Mapping[str, str | None]:
+    """The versions of other distributions in the framework's interpreter, None where one is missing."""
+    return _versions(framework.python, names)
+
+
 def installed(distributions: tuple[str, ...]) -> bool:
     """Whether all distributions are installed in this interpreter."""
     return None not in _versions(None, distributions).values()

@@ -1,10 +1,10 @@
 """The worker's loop: import one adapter, then serve runs until the shell goes away.
 
-Standard input carries one JSON line a task (`{"task": "run", "folder": ..., "again": bool}`), the first
-standard output carries events back. Both are moved out of the frameworks' reach at once: whatever they print
-goes to standard error, which is a file of the shell's, or the run's `worker.log` while there is a run. When
-standard input ends, the shell is gone, and so are we: an orphan must not go on writing where a new sweep
-writes.
+Standard input carries one JSON line a task (`{"task": "run", "folder": ..., "again": bool}`; "trace",
+"export" and "gauge" have modules of their own), the first standard output carries events back. Both are moved
+out of the frameworks' reach at once: whatever they print goes to standard error, which is a file of the
+shell's, or the run's `worker.log` while there is a run. When standard input ends, the shell is gone, and so
+are we: an orphan must not go on writing where a new sweep writes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from harness import measure
 from harness.adapter import Adapter, AdapterOptions
 from harness.job import CONCLUSIVE, RunFolder
 from harness.parse import parse
+from harness.worker import gauge
+from harness.worker.export import export
 from harness.worker.programs import Programs
 from harness.worker.trace import trace_all
 from harness.worker.train import run
@@ -56,6 +58,12 @@ def main(arguments: str) -> None:
         command = inbox.get()
         if command["task"] == "trace":
             trace_all(command, programs, emit)
+            continue
+        if command["task"] == "export":
+            export(command, asked["adapter"], programs, emit)
+            continue
+        if command["task"] == "gauge":
+            gauge.answer(command, adapter, import_s, asked["options"]["threads"], emit)
             continue
         folder = RunFolder(Path(command["folder"]))
         with folder.locked():

@@ -1,10 +1,13 @@
 """Train the cases of a certificate in this worker's framework and leave a trace of each.
 
-A trace is an npz file of float64 arrays: `initial/<weight>`, the weights as the framework has them after
-loading; `logits`, the outputs before training; `gradient/<weight>`, what one step of plain gradient descent
-at learning rate 1 took away; `losses`, one a step; `weights/<step>/<weight>`; and `evaluation`, the outputs
+A trace is a set of float64 arrays: `initial/<weight>`, the weights as the framework has them after loading;
+`logits`, the outputs before training; `gradient/<weight>`, what one step of plain gradient descent at
+learning rate 1 took away; `losses`, one a step; `weights/<step>/<weight>`; and `evaluation`, the outputs
 after training with dropout (and BatchNorm's running statistics) in the network. Each step is an epoch of its
 own, so that the weights after it can be read.
+
+The trace of the shared rule goes into an npz file, to be held against those of other frameworks. How far the
+framework's own optimizer is from that rule is found out here: no other framework has a say in it.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import npz, optim, parity, weights
+from harness import deviating, npz, optim, parity, weights
 from harness.adapter import Execution, Plan, Trainer
 from harness.data import batch_order
 from harness.optim import SGD, Rule
-from harness.parity import BATCH_SIZE, TEST_ROWS, TRAIN_ROWS, Case
-from harness.parse import parse
+from harness.parity import BATCH_SIZE, BOUND, TEST_ROWS, TRAIN_ROWS, Case, Native, Trace
+from harness.parse import parse, to_plain
 from harness.spec import Network
 from harness.worker.programs import Programs
 
@@ -31,10 +34,11 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 
 def trace_all(command: Mapping[str, Any], programs: Programs, emit: Emit) -> None:
-    """Trace the cases of a command: `cases` (plain), `folder` for `<id>.npz`, `execution`, `xla`,
-    `precision`.
+    """Trace the cases of a command: `cases` (plain, with the shared rule), `folder` for `<id>.npz`,
+    `execution`, `xla`, `precision`.
 
-    A case that can't be trained is reported (`traced` with `error`) and the next goes on.
+    Each is reported (`traced`), with what became of the framework's own optimizer (`native`). A case that
+    can't be trained is reported too (`traced` with `error`), and the next goes on.
     """
     for identifier, plain in command["cases"].items():
         event: dict[str, Any] = {"event": "traced", "case": identifier}
@@ -43,7 +47,7 @@ def trace_all(command: Mapping[str, Any], programs: Programs, emit: Emit) -> Non
             tracer = _Tracer(case, programs, command["execution"], command["xla"], command["precision"])
             found = tracer.trace()
             npz.save(Path(command["folder"]) / f"{identifier}.npz", found)
-            event["settings"] = tracer.settings()
+            event["native"] = to_plain(tracer.native(found))
         except Exception as error:
             traceback.print_exc()
             event["error"] = f"{type(error).__name__}: {error}"
@@ -75,12 +79,38 @@ class _Tracer:
         )
 
     def trace(self) -> dict[str, NDArray[Any]]:
-        """All arrays of the trace."""
+        """All arrays of the trace, under the rule of the case."""
         trace = self._gradients()
-        trainer = self._trainer(self._network, self._case.optimizer)
-        trainer.load(self._initial)
+        trainer = self._loaded(self._case.optimizer)
         trace |= {f"initial/{name}": value for name, value in trainer.weights().items()}
         trace["logits"] = trainer.predict("test")
+        trace |= self._train(trainer)
+        trace["evaluation"] = self._evaluate(trainer)
+        return _float64(trace)
+
+    def native(self, shared: Trace) -> Native:
+        """Hold the framework's own optimizer against the shared rule, of which this is the trace; and where
+        they differ in what the adapter names, against the rule that has these deviations."""
+        rule = replace(self._case.optimizer, impl="native")
+        own = _float64(self._train(self._loaded(rule)))
+        deviation = parity.training_gap(shared, own)
+        if deviation <= BOUND:
+            return Native(deviation, BOUND)
+        names = self._deviations(rule)
+        named = deviating.written(rule, names)
+        if named is None:
+            return Native(deviation, BOUND, names, unproven=bool(names))
+        as_named = _float64(self._train(self._loaded(named)))
+        return Native(deviation, BOUND, names, parity.training_gap(as_named, own))
+
+    def _loaded(self, rule: Rule) -> Trainer:
+        trainer = self._trainer(self._network, rule)
+        trainer.load(self._initial)
+        return trainer
+
+    def _train(self, trainer: Trainer) -> dict[str, NDArray[Any]]:
+        """The losses and the weights of all steps."""
+        trace: dict[str, NDArray[Any]] = {}
         losses: list[float] = []
         kept = parity.kept_steps(self._network)
         for step, rate in enumerate(self._case.rates, start=1):
@@ -89,17 +119,17 @@ class _Tracer:
             if step in kept:
                 trace |= {f"weights/{step}/{name}": value for name, value in trainer.weights().items()}
         trace["losses"] = np.array(losses)
-        trace["evaluation"] = self._evaluate(trainer)
-        return {name: np.asarray(value, np.float64) for name, value in trace.items()}
+        return trace
 
-    def settings(self) -> dict[str, object]:
-        """What ran, as the adapter tells it: known deviations of a native optimizer among it."""
-        return self._programs.get(self._plan)[0].settings()
+    def _deviations(self, rule: Rule) -> tuple[str, ...]:
+        """What the adapter has to say of its own optimizer for a rule; nothing, where it knows of nothing."""
+        program, _ = self._programs.get(replace(self._plan, rule=optim.program_rule(rule)))
+        names = program.settings().get("deviations", ())
+        return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
     def _gradients(self) -> dict[str, NDArray[Any]]:
         """What one step of gradient descent at learning rate 1 takes away from each weight."""
-        trainer = self._trainer(self._network, SGD(learning_rate=1.0, impl="shared"))
-        trainer.load(self._initial)
+        trainer = self._loaded(SGD(learning_rate=1.0, impl="shared"))
         trainer.train_epoch(self._orders[0], np.array([1.0]))
         after = trainer.weights()
         return {f"gradient/{name}": self._initial[name] - after[name] for name in self._initial}
@@ -116,6 +146,10 @@ class _Tracer:
         plan = replace(self._plan, network=network, rule=optim.program_rule(rule))
         program, _ = self._programs.get(plan)
         return program.trainer(self._examples, rule, self._case.seed)
+
+
+def _float64(trace: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name: np.asarray(value, np.float64) for name, value in trace.items()}
 
 
 def _orders(case: Case) -> NDArray[np.int32]:

@@ -208,6 +208,8 @@ class Training:
             "time/train_s": sum(epoch_s),
             "memory/peak_mb": measure.peak_memory_mb(),
         }
+        if self._job.limit_gflops is not None:
+            self._metrics["speed/share_of_limit"] = self._metrics["speed/gflops"] / self._job.limit_gflops
         self._metrics |= _time_to_target(setting.config, self._epochs)
 
 

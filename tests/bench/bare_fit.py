@@ -1,4 +1,4 @@
-"""The FNN in plain Keras, trained by one call of `fit` for all epochs, on any backend.
+"""Plain Keras, trained by one call of `fit` for all epochs, on any backend.
 
 A callback at the ends of an epoch waits for the turn and takes the time; there is none at the batches.
 """
@@ -10,22 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from tests.bench.networks_keras import network, parameters
 from tests.bench.turns import Turns
 
 BATCH = 32
-
-
-def network() -> keras.Model:
-    """The model, drawn by Keras' own initialisers."""
-    return keras.Sequential(
-        [
-            keras.Input((8, 8)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(64, activation="relu"),
-            keras.layers.Dense(32, activation="relu"),
-            keras.layers.Dense(10),
-        ]
-    )
 
 
 class _Turn(keras.callbacks.Callback):  # type: ignore[misc]
@@ -42,9 +30,10 @@ class _Turn(keras.callbacks.Callback):  # type: ignore[misc]
         self.turns.done(float(logs["loss"]))
 
 
-def idiomatic(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
+def idiomatic(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     """Compile and fit, with the defaults. Rows that don't fill a batch are left out, as everywhere here."""
-    model = network()
+    model = network(name, x.shape[1:])
+    turns.parameters = parameters(model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.Adam(1e-3), loss=loss)
     rows = len(x) // BATCH * BATCH
@@ -52,7 +41,7 @@ def idiomatic(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
 
 
 def arrays(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """The training rows, float32 `[rows, 8, 8]`, and their classes, int32."""
+    """The training rows, float32 `[rows, height, width]`, and their classes, int32."""
     data = np.load(path)
     return data["x.train"].astype(np.float32), data["y.train"].astype(np.int32)
 

@@ -1,4 +1,4 @@
-"""The FNN in Keras on TensorFlow, each execution as a script for it alone would be written."""
+"""Keras on TensorFlow, each execution as a script for it alone would be written."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.bench.bare_fit import arrays, idiomatic, network, order
+from tests.bench.bare_fit import arrays, idiomatic, order
+from tests.bench.networks_keras import network, parameters
 from tests.bench.turns import Turns
 
 __all__ = ["compiled", "epoch", "idiomatic"]
 
+XLA = ("fnn", "rnn", "lstm", "transformer")  # on a CPU it slows convolutions down
 
-def compiled(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
-    """One step as a `tf.function`, with XLA."""
-    step = tf.function(_step(x, y), jit_compile=True)
+
+def compiled(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
+    """One step as a `tf.function`, with XLA where that pays."""
+    step = tf.function(_step(name, x, y, turns), jit_compile=name in XLA)
     for turn in turns:
         batches = tf.unstack(tf.constant(order(len(x))))
         turn.start()
@@ -29,11 +32,11 @@ def compiled(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
         turn.done(float(tf.reduce_mean(losses)))
 
 
-def epoch(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
-    """All steps of an epoch as one `tf.function`, with XLA."""
-    step = _step(x, y)
+def epoch(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
+    """All steps of an epoch as one `tf.function`, with XLA where that pays."""
+    step = _step(name, x, y, turns)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=name in XLA)
     def train(order):
         steps = order.shape[0]
         losses = tf.TensorArray(tf.float32, size=steps)
@@ -50,9 +53,10 @@ def epoch(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
         turn.done(float(tf.reduce_mean(losses)))
 
 
-def _step(x, y):
+def _step(name, x, y, turns):
+    model, optimizer = network(name, x.shape[1:], unrolled=name == "rnn"), keras.optimizers.Adam(1e-3)
+    turns.parameters = parameters(model)
     x, y = tf.constant(x), tf.constant(y)
-    model, optimizer = network(), keras.optimizers.Adam(1e-3)
     optimizer.build(model.trainable_variables)
 
     def step(rows):
@@ -70,4 +74,5 @@ def _step(x, y):
 if __name__ == "__main__":
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    globals()[sys.argv[1]](*arrays(sys.argv[2]), Turns())
+    name, execution, path = sys.argv[1:]
+    globals()[execution](name, *arrays(path), Turns())

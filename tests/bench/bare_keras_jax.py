@@ -1,4 +1,4 @@
-"""The FNN in Keras on JAX, each execution as a script for it alone would be written."""
+"""Keras on JAX, each execution as a script for it alone would be written."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import jax
 import keras
 import numpy as np
 
-from tests.bench.bare_fit import arrays, idiomatic, network, order
+from tests.bench.bare_fit import arrays, idiomatic, order
+from tests.bench.networks_keras import network, parameters
 from tests.bench.turns import Turns
 
 __all__ = ["compiled", "epoch", "idiomatic"]
 
 
-def compiled(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
+def compiled(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     """One jitted step, its state donated."""
-    step, state = _step()
+    step, state = _step(name, x.shape[1:], turns)
     step = jax.jit(step, donate_argnums=0)
     x, y = jax.device_put(x), jax.device_put(y)
     for turn in turns:
@@ -35,9 +36,9 @@ def compiled(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
         turn.done(float(np.mean(losses)))
 
 
-def epoch(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
+def epoch(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     """All steps of an epoch as one `lax.scan`."""
-    step, state = _step()
+    step, state = _step(name, x.shape[1:], turns)
     x, y = jax.device_put(x), jax.device_put(y)
 
     @partial(jax.jit, donate_argnums=0)
@@ -53,9 +54,10 @@ def epoch(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
         turn.done(float(losses.mean()))
 
 
-def _step():
+def _step(name, shape, turns):
     """The step (state, x, y, rows) to (state, loss), and the state to begin with."""
-    model, optimizer = network(), keras.optimizers.Adam(1e-3)
+    model, optimizer = network(name, shape, unrolled=name == "rnn"), keras.optimizers.Adam(1e-3)
+    turns.parameters = parameters(model)
     optimizer.build(model.trainable_variables)
 
     def loss_of(trained, others, x, y):
@@ -76,4 +78,5 @@ def _step():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](*arrays(sys.argv[2]), Turns())
+    name, execution, path = sys.argv[1:]
+    globals()[execution](name, *arrays(path), Turns())

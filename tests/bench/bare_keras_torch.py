@@ -1,4 +1,4 @@
-"""The FNN in Keras on torch, each execution as a script for it alone would be written."""
+"""Keras on torch, each execution as a script for it alone would be written."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tests.bench.bare_fit import arrays, idiomatic, network, order
+from tests.bench.bare_fit import arrays, idiomatic, order
+from tests.bench.networks_keras import network, parameters
 from tests.bench.turns import Turns
 
 __all__ = ["eager", "idiomatic"]
 
 
-def eager(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
+def eager(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     """The loop of Keras' guide to training loops in PyTorch, with batches by index."""
-    model, optimizer = network(), keras.optimizers.Adam(1e-3)
+    model, optimizer = network(name, x.shape[1:]), keras.optimizers.Adam(1e-3)
     optimizer.build(model.trainable_weights)
+    turns.parameters = parameters(model)
     x, y = torch.from_numpy(x), torch.from_numpy(y).to(torch.int64)
     for turn in turns:
         batches = torch.from_numpy(order(len(x)))
@@ -42,4 +44,5 @@ def eager(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    globals()[sys.argv[1]](*arrays(sys.argv[2]), Turns())
+    name, execution, path = sys.argv[1:]
+    globals()[execution](name, *arrays(path), Turns())

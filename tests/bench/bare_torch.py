@@ -1,4 +1,4 @@
-"""The FNN in plain PyTorch, each execution as a script for it alone would be written."""
+"""Plain PyTorch, each execution as a script for it alone would be written."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from torch.func import functional_call, grad_and_value
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.bench.networks_torch import network, parameters
 from tests.bench.turns import Turns
 
 BATCH = 32
 
 
-def network() -> nn.Module:
-    layers = nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
-    return nn.Sequential(nn.Flatten(), *layers)
-
-
-def idiomatic(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
+def idiomatic(name: str, x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
     """The tutorial's loop."""
     loader = DataLoader(TensorDataset(x, y), BATCH, shuffle=True, drop_last=True)
-    model = network()
+    model = _network(name, x, turns)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for turn in turns:
         turn.start()
@@ -39,9 +35,9 @@ def idiomatic(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
         turn.done(torch.stack(losses).mean().item())
 
 
-def eager(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
+def eager(name: str, x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
     """Batches by index, fused Adam."""
-    model = network()
+    model = _network(name, x, turns)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     for turn in turns:
         order = _order(len(x))
@@ -57,12 +53,12 @@ def eager(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
         turn.done(torch.stack(losses).mean().item())
 
 
-def compiled(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
+def compiled(name: str, x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
     """Forward and backward as one compiled graph, fused Adam."""
-    model = network()
+    model = _network(name, x, turns, unrolled=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    parameters = list(model.parameters())
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    weights = {key: parameter.detach() for key, parameter in trained.items()}
 
     @torch.compile
     def gradient(
@@ -78,7 +74,7 @@ def compiled(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
         losses = []
         for rows in order:
             gradients, loss = gradient(weights, rows)
-            for parameter, value in zip(parameters, gradients.values(), strict=True):
+            for parameter, value in zip(trained.values(), gradients.values(), strict=True):
                 parameter.grad = value
             optimizer.step()
             losses.append(loss)
@@ -86,9 +82,9 @@ def compiled(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
         turn.done(torch.stack(losses).mean().item())
 
 
-def compiled_forward(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
+def compiled_forward(name: str, x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
     """What most scripts do: the model compiled, `backward()` outside."""
-    model = network()
+    model = _network(name, x, turns, unrolled=True)
     fast = torch.compile(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     for turn in turns:
@@ -105,13 +101,19 @@ def compiled_forward(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
         turn.done(torch.stack(losses).mean().item())
 
 
+def _network(name: str, x: torch.Tensor, turns: Turns, unrolled: bool = False) -> nn.Module:
+    model = network(name, tuple(x.shape[1:]), unrolled)
+    turns.parameters = parameters(model)
+    return model
+
+
 def _order(rows: int) -> torch.Tensor:
     return torch.randperm(rows)[: rows // BATCH * BATCH].view(-1, BATCH)
 
 
 if __name__ == "__main__":
-    execution, path = sys.argv[1:]
+    name, execution, path = sys.argv[1:]
     torch.set_num_threads(1)
     data = np.load(path)
     x, y = torch.tensor(data["x.train"], dtype=torch.float32), torch.tensor(data["y.train"])
-    globals()[execution](x, y, Turns())
+    globals()[execution](name, x, y, Turns())

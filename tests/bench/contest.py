@@ -22,6 +22,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from harness import data
+from harness.adapter import Plan
 from harness.config import RunConfig
 from harness.job import Job, RunFolder
 from harness.parse import to_plain
@@ -30,25 +31,34 @@ from harness.shell.process import WorkerKey
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300.0
 WARM = 3  # turns of each side that are thrown away
+LEARNT = 0.5  # of the first turn's loss: who trains is below that in the end
 EPOCHS = 100_000  # of a run, more than any contest has turns
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One turn: the training alone, the whole turn (without evaluation), processor time, the mean loss."""
+    """One turn: the training alone, the whole turn (without evaluation), processor time, the mean loss.
+
+    `parameters` counts the trained numbers of a network that the child made itself.
+    """
 
     train_s: float
     whole_s: float
     cpu_s: float
     switches: int
     loss: float
+    parameters: int
+
+
+class RefusedError(Exception):
+    """The framework does not do what a side was asked for; the message is its own."""
 
 
 class Child:
     """One side: a Python module of this package, started with arguments."""
 
     def __init__(self, module: str, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
-        self.name = f"{module} {arguments[0]}"
+        self.name = " ".join([module, *arguments[:2]])
         self._log = log
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"tests.bench.{module}", *arguments],
@@ -66,14 +76,17 @@ class Child:
         self._process.stdin.flush()
 
     def epoch(self) -> Epoch:
-        """Wait for what it says about its turn; raises RuntimeError if it died or is stuck."""
+        """Wait for what it says of its turn; raises RefusedError, or RuntimeError if it died or is stuck."""
         assert self._process.stdout
         ready = select.select([self._process.stdout], [], [], TIMEOUT_S)[0]
         line = self._process.stdout.readline() if ready else b""
         if not line:
             self.close()
             raise RuntimeError(f"{self.name} gave no answer\n{self._log.read_text(errors='replace')[-3000:]}")
-        return Epoch(**json.loads(line))
+        said = json.loads(line)
+        if "refused" in said:
+            raise RefusedError(said["refused"])
+        return Epoch(**said)
 
     def close(self) -> None:
         """End it."""
@@ -83,19 +96,27 @@ class Child:
 
 @dataclass(frozen=True)
 class Side:
-    """What a child runs: the harness, or the bare loop."""
+    """What a child runs: the harness, or a script of its own, which is the module `script` of this package.
+
+    `settings` are more overrides of the run that the harness does, or that the script gets the data of.
+    """
 
     framework: str
     execution: str
-    bare: bool
+    script: str = ""
+    model: str = "fnn"
     settings: tuple[str, ...] = ()
 
-    def start(self, folder: Path, place: int) -> Child:
-        """Start it; `folder` holds the data and the runs of a contest, `place` tells the children apart."""
-        run = prepared(self, folder / str(place))
-        key, log = run.worker, folder / f"{place}.log"
-        if self.bare:
-            return Child(f"bare_{self.framework}", [self.execution, str(run.data)], key.environment(), log)
+    @property
+    def label(self) -> str:
+        """What it is called in a table."""
+        return f"{self.framework} {self.execution}"
+
+    def start(self, run: Prepared, log: Path) -> Child:
+        """Start it for a run that can start."""
+        key = run.worker
+        if self.script:
+            return Child(self.script, [self.model, self.execution, str(run.data)], key.environment(), log)
         options = {name: getattr(key, name) for name in ("backend", "precision", "threads", "device")}
         asked = {"adapter": key.adapter, "options": options, "folder": str(run.folder)}
         return Child("worker_side", [json.dumps(asked)], key.environment(), log)
@@ -107,7 +128,7 @@ class Prepared:
 
     folder: Path
     data: Path
-    steps: int
+    plan: Plan
     worker: WorkerKey
 
 
@@ -115,6 +136,7 @@ def prepared(side: Side, results: Path) -> Prepared:
     """The run that a side stands for, composed from conf/ as the command composes it."""
     execution = "compiled" if side.execution == "compiled_forward" else side.execution
     overrides = [
+        f"model={side.model}",
         f"framework={side.framework}",
         f"execution={execution}",
         f"train.epochs={EPOCHS}",
@@ -130,24 +152,53 @@ def prepared(side: Side, results: Path) -> Prepared:
     data.save(dataset, file)
     folder = RunFolder(results / "runs" / "run")
     folder.write_job(to_plain(Job("run", config.study, config.to_plain(), "data/train.npz")))
-    return Prepared(folder.path, file, config.plan(dataset).steps, WorkerKey.of(config))
+    return Prepared(folder.path, file, config.plan(config.model.view(dataset)), WorkerKey.of(config))
 
 
-def contest(sides: Sequence[Side], folder: Path, seconds: float, most: int = 400) -> list[list[Epoch]]:
-    """Epochs of each side, taken by turns for about `seconds`; the sides' order turns round every time.
+def bare(framework: str, execution: str, model: str = "fnn", settings: tuple[str, ...] = ()) -> Side:
+    """The loop without the harness."""
+    return Side(framework, execution, f"bare_{framework}", model, settings)
 
-    Element i of one list was measured beside element i of the others. Raises RuntimeError if a side fails,
-    or does not learn: then the two don't do the same work.
+
+@dataclass(frozen=True)
+class Contest:
+    """What came of it: the epochs of each side, and what they trained.
+
+    Element i of one side's epochs was measured beside element i of the others.
+    """
+
+    epochs: list[list[Epoch]]
+    plan: Plan
+
+    @property
+    def steps(self) -> int:
+        """How many steps an epoch has."""
+        return self.plan.steps
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a step: forward, and twice that for backward, of matrix products."""
+        return 3 * self.plan.network.flops() * self.plan.batch_size
+
+
+def contest(
+    sides: Sequence[Side], folder: Path, seconds: float, least: int = 20, most: int = 400
+) -> Contest:
+    """Epochs of each side, taken by turns for about `seconds`, `least` to `most` turns each; the sides' order
+    turns round every time.
+
+    Raises RefusedError where a framework does not do what is asked for, and RuntimeError if a side fails, has
+    another number of parameters than the spec, or does not learn: then they don't do the same work.
     """
     folder.mkdir(parents=True)
+    runs = [prepared(side, folder / str(place)) for place, side in enumerate(sides)]
     children: list[Child] = []
     try:
-        for place, side in enumerate(sides):
-            children.append(side.start(folder, place))
+        for place, (side, run) in enumerate(zip(sides, runs, strict=True)):
+            children.append(side.start(run, folder / f"{place}.log"))
         for child in children:  # import and compile side by side
             child.go()
-        for child in children:
-            child.epoch()
+        firsts = [child.epoch() for child in children]
         taken: list[list[Epoch]] = [[] for _ in children]
         turns, turn = 0, 0
         while turns == 0 or turn < turns:
@@ -157,19 +208,19 @@ def contest(sides: Sequence[Side], folder: Path, seconds: float, most: int = 400
             turn += 1
             if turn == WARM + 2:
                 cycle_s = sum(min(epoch.whole_s for epoch in each[WARM:]) for each in taken)
-                turns = WARM + int(np.clip(seconds / cycle_s, 20, most))
+                turns = WARM + int(np.clip(seconds / cycle_s, least, most))
     finally:
         for child in children:
             child.close()
-    for child, epochs in zip(children, taken, strict=True):
-        if not epochs[-1].loss < 0.3:
-            raise RuntimeError(f"{child.name} does not learn: its loss is {epochs[-1].loss:g}")
-    return [epochs[WARM:] for epochs in taken]
-
-
-def steps_of_epoch(side: Side, folder: Path) -> int:
-    """The steps of an epoch of this side's run; `folder` is to be written in."""
-    return prepared(side, folder).steps
+    for child, run, first, epochs in zip(children, runs, firsts, taken, strict=True):
+        if first.parameters and first.parameters != run.plan.network.size():
+            has, spec = first.parameters, run.plan.network.size()
+            raise RuntimeError(f"{child.name} trains {has} parameters, the spec has {spec}")
+        if not epochs[-1].loss < LEARNT * first.loss:
+            raise RuntimeError(
+                f"{child.name} does not learn: its loss went from {first.loss:g} to {epochs[-1].loss:g}"
+            )
+    return Contest([epochs[WARM:] for epochs in taken], runs[0].plan)
 
 
 def train_s(epochs: Sequence[Epoch]) -> list[float]:

@@ -14,31 +14,31 @@ import tempfile
 from pathlib import Path
 
 from harness import measure
-from tests.bench.contest import Side, contest, steps_of_epoch, train_s
+from tests.bench.contest import Side, bare, contest, train_s
 from tests.bench.overhead import interval
 from tests.bench.report import Report, Table, command, plain
 
 GOAL = 10.0
-FIT = Side("keras", "idiomatic", bare=True)
+FIT = bare("keras", "idiomatic")
 SIDES = {
     "Keras fit, TensorFlow": FIT,
-    "Keras fit, JAX": Side("keras_jax", "idiomatic", bare=True),
-    "keras compiled, XLA": Side("keras", "compiled", bare=False),
-    "keras epoch": Side("keras", "epoch", bare=False, settings=("framework.xla=false",)),
-    "keras epoch, XLA": Side("keras", "epoch", bare=False),
-    "keras_jax compiled": Side("keras_jax", "compiled", bare=False),
-    "keras_jax epoch": Side("keras_jax", "epoch", bare=False),
-    "torch idiomatic": Side("torch", "idiomatic", bare=False),
-    "torch eager, fused Adam": Side("torch", "eager", bare=False),
-    "torch compiled": Side("torch", "compiled", bare=False),
+    "Keras fit, JAX": bare("keras_jax", "idiomatic"),
+    "keras compiled, XLA": Side("keras", "compiled"),
+    "keras epoch": Side("keras", "epoch", settings=("framework.xla=false",)),
+    "keras epoch, XLA": Side("keras", "epoch"),
+    "keras_jax compiled": Side("keras_jax", "compiled"),
+    "keras_jax epoch": Side("keras_jax", "epoch"),
+    "torch idiomatic": Side("torch", "idiomatic"),
+    "torch eager, fused Adam": Side("torch", "eager"),
+    "torch compiled": Side("torch", "compiled"),
 }
 
 
 def measure_speed(seconds: float = 40.0) -> Report:
     """Every way, in one run."""
     with tempfile.TemporaryDirectory(prefix="fnn-speed-") as name:
-        taken = contest(list(SIDES.values()), Path(name, "contest"), seconds)
-        steps = steps_of_epoch(FIT, Path(name, "steps"))
+        found = contest(list(SIDES.values()), Path(name, "contest"), seconds)
+    taken, steps = found.epochs, found.steps
     fit = train_s(taken[0])
     jax = train_s(taken[1])
     rows, values = [], []

@@ -19,13 +19,15 @@ class Turns:
     """The turns that this process gets: iterate over it, and in each turn call `start`, `stop`, `done`.
 
     `start` and `stop` enclose the training alone, as the worker does it; `done` also reports the time since
-    the turn began, in which nothing can hide.
+    the turn began, in which nothing can hide. Who makes a network of its own puts the number of its trained
+    numbers into `parameters`.
     """
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
         self._commands = os.fdopen(os.dup(0), "r", encoding="utf-8")
         os.dup2(2, 1)  # what a framework prints must not get between the answers
+        self.parameters = 0
         self._begun = 0.0
         self._start = self._passed = Reading(0.0, 0.0, 0)
 
@@ -66,6 +68,14 @@ class Turns:
             "cpu_s": cpu_s,
             "switches": switches,
             "loss": loss,
+            "parameters": self.parameters,
         }
+        self._answer(answer)
+
+    def refuse(self, reason: str) -> None:
+        """Answer that the framework does not do what this side is asked for."""
+        self._answer({"refused": reason})
+
+    def _answer(self, answer: dict[str, Any]) -> None:
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()

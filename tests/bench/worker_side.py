@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.adapter import AdapterOptions
 from harness.job import RunFolder
-from harness.parse import parse
+from harness.parse import ConfigError, parse
 from harness.worker import train
 from tests.bench.turns import Turns
 
@@ -40,7 +40,11 @@ def main(arguments: str) -> None:
     adapter = importlib.import_module(asked["adapter"]).adapter(parse(AdapterOptions, asked["options"]))
     folder = RunFolder(Path(asked["folder"]))
     train.run(folder, train.Programs(adapter), 0.0, emit)
-    print(folder.result(), file=sys.stderr)  # reached by mistake only: the parent ends us earlier
+    # reached where the run failed only: the parent ends us earlier
+    error = (folder.result() or {}).get("error") or {}
+    print(error, file=sys.stderr)
+    if error.get("type") == ConfigError.__name__:
+        turns.refuse(error["message"])
 
 
 def _time_evaluation() -> list[float]:

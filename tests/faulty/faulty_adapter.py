@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import gauge
 from harness.adapter import Adapter, AdapterOptions, Examples, Execution, Plan, Program, Trainer, Weights
 from harness.optim import Rule
 from tests import reference
@@ -29,7 +30,7 @@ PRINTED = b"straight to the descriptor\n"
 
 
 def adapter(options: AdapterOptions) -> Adapter:
-    """The adapter; AT_IMPORT makes it fail while the worker starts."""
+    """The adapter; AT_IMPORT makes it fail while the worker starts, AT_MULTIPLY later."""
     print("numpy is here")
     with Path(os.environ["FAULTS"]).with_name("workers").open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -38,7 +39,7 @@ def adapter(options: AdapterOptions) -> Adapter:
             raise ImportError("libnumbers.so.7: cannot open shared object file")
         case "segfault":
             segfault()
-    return FaultyAdapter()
+    return FaultyAdapter(options)
 
 
 def segfault() -> None:
@@ -118,6 +119,9 @@ def planned(seed: int) -> str:
 class FaultyAdapter:
     """See `harness.adapter.Adapter`."""
 
+    def __init__(self, options: AdapterOptions) -> None:
+        self._precision = options.precision
+
     def executions(self) -> tuple[Execution, ...]:
         return ("eager",)
 
@@ -126,6 +130,12 @@ class FaultyAdapter:
 
     def build(self, plan: Plan) -> Program:
         return FaultyProgram(plan)
+
+    def multiply(self, size: int, repeats: int) -> list[float]:
+        if os.environ.get("AT_MULTIPLY") == "raise":
+            raise_error()
+        factors = np.ones((size, size), self._precision)
+        return gauge.times(lambda: factors @ factors, repeats)
 
 
 class FaultyProgram:

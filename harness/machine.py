@@ -1,0 +1,213 @@
+"""The machine as its operating system describes it, and the matrix limits that were measured on it.
+
+Nothing here is measured: a limit comes from a worker (`harness/gauge.py`) and is kept in the results folder,
+in a file that is named after what it depends on: processor, cores, graphics cards, and the versions of the
+framework that multiplied. What a system doesn't tell is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.job import read_json, write_json
+from harness.parse import ConfigError, parse, to_plain
+
+PROC, SYS, DEV = Path("/proc"), Path("/sys"), Path("/dev")
+STEAL = 7  # which of the numbers in /proc/stat
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a matrix limit is a property of; `versions` are those of the packages that multiply."""
+
+    device: str
+    cpu: str
+    cores: int
+    architecture: str
+    cards: tuple[str, ...]
+    versions: dict[str, Any]
+
+    @classmethod
+    def here(cls, device: str, versions: Mapping[str, str]) -> Device:
+        """A device (`cpu`, `cuda`, `cuda:1`) of this machine; what concerns cards is no part of a CPU."""
+        on_card = device != "cpu"
+        return cls(
+            f"{device} of {os.environ['CUDA_VISIBLE_DEVICES']}"
+            if on_card and "CUDA_VISIBLE_DEVICES" in os.environ
+            else device,
+            cpu_model(),
+            os.cpu_count() or 1,
+            platform.machine(),
+            cards() if on_card else (),
+            dict(versions),
+        )
+
+    @property
+    def id(self) -> str:
+        """12 hex digits: the name of its file."""
+        text = json.dumps(to_plain(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The highest rate that was measured: in GFLOP/s, with matrices of `size` rows, at a load average."""
+
+    precision: str
+    threads: int
+    gflops: float
+    size: int
+    framework: str
+    measured: str
+    load: float
+
+
+@dataclass(frozen=True)
+class _Kept:
+    device: Device
+    limits: tuple[Limit, ...]
+
+
+def limit(results_dir: Path, device: Device, precision: str, threads: int) -> float | None:
+    """The matrix limit in GFLOP/s as it is kept in a results folder, None where it was not measured."""
+    key = precision, threads
+    found = (k for k in limits(results_dir, device) if (k.precision, k.threads) == key)
+    return next((known.gflops for known in found), None)
+
+
+def limits(results_dir: Path, device: Device) -> tuple[Limit, ...]:
+    """All limits of a device that are kept in a results folder."""
+    # a file that can't be read is as good as none: the limits are measured anew and it is replaced
+    with contextlib.suppress(ConfigError, ValueError):
+        plain = read_json(_path(results_dir, device))
+        return parse(_Kept, plain).limits if plain is not None else ()
+    return ()
+
+
+def keep(results_dir: Path, device: Device, found: Limit) -> Limit:
+    """Keep a limit, unless a higher one was measured before; returns the one that is kept."""
+    key = found.precision, found.threads
+    known = limits(results_dir, device)
+    best = max([found, *(k for k in known if (k.precision, k.threads) == key)], key=lambda k: k.gflops)
+    others = [k for k in known if (k.precision, k.threads) != key]
+    path = _path(results_dir, device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, to_plain(_Kept(device, (*others, best))))
+    return best
+
+
+def _path(results_dir: Path, device: Device) -> Path:
+    return results_dir / "machine" / f"{device.id}.json"
+
+
+def cpu_model() -> str:
+    """The processor's name, or its architecture where the system has no name for it."""
+    for line in _lines(PROC / "cpuinfo"):
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def cards() -> tuple[str, ...]:
+    """The models of NVIDIA's cards, by place, as their driver lists them without any library."""
+    found = []
+    for path in sorted((PROC / "driver/nvidia/gpus").glob("*/information")):
+        lines = (line.partition(":") for line in _lines(path))
+        found += [value.strip() for key, _, value in lines if key.strip() == "Model"]
+    # a container may have the cards and not the driver's list of them
+    return tuple(found) or tuple(f"NVIDIA {path.name}" for path in sorted(DEV.glob("nvidia[0-9]*")))
+
+
+def affinity() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quota() -> float | None:
+    """The cores' worth of time that control groups (version 2, or 1) leave us, None without a bound."""
+    found: list[float] = []
+    for folder in _groups("", SYS / "fs/cgroup"):
+        allowed, _, period = "".join(_lines(folder / "cpu.max")).partition(" ")
+        if allowed not in ("", "max"):
+            found.append(int(allowed) / int(period))
+    for folder in _groups("cpu", SYS / "fs/cgroup/cpu"):
+        allowed, period = ("".join(_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
+        if allowed and period and int(allowed) > 0:
+            found.append(int(allowed) / int(period))
+    return min(found, default=None)
+
+
+def usable_cores() -> int:
+    """Cores that a worker can keep busy: at least one."""
+    bound = quota()
+    return max(1, min(affinity(), affinity() if bound is None else int(bound)))
+
+
+def memory_mb() -> tuple[float, float] | None:
+    """Memory in MB (10^6 bytes): all of it, and what is available."""
+    lines = (line.partition(":") for line in _lines(PROC / "meminfo"))
+    found = {key: int(value.split()[0]) * 1024 / 1e6 for key, _, value in lines}
+    if not {"MemTotal", "MemAvailable"} <= found.keys():
+        return None
+    return found["MemTotal"], found["MemAvailable"]
+
+
+def governors() -> tuple[str, ...]:
+    """What sets the cores' frequencies, each once; none where the system doesn't say (as on virtual ones)."""
+    paths = (SYS / "devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    return tuple(sorted({line for path in paths for line in _lines(path)}))
+
+
+def ticks() -> tuple[int, int] | None:
+    """All processors' time since the start of the system, and the part that a hypervisor gave to others."""
+    for line in _lines(PROC / "stat"):
+        name, *numbers = line.split()
+        if name == "cpu" and len(numbers) > STEAL:
+            # the guests' time that follows is in the user's already
+            return sum(map(int, numbers[: STEAL + 1])), int(numbers[STEAL])
+    return None
+
+
+def steal_since(before: tuple[int, int] | None) -> float | None:
+    """The share of all processors' time since `before` that was stolen."""
+    now = ticks()
+    if before is None or now is None or now[0] <= before[0]:
+        return None
+    return (now[1] - before[1]) / (now[0] - before[0])
+
+
+def energy_counters() -> dict[str, bool]:
+    """The processor's energy counters (RAPL) by name, and whether we may read each."""
+    found = {}
+    for path in sorted((SYS / "class/powercap").glob("*/energy_uj")):
+        name = "".join(_lines(path.with_name("name"))) or path.parent.name
+        found[f"{path.parent.name} {name}"] = bool(_lines(path))
+    return found
+
+
+def _groups(controller: str, mount: Path) -> list[Path]:
+    """The folders of our control group and of all above it; controller is empty for version 2."""
+    own = [mount]
+    for line in _lines(PROC / "self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            inner = mount / path.strip("/")
+            own += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(mount)]
+    return list(dict.fromkeys(own))
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file that the system keeps, none where there is no such file or it is not for us."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,124 @@
+"""The doctor's findings on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.gauge import Noise
+from harness.shell.cards import Card
+from harness.shell.doctor.findings import DeviceLimit, Findings, FrameworkState, Host, Storage
+from harness.shell.doctor.timings import verdict
+
+UNKNOWN = "n/a"
+
+
+def print_findings(found: Findings, console: Console) -> None:
+    """All of them, the problems last."""
+    parts = [
+        _frameworks(found),
+        _pairs("Machine", _of_host(found.host)),
+        _limits(found.limits),
+        _pairs("Noise", _of_noise(found.noise)),
+        _pairs("Storage", _of_storage(found.storage)),
+    ]
+    for part in parts:
+        console.print(part)
+        console.print()
+    if not found.problems:
+        console.print("No problems.")
+    for number, problem in enumerate(found.problems, start=1):
+        title = "BROKEN" if problem.broken else "Problem"
+        console.print(f"{title} {number}: {problem.what}", markup=False, soft_wrap=True)
+        if problem.advice:
+            console.print(f"   to do: {problem.advice}", markup=False, soft_wrap=True)
+
+
+def _frameworks(found: Findings) -> Table:
+    table = _table(f"evenbench {found.version}, Python {found.python}")
+    for name in ("framework", "versions", "import s", "executions", "devices"):
+        table.add_column(name, justify="right" if name == "import s" else "left", overflow="fold")
+    for state in found.frameworks:
+        table.add_row(state.name, *_of_framework(state))
+    for extra, command in found.extras.items():
+        table.add_row(f"extra {extra}", f"not installed: {command}")
+    return table
+
+
+def _of_framework(state: FrameworkState) -> tuple[str, str, str, str]:
+    versions = ", ".join(f"{name} {version or 'missing'}" for name, version in state.versions.items())
+    if not state.works:
+        return f"{versions}: {state.install}" if state.install else versions, "", "can't be used", ""
+    devices = [f"{device}: {', '.join(names) or 'none'}" for device, names in state.devices.items()]
+    return versions, f"{state.import_s:.1f}", ", ".join(state.executions), "; ".join(devices)
+
+
+def _of_host(host: Host) -> Iterable[tuple[str, str]]:
+    bound = "" if host.quota is None else f", a quota of {host.quota:g}"
+    yield "processor", f"{host.cpu} ({host.architecture})"
+    yield "cores", f"{host.cores}, {host.affinity} of them for us{bound}"
+    if host.memory_mb is None:
+        yield "memory", UNKNOWN
+    else:
+        yield "memory", "{:.1f} GB, {:.1f} GB available".format(*(mb / 1000 for mb in host.memory_mb))
+    yield "load", f"{host.load:.2f} in the last minute"
+    yield "governor", ", ".join(host.governors) or UNKNOWN
+    yield "cards", "; ".join(map(_card, host.cards)) or "none"
+    counters = [f"{name}{'' if can else ' (not readable)'}" for name, can in host.energy_counters.items()]
+    counters += [f"{card.name} (NVML)" for card in host.cards if card.energy]
+    yield "energy", ", ".join(counters) or UNKNOWN
+
+
+def _card(card: Card) -> str:
+    memory = UNKNOWN if card.memory_mb is None else f"{card.memory_mb / 1000:.0f} GB"
+    return f"{card.name}, memory {memory}, driver {card.driver or UNKNOWN}"
+
+
+def _limits(found: Sequence[DeviceLimit]) -> Table:
+    table = _table("Matrix limit")
+    for name in ("device", "precision", "threads", "GFLOP/s", "rows", "measured"):
+        right = name in ("threads", "GFLOP/s", "rows")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for one in found:
+        limit = one.limit
+        when = "now" if one.new else limit.measured
+        measured = f"{when} by {limit.framework}, load {limit.load:.1f}"
+        numbers = str(limit.threads), f"{limit.gflops:,.1f}", str(limit.size)
+        table.add_row(one.device, limit.precision, *numbers, measured)
+    return table
+
+
+def _of_noise(noise: Noise | None) -> Iterable[tuple[str, str]]:
+    if noise is None:
+        yield "verdict", UNKNOWN
+        return
+    ratio = noise.ratio
+    yield "verdict", verdict(noise)
+    yield "A/A ratio", f"{ratio.estimate:.4f}, 95 % interval {ratio.low:.4f} to {ratio.high:.4f}"
+    yield "pairs", f"{ratio.pairs}, {1000 * noise.part_s:.1f} ms a side"
+    yield "spread", f"quartiles {noise.spread:.1%} apart, the slowest {noise.slowest:.2f} times the median"
+    yield "CPU time", f"{noise.cpu_share:.1%} of the wall time, {noise.switches} involuntary context switches"
+    yield "steal", UNKNOWN if noise.steal is None else f"{noise.steal:.2%} of all processors' time"
+
+
+def _of_storage(storage: Storage) -> Iterable[tuple[str, str]]:
+    state = "writable" if storage.writable else "NOT writable"
+    yield "results", f"{storage.results_dir}: {state}, {storage.free_gb:.1f} GB free, {storage.runs} runs"
+    tracked = "not there yet" if storage.tracked is None else f"{storage.tracked} runs and studies"
+    yield "MLflow store", f"{storage.store}: {tracked}"
+
+
+def _pairs(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
+    table = _table(title)
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for pair in pairs:
+        table.add_row(*pair)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)

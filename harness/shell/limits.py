@@ -1,0 +1,108 @@
+"""The matrix limits that runs are held against: looked up, or measured once before the first run is timed.
+
+A limit belongs to a device and not to a framework, so one framework measures it for all: the first that is
+installed, or the run's own where that one can't, in a worker with the run's device, precision and threads. It is kept, so that runs of different days and
+frameworks are held against the same number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness import machine
+from harness.config import FrameworkConfig, RunConfig
+from harness.machine import Device, Limit
+from harness.shell.certificate import today
+from harness.shell.frameworks import conf_folder, frameworks
+from harness.shell.prepare import Prepared
+from harness.shell.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.versions import look_up
+
+FIRST = "torch"  # the backend that is asked first: it is imported the fastest, and none multiplies faster
+
+
+class Limits:
+    """The limits that the runs of a session need; what can't be measured is tried once."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._known: dict[tuple[Path, str, str, int], float | None] = {}
+
+    def of(self, run: Prepared, warm: Mapping[WorkerKey, Worker]) -> float | None:
+        """The limit of a run's device in GFLOP/s, None where no framework can measure it.
+
+        A worker that is `warm` is asked before another one is started. Nothing else may run meanwhile.
+        """
+        config = run.config
+        key = run.results_dir, config.device, config.precision, config.threads
+        if key not in self._known:
+            self._known[key] = self._find(run.results_dir, config, warm)
+        return self._known[key]
+
+    def _find(self, results_dir: Path, config: RunConfig, warm: Mapping[WorkerKey, Worker]) -> float | None:
+        own = config.framework  # which may be a user's, or in an interpreter of its own
+        installed = measurers((frameworks([conf_folder()]) | {own.name: own}).values())
+        candidates = [*installed[:1], *(framework for framework in installed[1:] if framework is own)]
+        for framework in candidates:
+            device = device_of(framework, config.device)
+            known = machine.limit(results_dir, device, config.precision, config.threads)
+            if known is not None:
+                return known
+        what = f"{config.device} in {config.precision}, threads={config.threads}"
+        reason = "no framework is there"
+        for framework in candidates:
+            key = WorkerKey.of(replace(config, framework=framework))
+            try:
+                found = measure(results_dir, framework, key, warm.get(key))
+            except (WorkerDiedError, GaugeError) as error:
+                reason = str(error)
+                continue
+            rate = f"{found.gflops:,.0f} GFLOP/s"
+            self._note(f"{what}: matrices are multiplied at up to {rate} (limit=off leaves it out)")
+            return found.gflops
+        self._note(f"{what}: how fast matrices are multiplied can't be measured: {reason}")
+        return None
+
+
+class GaugeError(Exception):
+    """A worker that lives can't measure what it was asked for."""
+
+
+def measurers(known: Iterable[FrameworkConfig]) -> list[FrameworkConfig]:
+    """Those frameworks that are installed, in the order in which they are asked for a limit."""
+    there = [f for f in known if None not in look_up(f, f.distributions).values()]
+    return sorted(there, key=lambda f: (f.backend != FIRST, len(f.distributions)))
+
+
+def device_of(framework: FrameworkConfig, device: str) -> Device:
+    """What a limit is kept under that this framework measures."""
+    found = look_up(framework, framework.distributions)
+    return Device.here(device, {name: str(version) for name, version in found.items()})
+
+
+def measure(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, worker: Worker | None) -> Limit:
+    """Have a limit measured, in this worker or in one for it alone, and keep it.
+
+    Raises WorkerDiedError or GaugeError.
+    """
+    if worker is not None and worker.alive:
+        return keep(results_dir, framework, key, worker.gauge(limit=True))
+    worker = Worker(key)
+    try:
+        return keep(results_dir, framework, key, worker.gauge(limit=True))
+    finally:
+        worker.close()
+
+
+def keep(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, said: Mapping[str, Any]) -> Limit:
+    """Keep the limit that a worker said, unless a higher one is kept; raises GaugeError if it said none."""
+    if "error" in said:
+        raise GaugeError(said["error"])
+    peak = said["limit"]
+    found = Limit(
+        key.precision, key.threads, peak["gflops"], peak["size"], framework.name, today(), peak["load"]
+    )
+    return machine.keep(results_dir, device_of(framework, key.device), found)

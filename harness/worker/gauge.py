@@ -1,0 +1,39 @@
+"""What a worker says of itself when it is asked: its framework, how fast it multiplies, and how steadily.
+
+It is measured here and not in the shell, because NumPy there has another library for matrices, and threads
+that nobody pinned.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness import gauge, measure
+from harness.adapter import Adapter
+from harness.parse import to_plain
+
+Emit = Callable[[Mapping[str, Any]], None]
+
+
+def answer(command: Mapping[str, Any], adapter: Adapter, import_s: float, threads: int, emit: Emit) -> None:
+    """Carry out a command: `limit` and `noise` say whether these are measured.
+
+    The event has `import_s`, `executions`, `environment`, `limit` (a Peak, with the `load` that it was
+    measured at) and `noise`, or an `error` in words.
+    """
+    event: dict[str, Any] = {"event": "gauged", "import_s": import_s}
+    try:
+        event["executions"] = list(adapter.executions())
+        event["environment"] = adapter.environment()
+        load = measure.load_average()
+        if command["limit"]:
+            event["limit"] = {**to_plain(gauge.peak(adapter.multiply)), "load": load}
+        if command["noise"]:
+            event["noise"] = to_plain(gauge.noise(adapter.multiply, threads))
+    except Exception as error:
+        traceback.print_exc()
+        event["error"] = f"{type(error).__name__}: {error}"
+    emit(event)
+    emit({"event": "ended"})

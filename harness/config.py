@@ -100,6 +100,18 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """The section `init`: where a run starts. `from_run` is the id of a finished run, or the beginning of one
+    that no other has: its weights are taken in place of new ones. With `resume`, that training goes on: the
+    optimizer's state, the dropout masks, and the epochs, which are counted on. `freeze` names layers that
+    are not trained."""
+
+    from_run: str | None = None
+    resume: bool = False
+    freeze: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run, completely described. See the README for what each key does."""
 
@@ -122,6 +134,7 @@ class RunConfig:
     results_dir: str
     tracking: TrackingConfig
     force: bool
+    init: InitConfig = InitConfig()  # jobs of an earlier version have none
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> RunConfig:
@@ -130,6 +143,8 @@ class RunConfig:
         mistakes: list[Mistake] = []
         if isinstance(plain.get("model"), Mapping):
             plain["model"] = _model_section(plain["model"])
+        if isinstance(plain.get("init"), Mapping):
+            plain["init"] = _init_section(plain["init"])
         try:
             config = parse(cls, plain)
         except ConfigError as error:
@@ -139,6 +154,7 @@ class RunConfig:
             if not config.study.strip():
                 mistakes.append(Mistake("study", "is empty", "a name"))
         mistakes.extend(_layer_mistakes(plain.get("model")))
+        mistakes.extend(_init_mistakes(plain.get("init"), plain.get("model")))
         mistakes.extend(_device_mistakes(plain.get("device")))
         mistakes.extend(_execution_mistakes(plain))
         if mistakes:
@@ -153,7 +169,7 @@ class RunConfig:
 
     def plan(self, dataset: Dataset) -> Plan:
         """What has to be compiled for this run on `dataset`; raises ConfigError where they don't fit."""
-        network, loss = fit(self.model, self.train.loss, dataset)
+        network, loss = fit(self.model, self.train.loss, dataset, self.init.freeze)
         rows = dataset.rows("train"), dataset.rows("val"), dataset.rows("test")
         batch_size = data.effective_batch(rows[0], self.train.batch_size)
         return Plan(
@@ -174,10 +190,11 @@ class RunConfig:
         return f"{self.model.name} {self.framework.name} {self.data.name} s{self.seed}"
 
 
-def fit(model: ModelConfig, loss: str, dataset: Dataset) -> tuple[Network, str]:
+def fit(model: ModelConfig, loss: str, dataset: Dataset, freeze: tuple[str, ...] = ()) -> tuple[Network, str]:
     """The model resolved for the data, and the loss that it is trained with (`auto` is the task's own).
 
-    Raises ConfigError where the loss is for another task or a layer can't take what reaches it.
+    Raises ConfigError where the loss is for another task, a layer can't take what reaches it, or `freeze`
+    names layers without weights or leaves none to train.
     """
     pair = f"model {model.name!r} can't take data {dataset.name!r}"
     if model.reconstructs:
@@ -187,9 +204,17 @@ def fit(model: ModelConfig, loss: str, dataset: Dataset) -> tuple[Network, str]:
     mistakes = losses.check(dataset.task, loss)
     if mistakes:
         raise ConfigError(mistakes)
-    spec = model.spec
+    spec = model.spec.freeze(freeze)
     with _said_of(pair):
-        return spec.resolve(dataset.input, losses.outputs(dataset.task, loss)), loss
+        network = spec.resolve(dataset.input, losses.outputs(dataset.task, loss))
+    weighty = {node.path for node in network.layers() if node.params}
+    empty = [name for name in freeze if not spec.meant(name) & weighty]
+    mistakes = [Mistake("init.freeze", f"{name!r} has no weights that could be frozen") for name in empty]
+    if freeze and not network.trained():
+        mistakes.append(Mistake("init.freeze", "freezes every layer: nothing is left to train"))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return network, loss
 
 
 @contextlib.contextmanager
@@ -206,13 +231,15 @@ def model_config(section: Mapping[str, Any]) -> ModelConfig:
     return parse(ModelConfig, _model_section(section), "model")
 
 
-def identity(config: RunConfig, versions: Mapping[str, str], fingerprint: str) -> str:
+def identity(
+    config: RunConfig, versions: Mapping[str, str], fingerprint: str, source: str | None = None
+) -> str:
     """The run id: 16 hex digits of a hash of what determines the result.
 
     `versions` are those of the distributions in the worker's interpreter, this project's own included;
-    `fingerprint` is that of the data, which stands for the code and the packages that made it. Left out is
-    what can't change a number: names of studies and folders, tracking, certificates, isolation, timeouts,
-    `force`.
+    `fingerprint` is that of the data, which stands for the code and the packages that made it; `source` is
+    the digest of what `init.from_run` left, whose id must be the whole one. Left out is what can't change a
+    number: names of studies and folders, tracking, certificates, isolation, timeouts, `force`.
     """
     plain = config.to_plain()
     for key in ("study", "results_dir", "tracking", "force", "certify", "isolation", "timeout_s"):
@@ -222,6 +249,12 @@ def identity(config: RunConfig, versions: Mapping[str, str], fingerprint: str) -
     # the layers as they were unrolled: units [64, 64], and 64 with a depth of 2, are one network
     layers = [(placed.path, to_plain(placed.layer)) for placed in config.model.spec.layers]
     plain["model"] = {"name": config.model.name, "layers": layers}
+    if config.init == InitConfig():
+        del plain["init"]
+    else:  # the frozen layers by whichever name they were called
+        frozen = {path for name in config.init.freeze for path in config.model.spec.meant(name)}
+        plain["init"]["freeze"] = sorted(frozen)
+        plain["init"]["digest"] = source
     parts = {"config": plain, "versions": dict(versions), "data": fingerprint}
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -231,6 +264,17 @@ def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
     known = {f.name for f in fields(ModelConfig)}
     rest = {k: v for k, v in model.items() if k not in known}
     return {k: v for k, v in model.items() if k in known} | {"hyperparameters": rest}
+
+
+def _init_section(init: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with texts for whole numbers: the path `0`, a run id that happens to have no letters."""
+
+    def text(value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    freeze = init.get("freeze")
+    names = {"freeze": [text(name) for name in freeze]} if isinstance(freeze, list | tuple) else {}
+    return {**init, **names, **({"from_run": text(init["from_run"])} if "from_run" in init else {})}
 
 
 # These look at the raw sections, so that they have their say even where another section can't be read.
@@ -244,6 +288,27 @@ def _layer_mistakes(model: object) -> tuple[Mistake, ...]:
     except ConfigError as error:
         return error.mistakes
     return ()
+
+
+def _init_mistakes(init: object, model: object) -> tuple[Mistake, ...]:
+    if not isinstance(init, Mapping):
+        return ()
+    found: list[Mistake] = []
+    freeze = init.get("freeze")
+    names = freeze if isinstance(freeze, list | tuple) else []
+    if any(isinstance(value, float) for value in (init.get("from_run"), *names)):
+        advice = """in quotes: 'init.freeze=["1.0"]', 'init.from_run="12e4"'"""
+        found.append(Mistake("init", "what looks like a number is read as one, and not as a name", advice))
+    if init.get("resume") is True and init.get("from_run") is None:
+        found.append(
+            Mistake("init.resume", "goes on from a run, and none is named", "init.from_run=<run id>")
+        )
+    if isinstance(model, Mapping) and not _layer_mistakes(model) and "layers" in model:
+        try:
+            ModelSpec.parse(model["layers"]).freeze(name for name in names if isinstance(name, str))
+        except ConfigError as error:
+            found += error.mistakes
+    return tuple(found)
 
 
 def _device_mistakes(device: object) -> list[Mistake]:

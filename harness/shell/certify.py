@@ -205,6 +205,7 @@ def _cases(config: RunConfig, dataset: Dataset) -> tuple[str, Mapping[str, Case]
             loss=plan.loss,
             optimizer=replace(config.optimizer, impl=impl),
             rates=tuple(float(value) for value in rates.ravel()),
+            freeze=config.init.freeze,
         )
         for impl in IMPLS
     }
@@ -214,6 +215,7 @@ def _cases(config: RunConfig, dataset: Dataset) -> tuple[str, Mapping[str, Case]
         "input": to_plain(case.input),
         "outputs": case.outputs,
         "loss": case.loss,
+        **({"freeze": case.freeze} if case.freeze else {}),
     }
     return certificate_id(network, to_plain(case.optimizer), case.rates), cases
 

@@ -9,18 +9,19 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import data
+from harness import data, start
 from harness.config import FrameworkConfig, RunConfig, fit, identity, model_config
 from harness.data import DataConfig, Dataset
-from harness.job import Job, RunFolder
-from harness.parse import ConfigError, Mistake, parse, to_plain
+from harness.job import Job, RunFolder, runs
+from harness.parse import ConfigError, Mistake, nearest, parse, to_plain
 from harness.shell.process import WorkerKey
 from harness.shell.store import resolve_uri
 from harness.shell.versions import versions
+from harness.start import Source, Start
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Prepared:
     job: Job
     folder: RunFolder
     worker: WorkerKey
+    start: Start
 
     @property
     def results_dir(self) -> Path:
@@ -39,10 +41,22 @@ class Prepared:
 
 
 class DataShelf:
-    """Data sets by their configuration, kept in `<results_dir>/data` so that they are made only once."""
+    """Data sets by their configuration, kept in `<results_dir>/data` so that they are made only once; and the
+    runs that others start from, read only once."""
 
     def __init__(self) -> None:
         self._loaded: dict[tuple[Path, str], Dataset] = {}
+        self._sources: dict[Path, tuple[int, Source]] = {}
+
+    def source(self, name: str, results_dir: Path) -> Source:
+        """The finished run of an id, or of the beginning of one; raises ConfigError."""
+        folder = _find(name, results_dir)
+        ended = folder.path / "result.json"
+        written = ended.stat().st_mtime_ns if ended.exists() else 0
+        known = self._sources.get(folder.path)
+        if known is None or known[0] != written:
+            known = self._sources[folder.path] = written, start.read(folder)
+        return known[1]
 
     def get(self, config: DataConfig, results_dir: Path) -> tuple[Dataset, str]:
         """The data set and its file, relative to `results_dir`; raises ConfigError."""
@@ -67,15 +81,15 @@ class DataShelf:
 def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:
     """Check every run against its data and framework; raises ConfigError with all mistakes of all runs."""
     mistakes: list[Mistake] = []
-    runs: list[Prepared] = []
+    prepared: list[Prepared] = []
     for config in configs:
         try:
-            runs.append(_prepare(config, shelf))
+            prepared.append(_prepare(config, shelf))
         except ConfigError as error:
             mistakes.extend(error.mistakes)
     if mistakes:
         raise ConfigError(mistakes)
-    for results_dir in {run.folder.path.parents[1] for run in runs}:
+    for results_dir in {run.results_dir for run in prepared}:
         try:
             results_dir.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=results_dir).close()
@@ -83,7 +97,7 @@ def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:
         except OSError as error:
             problem = f"{str(results_dir)!r} can't be written to: {error.strerror}"
             raise ConfigError([Mistake("results_dir", problem, "a folder of yours")]) from error
-    return runs
+    return prepared
 
 
 def check_parts(raw: Mapping[str, Any], shelf: DataShelf) -> list[Mistake]:
@@ -104,6 +118,22 @@ def check_parts(raw: Mapping[str, Any], shelf: DataShelf) -> list[Mistake]:
     return mistakes
 
 
+def _find(name: str, results_dir: Path) -> RunFolder:
+    """The run whose id begins so, if it is one; raises ConfigError."""
+    known = {folder.run_id: folder for folder in runs(results_dir)}
+    found = [run_id for run_id in known if run_id.startswith(name)] if name else []
+    if name in known:
+        found = [name]
+    if len(found) == 1:
+        return known[found[0]]
+    if found:
+        problem = f"{name!r} is the beginning of {len(found)} run ids"
+        raise ConfigError([Mistake(start.KEY, problem, ", ".join(found[:8]))])
+    likely = nearest(name, known) or nearest(name, {run_id[: len(name)] for run_id in known})
+    problem = f"there is no run {name!r} in {results_dir / 'runs'}"
+    raise ConfigError([Mistake(start.KEY, problem, "the id of a finished run, or its beginning", likely)])
+
+
 def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:
     results_dir = Path(config.results_dir).resolve()
     mistakes: list[Mistake] = []
@@ -116,13 +146,23 @@ def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:
         resolve_uri(results_dir, config.tracking.uri)
     except ConfigError as error:
         mistakes.extend(error.mistakes)
+    source = None
+    try:
+        if config.init.from_run is not None:
+            source = shelf.source(config.init.from_run, results_dir)
+            config = replace(config, init=replace(config.init, from_run=source.run_id))
+    except ConfigError as error:
+        mistakes.extend(error.mistakes)
     try:
         dataset, file = shelf.get(config.data, results_dir)
-        config.plan(dataset)
+        plan = config.plan(dataset)
+        if not mistakes:
+            begin = start.check(config, plan, source)
     except ConfigError as error:
         mistakes.extend(error.mistakes)
     if mistakes:
         raise ConfigError(mistakes)
-    run_id = identity(config, found, dataset.fingerprint())
-    job = Job(run_id, config.study, config.to_plain(), file, found)
-    return Prepared(config, job, RunFolder(results_dir / "runs" / run_id), WorkerKey.of(config))
+    digest = source.digest if source else None
+    run_id = identity(config, found, dataset.fingerprint(), digest)
+    job = Job(run_id, config.study, config.to_plain(), file, found, source=digest)
+    return Prepared(config, job, RunFolder(results_dir / "runs" / run_id), WorkerKey.of(config), begin)

@@ -154,7 +154,7 @@ class RunConfig:
             if not config.study.strip():
                 mistakes.append(Mistake("study", "is empty", "a name"))
         mistakes.extend(_layer_mistakes(plain.get("model")))
-        mistakes.extend(_init_mistakes(plain.get("init"), plain.get("model")))
+        mistakes.extend(_init_mistakes(raw.get("init"), plain.get("model")))
         mistakes.extend(_device_mistakes(plain.get("device")))
         mistakes.extend(_execution_mistakes(plain))
         if mistakes:
@@ -267,10 +267,10 @@ def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _init_section(init: Mapping[str, Any]) -> dict[str, Any]:
-    """The section with texts for whole numbers: the path `0`, a run id that happens to have no letters."""
+    """The section with texts for numbers: the path `0`, a run id that happens to have no letters."""
 
     def text(value: object) -> object:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     freeze = init.get("freeze")
     names = {"freeze": [text(name) for name in freeze]} if isinstance(freeze, list | tuple) else {}
@@ -296,16 +296,21 @@ def _init_mistakes(init: object, model: object) -> tuple[Mistake, ...]:
     found: list[Mistake] = []
     freeze = init.get("freeze")
     names = freeze if isinstance(freeze, list | tuple) else []
-    if any(isinstance(value, float) for value in (init.get("from_run"), *names)):
-        advice = """in quotes: 'init.freeze=["1.0"]', 'init.from_run="12e4"'"""
-        found.append(Mistake("init", "what looks like a number is read as one, and not as a name", advice))
+    # YAML's 1.10 is 1.1 by now: another layer
+    for key, values, example in (("from_run", [init.get("from_run")], "12e4"), ("freeze", names, "1.10")):
+        if any(isinstance(value, float) for value in values):
+            problem = f"{', '.join(map(str, values))} is read as a number, and no more as it was written"
+            value = f'"{example}"' if key == "from_run" else f'["{example}"]'
+            found.append(Mistake(f"init.{key}", problem, f"quotes within quotes: 'init.{key}={value}'"))
     if init.get("resume") is True and init.get("from_run") is None:
         found.append(
             Mistake("init.resume", "goes on from a run, and none is named", "init.from_run=<run id>")
         )
     if isinstance(model, Mapping) and not _layer_mistakes(model) and "layers" in model:
         try:
-            ModelSpec.parse(model["layers"]).freeze(name for name in names if isinstance(name, str))
+            ModelSpec.parse(model["layers"]).freeze(
+                str(name) for name in names if isinstance(name, str | int)
+            )
         except ConfigError as error:
             found += error.mistakes
     return tuple(found)

@@ -5,15 +5,20 @@ Programs are kept by their plan, as a worker keeps them, so that tests find out 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from harness import optim
 from harness.adapter import Adapter, Examples, Plan, Program
+from harness.job import RunFolder
 from harness.parse import ConfigError, parse
 from harness.spec import Input, ModelSpec
 from harness.state import State
+from harness.worker import train as worker
+from harness.worker.programs import Programs
 
 _programs: dict[Plan, Program] = {}
+_of_worker: list[Programs] = []
 
 
 def network(task: dict[str, Any]) -> Any:
@@ -124,3 +129,13 @@ def description(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) ->
         "environment": adapter.environment(),
         "settings": settings,
     }
+
+
+def do_run(adapter: Adapter, folder: str) -> dict[str, Any]:
+    """What a worker does with the folder of a run that was prepared; gives its result."""
+    if not _of_worker:
+        _of_worker.append(Programs(adapter))
+    run = RunFolder(Path(folder))
+    run.set_aside()
+    worker.run(run, _of_worker[0], 0.0, lambda event: None)
+    return run.result() or {}

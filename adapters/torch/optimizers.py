@@ -86,7 +86,7 @@ NATIVE_SLOTS = {
 
 
 def state_of(optimizer: torch.optim.Optimizer, rule: Rule) -> list[Slots]:
-    """The slots of each of the optimizer's parameters, by the rule's names; zeros for what it has not made."""
+    """The slots of each parameter, by the rule's names; zeros for what the optimizer has not made yet."""
     if isinstance(optimizer, SharedRule):
         return optimizer.slots
     names = NATIVE_SLOTS[rule.name]

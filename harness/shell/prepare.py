@@ -129,7 +129,8 @@ def _find(name: str, results_dir: Path) -> RunFolder:
     if found:
         problem = f"{name!r} is the beginning of {len(found)} run ids"
         raise ConfigError([Mistake(start.KEY, problem, ", ".join(found[:8]))])
-    likely = nearest(name, known) or nearest(name, {run_id[: len(name)] for run_id in known})
+    beginnings = {run_id[: len(name)]: run_id for run_id in known}
+    likely = nearest(name, known) or beginnings.get(nearest(name, beginnings), "")
     problem = f"there is no run {name!r} in {results_dir / 'runs'}"
     raise ConfigError([Mistake(start.KEY, problem, "the id of a finished run, or its beginning", likely)])
 

@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
 from harness import data, losses, optim
 from harness.adapter import Execution, Loss, Plan, Precision
-from harness.data import DataConfig, Dataset
+from harness.data import DataConfig, Dataset, Sample
 from harness.parse import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
 from harness.spec import ModelSpec, Network, Reconstruction
 
@@ -169,7 +169,7 @@ class RunConfig:
 
     def plan(self, dataset: Dataset) -> Plan:
         """What has to be compiled for this run on `dataset`; raises ConfigError where they don't fit."""
-        network, loss = fit(self.model, self.train.loss, dataset, self.init.freeze)
+        network, loss = fit(self.model, self.train.loss, dataset.sample, self.init.freeze)
         rows = dataset.rows("train"), dataset.rows("val"), dataset.rows("test")
         batch_size = data.effective_batch(rows[0], self.train.batch_size)
         return Plan(
@@ -190,23 +190,31 @@ class RunConfig:
         return f"{self.model.name} {self.framework.name} {self.data.name} s{self.seed}"
 
 
-def fit(model: ModelConfig, loss: str, dataset: Dataset, freeze: tuple[str, ...] = ()) -> tuple[Network, str]:
+@dataclass(frozen=True)
+class Misfit(Mistake):
+    """A model that can't take the data, with both, so that others can be looked for that go with either."""
+
+    model: ModelConfig = field(kw_only=True, compare=False)
+    sample: Sample = field(kw_only=True, compare=False)
+
+
+def fit(model: ModelConfig, loss: str, sample: Sample, freeze: tuple[str, ...] = ()) -> tuple[Network, str]:
     """The model resolved for the data, and the loss that it is trained with (`auto` is the task's own).
 
-    Raises ConfigError where the loss is for another task, a layer can't take what reaches it, or `freeze`
-    names layers without weights or leaves none to train.
+    Raises ConfigError where the loss is for another task, or `freeze` names layers without weights or leaves
+    none to train, and one of Misfits where a layer can't take what reaches it.
     """
-    pair = f"model {model.name!r} can't take data {dataset.name!r}"
+    task = sample.task
     if model.reconstructs:
-        with _said_of(pair):
-            dataset = data.as_reconstruction(dataset)
-    loss = losses.default_loss(dataset.task) if loss == "auto" else loss
-    mistakes = losses.check(dataset.task, loss)
+        with _said_of(model, sample):
+            task = data.reconstruction(sample)
+    loss = losses.default_loss(task) if loss == "auto" else loss
+    mistakes = losses.check(task, loss)
     if mistakes:
         raise ConfigError(mistakes)
     spec = model.spec.freeze(freeze)
-    with _said_of(pair):
-        network = spec.resolve(dataset.input, losses.outputs(dataset.task, loss))
+    with _said_of(model, sample):
+        network = spec.resolve(sample.input, losses.outputs(task, loss))
     weighty = {node.path for node in network.layers() if node.params}
     empty = [name for name in freeze if not spec.meant(name) & weighty]
     mistakes = [Mistake("init.freeze", f"{name!r} has no weights that could be frozen") for name in empty]
@@ -218,12 +226,16 @@ def fit(model: ModelConfig, loss: str, dataset: Dataset, freeze: tuple[str, ...]
 
 
 @contextlib.contextmanager
-def _said_of(pair: str) -> Iterator[None]:
+def _said_of(model: ModelConfig, sample: Sample) -> Iterator[None]:
     """Begin the problems of a ConfigError with what they are about."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(replace(m, problem=f"{pair}: {m.problem}") for m in error.mistakes) from error
+        pair = f"model {model.name!r} can't take data {sample.name!r}"
+        raise ConfigError(
+            Misfit(m.key, f"{pair}: {m.problem}", m.allowed, model=model, sample=sample)
+            for m in error.mistakes
+        ) from error
 
 
 def model_config(section: Mapping[str, Any]) -> ModelConfig:

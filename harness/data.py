@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from harness import npz, rng
 from harness.fitted import most_frequent, scale, standardise
-from harness.loaders import LOADERS, Raw, Task
+from harness.loaders import LOADERS, SAMPLES, Raw, Sample, Task
 from harness.parse import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
 from harness.spec import Input
 from harness.split import SPLITS, split_rows
@@ -36,6 +37,7 @@ __all__ = [
     "SPLITS",
     "DataConfig",
     "Dataset",
+    "Sample",
     "Task",
     "as_reconstruction",
     "batch_order",
@@ -44,13 +46,16 @@ __all__ = [
     "load",
     "names",
     "open_dataset",
+    "read",
+    "reconstruction",
+    "sample",
     "save",
 ]
 
 Fraction = Annotated[float, Range(min=0.0, max=1.0, exclusive_min=True, exclusive_max=True)]
 
 
-FORMAT = 2
+FORMAT = 3
 """Of the file that `save` writes; counts up when what is in it changes."""
 
 
@@ -79,7 +84,8 @@ class Dataset:
     [rows, targets] in training units; `y * target_std + target_mean` gives the original ones.
     target_mean, target_std: float64 [task.outputs]; 0 and 1 where targets are not standardised.
     lengths: valid steps by split, int64 [rows], where rows are sequences [steps, ...] of unequal length; what
-    comes after them is 0. vocabulary: how many token ids there are (0: x are measurements).
+    comes after them is 0. vocabulary: how many token ids there are (0: x are measurements). sequence: rows
+    are [steps, features], or [steps] of token ids.
     """
 
     name: str
@@ -90,6 +96,7 @@ class Dataset:
     target_std: NDArray[np.float64]
     lengths: dict[str, NDArray[np.int64]] | None = None
     vocabulary: int = 0
+    sequence: bool = False
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -99,7 +106,12 @@ class Dataset:
     @property
     def input(self) -> Input:
         """What one row is, as networks are told."""
-        return Input(self.sample_shape, self.vocabulary, self.lengths is not None)
+        return Input(self.sample_shape, self.vocabulary, self.lengths is not None, self.sequence)
+
+    @property
+    def sample(self) -> Sample:
+        """What one row is, and what is to be predicted from it."""
+        return Sample(self.name, self.input, self.task)
 
     def rows(self, split: str) -> int:
         """The number of rows of a split."""
@@ -139,12 +151,27 @@ def check(config: DataConfig) -> list[Mistake]:
     return mistakes
 
 
-def load(config: DataConfig) -> Dataset:
-    """Load, split and standardise. Raises ConfigError for whatever `check` finds or the rows don't allow."""
+def sample(config: DataConfig) -> Sample:
+    """What one row of the data set will be, without loading it: no class names, and the vocabulary's limit
+    for its size. Raises ConfigError for whatever `check` finds.
+    """
     mistakes = check(config)
     if mistakes:
         raise ConfigError(mistakes)
-    raw = LOADERS[config.name](**to_plain(_options(config)))
+    return Sample(config.name, *SAMPLES[config.name](**to_plain(_options(config))))
+
+
+def read(config: DataConfig) -> Raw:
+    """The rows as they come from their source. Raises ConfigError for whatever `check` finds."""
+    mistakes = check(config)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return LOADERS[config.name](**to_plain(_options(config)))
+
+
+def load(config: DataConfig) -> Dataset:
+    """Load, split and standardise. Raises ConfigError for whatever `check` finds or the rows don't allow."""
+    raw = read(config)
     parts = split_rows(raw, config.test_fraction, config.val_fraction, config.split_seed)
     x = {split: raw.x[rows] for split, rows in parts.items()}
     y = {split: raw.y[rows] for split, rows in parts.items()}
@@ -158,25 +185,32 @@ def load(config: DataConfig) -> Dataset:
     if raw.task.kind == "regression" and config.standardise_targets:
         target_mean, target_std = scale(y["train"])
         y = {split: (values - target_mean) / target_std for split, values in y.items()}
-    return Dataset(config.name, raw.task, x, y, target_mean, target_std, lengths, vocabulary)
+    sequence = raw.sequence or vocabulary > 0
+    return Dataset(config.name, raw.task, x, y, target_mean, target_std, lengths, vocabulary, sequence)
 
 
 def as_reconstruction(dataset: Dataset) -> Dataset:
     """The same rows for an autoencoder: y is x, flattened to float64 [rows, outputs], in training units.
 
+    Raises ConfigError where `reconstruction` does.
+    """
+    task = reconstruction(dataset.sample)
+    y = {split: values.reshape(len(values), -1) for split, values in dataset.x.items()}
+    mean, std = np.zeros(task.outputs), np.ones(task.outputs)
+    return dataclasses.replace(dataset, task=task, y=y, target_mean=mean, target_std=std)
+
+
+def reconstruction(sample: Sample) -> Task:
+    """The task of an autoencoder on such rows: to give them back.
+
     Raises ConfigError for token ids, which a squared error says nothing about, and for sequences of unequal
     length, whose padding would count as something to be given back.
     """
-    if dataset.vocabulary or dataset.lengths is not None:
-        what = "token ids" if dataset.vocabulary else "sequences of unequal length"
-        problem = f"an autoencoder can't give back {what}, which {dataset.name} has"
+    if sample.input.vocabulary or sample.input.lengths:
+        what = "token ids" if sample.input.vocabulary else "sequences of unequal length"
+        problem = f"an autoencoder can't give back {what}"
         raise ConfigError([Mistake("data.name", problem, "data of measurements, all of one shape")])
-    y = {split: values.reshape(len(values), -1) for split, values in dataset.x.items()}
-    outputs = y["train"].shape[1]
-    task = Task("reconstruction", outputs, ())
-    return dataclasses.replace(
-        dataset, task=task, y=y, target_mean=np.zeros(outputs), target_std=np.ones(outputs)
-    )
+    return Task("reconstruction", math.prod(sample.input.shape), ())
 
 
 def effective_batch(rows: int, batch_size: int) -> int:
@@ -199,7 +233,8 @@ def batch_order(seed: int, epoch: int, rows: int, batch_size: int) -> NDArray[np
 
 def save(dataset: Dataset, path: Path) -> None:
     """Write `dataset` to an npz file, at once or not at all; nothing is pickled."""
-    npz.save(path, {"description": np.array(_description(dataset)), **_arrays(dataset)})
+    description = {"description": np.array(_description(dataset)), "sequence": np.array(dataset.sequence)}
+    npz.save(path, {**description, **_arrays(dataset)})
 
 
 def open_dataset(path: Path) -> Dataset:
@@ -216,6 +251,7 @@ def open_dataset(path: Path) -> Dataset:
         target_std=arrays["target_std"],
         lengths={split: arrays[f"lengths.{split}"] for split in SPLITS} if padded else None,
         vocabulary=description["vocabulary"],
+        sequence=bool(arrays["sequence"]),
     )
 
 

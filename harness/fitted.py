@@ -18,12 +18,7 @@ def standardise(
 
     For sequences it is for every feature, over all valid steps; the padding stays 0.
     """
-    fitted = x["train"]
-    if lengths is not None:
-        fitted = fitted[_valid(fitted, lengths["train"])]
-    elif sequence:
-        fitted = fitted.reshape(-1, fitted.shape[-1])
-    mean, std = scale(fitted)
+    mean, std = scale(fitting_rows(x["train"], sequence, None if lengths is None else lengths["train"]))
     scaled = {split: (values - mean) / std for split, values in x.items()}
     if lengths is None:
         return scaled
@@ -31,6 +26,15 @@ def standardise(
         split: np.where(_valid(values, lengths[split])[:, :, None], values, 0.0)
         for split, values in scaled.items()
     }
+
+
+def fitting_rows(
+    x: NDArray[np.float64], sequence: bool, lengths: NDArray[np.int64] | None
+) -> NDArray[np.float64]:
+    """What the scale of rows is fitted to: for sequences all valid steps, one below the other."""
+    if lengths is not None:
+        return x[_valid(x, lengths)]
+    return x.reshape(-1, x.shape[-1]) if sequence else x
 
 
 def _valid(x: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -48,16 +52,23 @@ def most_frequent(
     as it would be in use. Returned with the number of ids, at most `limit`, those of padding and of the
     unknown word included. Equally frequent words keep the order of the source.
     """
-    numbers = {split: values.astype(np.int64) for split, values in x.items()}
-    size = 1 + max(int(values.max()) for values in numbers.values())
-    counts = np.bincount(numbers["train"].ravel(), minlength=size)
+    largest = max(int(values.max()) for values in x.values())
+    ids = word_ids(x["train"], largest, limit)
+    # without a word that is known there still are the ids of padding and of the unknown one
+    vocabulary = max(int(ids.max()), UNKNOWN) + 1
+    return {split: ids[values.astype(np.int64)] for split, values in x.items()}, vocabulary
+
+
+def word_ids(train: NDArray[np.float64], largest: int, limit: int) -> NDArray[np.float64]:
+    """The id that `most_frequent` gives to each number of a word, 0 to `largest`: float64 [largest + 1]."""
+    counts = np.bincount(train.astype(np.int64).ravel(), minlength=largest + 1)
     counts[0] = 0
     words = np.argsort(-counts, kind="stable")
     words = words[counts[words] > 0][: limit - UNKNOWN - 1]
-    ids = np.full(size, float(UNKNOWN))
+    ids = np.full(largest + 1, float(UNKNOWN))
     ids[0] = 0.0
     ids[words] = np.arange(len(words)) + UNKNOWN + 1
-    return {split: ids[values] for split, values in numbers.items()}, len(words) + UNKNOWN + 1
+    return ids
 
 
 def scale(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -60,6 +60,7 @@ class Mistake:
     allowed: str = ""
     suggestion: str = ""
     source: str = ""
+    hints: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.key}: {self.problem}" if self.key else self.problem
@@ -67,6 +68,8 @@ class Mistake:
             text += f"; did you mean {self.suggestion!r}?"
         if self.allowed:
             text += f"\n      allowed: {self.allowed}"
+        for hint in self.hints:
+            text += f"\n      {hint}"
         if self.source:
             text += f"\n      in: {self.source}"
         return text

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig
 
-from harness.shell import cli
+from harness.shell import cli, task
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -292,6 +294,20 @@ def test_what_only_shows_something_writes_nothing(
     assert said.status == 0
     assert arguments == ["--version"] or "wine" in said.out
     assert list(workdir.iterdir()) == []
+
+
+def test_a_run_of_a_sweep_is_composed_once(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: Hydra's own sweeper, which composes each run, throws that away and composes it again."""
+    composed: list[list[str]] = []
+    load = ConfigLoaderImpl.load_sweep_config
+
+    def counted(self: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        composed.append(sweep_overrides)
+        return load(self, master_config, sweep_overrides)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
+    assert len(task.collect(["data=iris", "seed=range(3)"])) == 3
+    assert composed == [["data=iris", f"++seed={seed}"] for seed in range(3)]
 
 
 def test_a_run_is_done_once_shown_and_done_again_when_asked(workdir: Path) -> None:

@@ -84,7 +84,7 @@ def test_every_combination_of_files_is_valid() -> None:
     fitting: dict[str, int] = dict.fromkeys(sections["model"], 0)
     for model, of_data in itertools.product(sections["model"], datasets):
         try:
-            fit(sections["model"][model], "auto", datasets[of_data])
+            fit(sections["model"][model], "auto", datasets[of_data].sample)
         except ConfigError as error:
             assert f"model {model!r} can't take data {of_data!r}" in str(error)
             continue

@@ -1,6 +1,6 @@
 """What README.md and docs/ say is so: commands work as they stand, every key is there, every link leads on.
 
-The README is done from top to bottom in one empty folder, as a reader would: its YAML files are written where
+Each page is done from top to bottom in one empty folder, as a reader would: its YAML files are written where
 their first line says, its `console` and `python` blocks are run. Blocks marked `sh` need a browser, an
 installation or another interpreter, so they are checked in another way.
 """
@@ -18,12 +18,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from harness.config import RunConfig
-from harness.shell import cli
+from harness.parse import ConfigError
+from harness.shell import cli, overrides
 from harness.spec import Layer
 from harness.weights import INITIALISERS
-from tests.composing import choices, composed, composing
+from tests.composing import CONF, choices, composed, composing, config_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results/README.md"]
@@ -55,46 +58,103 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
 
 
-@pytest.mark.slow
-def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
-    """Catches: a command, a file or a claim of the README that is no longer so."""
+def do(page: Path, folder: Path) -> dict[str, str]:
+    """Do a page's blocks in the folder; returns what each command said on standard error."""
     printed: dict[str, str] = {}
-    for block in blocks(ROOT / "README.md"):
+    for block in blocks(page):
         match block.language:
             case "yaml":
                 first, _, rest = block.text.partition("\n")
-                path = tmp_path / first.removeprefix("# ")
+                path = folder / first.removeprefix("# ")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(rest)
             case "python":
-                done = run(["-c", block.text], tmp_path)
+                done = run(["-c", block.text], folder)
                 assert done.returncode == 0, done.stderr
                 assert 0 < float(done.stdout) < 1e-14  # "near 1e-16"
             case "console":
                 for program, *arguments in block.commands():
                     assert program == "evenbench"
-                    done = run(["-m", "harness", *arguments], tmp_path)
+                    done = run(["-m", "harness", *arguments], folder)
                     line = shlex.join(arguments)
                     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
                     printed[line] = done.stderr
+    return printed
+
+
+@pytest.mark.slow
+def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
+    """Catches: a command, a file or a claim of the README that is no longer so."""
+    printed = do(ROOT / "README.md", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"results", "my_conf"}
     repeated = [text for text in printed.values() if "4 runs to do, 8 runs finished before" in text]
     assert len(repeated) == 1, printed  # the sweep that goes on
     assert "2 runs to do" in printed["--config-dir my_conf experiment=quick"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page)], ids=lambda page: page.stem)
+def test_every_other_page_works_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
+    """Catches: a network in the docs that no framework takes, or that they don't agree on; a drawing in the
+    docs that is not what its command draws."""
+    do(page, tmp_path)
+    for drawn in tmp_path.glob("*.svg"):
+        assert drawn.read_text("utf-8") == (page.parent / drawn.name).read_text("utf-8")
+
+
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     """Catches: a block that no test looks at."""
     for page in PAGES:
         for block in blocks(page):
-            assert block.language in (
-                {"console", "python", "yaml", "sh"} if page.name == "README.md" else ()
-            ), page
+            assert block.language in {"console", "python", "yaml", "sh"}, page
+
+
+SPANS = {(page.stem, span) for page in PAGES for span in re.findall(r"`([^`\n]+)`", page.read_text("utf-8"))}
+
+
+@pytest.mark.parametrize(("page", "span"), sorted(pair for pair in SPANS if pair[1].startswith("evenbench ")))
+def test_commands_in_the_text_are_right(page: str, span: str, tmp_path: Path) -> None:
+    """Catches: a command or an option that went by another name when the sentence was written."""
+    _, first, *_ = words = shlex.split(span)
+    if first in cli.COMMANDS:
+        help_text = run(["-m", "harness", first, "--help"], tmp_path).stdout
+        assert all(word in help_text for word in words if word.startswith("--")), help_text
+    else:
+        shown = run(
+            ["-m", "harness", *words[1:], *(["--cfg", "job"] if "--cfg" not in words else [])], tmp_path
+        )
+        assert shown.returncode == 0, shown.stderr
+
+
+def test_overrides_in_the_text_are_right() -> None:
+    """Catches: a key or a value in a sentence that would be refused if it were typed."""
+    asked = {span for _, span in SPANS if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)*=[^ =<]+", span)}
+    assert len(asked) > 5
+    with composing():
+        for span in sorted(asked):
+            override = OverridesParser.create().parse_override(span)
+            value = next(override.sweep_string_iterator()) if override.is_sweep_override() else None
+            text = span if value is None else f"{override.key_or_group}={value}"
+            refusals = {model: refused(text, model) for model in ("fnn",)}
+            if refusals["fnn"]:  # another model's hyperparameter
+                refusals |= {model: refused(text, model) for model in choices("model")}
+            assert not all(refusals.values()), refusals["fnn"]
+
+
+def refused(override: str, model: str) -> str:
+    """Why an override is refused with a model; empty if it is not."""
+    try:
+        kept, mistakes = overrides.check([override], overrides.find_groups([CONF]))
+        assert not mistakes, mistakes
+        config_of(*([] if override.startswith("model=") else [f"model={model}"]), *kept)
+    except (ConfigError, HydraException) as error:
+        return f"{override}: {error}"
+    return ""
 
 
 def test_the_commands_that_cannot_be_run_here_exist(tmp_path: Path) -> None:
     """Catches: a make target or a command that goes by another name."""
-    for block in (block for block in blocks(ROOT / "README.md") if block.language == "sh"):
+    for block in (block for page in PAGES for block in blocks(page) if block.language == "sh"):
         for program, *arguments in block.commands():
             if program == "make":
                 make = ["make", "--dry-run", *arguments]

@@ -55,17 +55,17 @@ def sha256(array: np.ndarray) -> str:
 @pytest.mark.parametrize(
     ("name", "given", "rows", "pin"),
     [
-        ("adding_problem", Input((50, 2)), (7000, 1000, 2000), "3f3ed9f1807f5fc8"),
-        ("italy_power_demand", Input((24, 1)), (54, 13, 1029), "0d41a0fdf6862093"),
-        ("japanese_vowels", Input((29, 12), 0, True), (216, 54, 370), "590a86f37f65ff12"),
-        ("mnist_1d", Input((40, 1)), (3600, 400, 1000), "e6feab891690e068"),
-        ("movie_reviews", Input((40,), 5000, True), (7396, 1057, 2113), "2d0355e7d7878ea8"),
+        ("adding_problem", Input((50, 2), sequence=True), (7000, 1000, 2000), "3f3ed9f1807f5fc8"),
+        ("italy_power_demand", Input((24, 1), sequence=True), (54, 13, 1029), "0d41a0fdf6862093"),
+        ("japanese_vowels", Input((29, 12), 0, True, True), (216, 54, 370), "590a86f37f65ff12"),
+        ("mnist_1d", Input((40, 1), sequence=True), (3600, 400, 1000), "e6feab891690e068"),
+        ("movie_reviews", Input((40,), 5000, True, True), (7396, 1057, 2113), "2d0355e7d7878ea8"),
     ],
 )
 def test_sequences_are_what_networks_are_told_and_pinned_to_the_bit(
     name: str, given: Input, rows: tuple[int, ...], pin: str
 ) -> None:
-    """Catches: lengths or a vocabulary that networks don't hear of; values that change with a machine."""
+    """Catches: steps, lengths or ids that networks don't hear of; values that change with a machine."""
     dataset = configured(name)
     assert dataset.input == given
     assert tuple(dataset.rows(split) for split in SPLITS) == rows

@@ -17,7 +17,7 @@ import jax.monitoring
 import numpy as np
 import numpy.typing as npt
 
-from adapters.keras.fit import Fit
+from adapters.keras.fit import Arrays, Fit
 from adapters.keras.program import Array, Inputs, Loop, Parts, Program, native, parts
 from harness.adapter import AdapterOptions, Execution, Plan
 from harness.parse import ConfigError, Mistake
@@ -121,9 +121,10 @@ def _fit(made: Parts) -> Fit:
     return Fit(
         made,
         predict,
-        restart=lambda seed: None,
+        seed=lambda seed: None,
         sync=lambda: _wait(_state(made)),
         compilations=lambda: 0,
+        source=Arrays(made.plan.steps, made.plan.batch_size),
     )
 
 

@@ -5,7 +5,7 @@ Data, order and learning rates are arguments or variables: a program serves ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -77,18 +77,18 @@ def _idiomatic(plan: Plan) -> Program:
     fit = Fit(
         made,
         lambda inputs: np.asarray(forward(_constants(inputs))),
-        restart=lambda seed: None,
+        seed=lambda seed: None,
         sync=tf.test.experimental.sync_devices,
         compilations=lambda: model.traces + forward.experimental_get_tracing_count(),
-        pipeline=_Rows(plan),
+        source=_Rows(plan),
     )
     sparse = any(isinstance(n.layer, Embedding) and not n.frozen for n in plan.network.layers())
     return Program(made, fit, {"xla": bool(model.jit_compile)}, sparse)
 
 
 class _Rows:
-    """A `tf.data` pipeline for `fit`, made once a run: `fit` on arrays makes one at each call, for 25 ms of
-    processor time. The order of the epoch is a variable that it reads."""
+    """A `tf.data` pipeline for `fit`; see `adapters.keras.fit.Source`. The order of the epoch is a variable
+    that it reads: of arrays, TensorFlow makes copies when `fit` begins."""
 
     def __init__(self, plan: Plan) -> None:
         self._steps = plan.steps
@@ -105,9 +105,11 @@ class _Rows:
 
         self._dataset = tf.data.Dataset.range(self._steps).map(batch).prefetch(tf.data.AUTOTUNE)
 
-    def epoch(self, order: npt.NDArray[np.int32]) -> Any:
+    def order(self, order: npt.NDArray[np.int32]) -> None:
         self._order.assign(order)
-        return self._dataset
+
+    def arguments(self) -> Mapping[str, Any]:
+        return {"x": self._dataset}
 
 
 class _Traced(keras.Model):  # type: ignore[misc]

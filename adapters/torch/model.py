@@ -165,6 +165,8 @@ def _chain(
             modules.append(block)
             bound += of_block
             continue
+        if node.does_nothing:
+            continue
         wanted = layers.wants_channels_first(node)
         if wanted is not None and wanted != first:
             modules.append(_reorder(len(node.in_shape), wanted))

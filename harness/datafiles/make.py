@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.loaders.embedded import WORD
+
 HERE = Path(__file__).resolve().parent
-# a word with the apostrophes inside it, or one other sign
-TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]|_")
+TOKEN = re.compile(WORD)
 
 
 def main(wheel: str, archive: str) -> None:

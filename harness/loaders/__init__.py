@@ -2,8 +2,8 @@
 
 A loader returns the raw rows. Splitting and standardising are the same for all and live in `harness/data.py`.
 A loader's keyword parameters are its options: their names, types, bounds (`Annotated[...]`) and defaults are
-what `data.options` in a configuration may hold. To add a data set: one function, one line in LOADERS, one
-`conf/data/<name>.yaml`.
+what `data.options` in a configuration may hold. To add a data set: one function, one line in LOADERS, one in
+SAMPLES, one `conf/data/<name>.yaml`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from harness.loaders.packaged import (
     mnist_5k,
     wine,
 )
-from harness.loaders.raw import Raw, Task
+from harness.loaders.raw import Raw, Sample, Task
+from harness.loaders.samples import SAMPLES
 
-__all__ = ["LOADERS", "Raw", "Task"]
+__all__ = ["LOADERS", "SAMPLES", "Raw", "Sample", "Task"]
 
 LOADERS: dict[str, Callable[..., Raw]] = {
     loader.__name__: loader

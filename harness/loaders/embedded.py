@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from harness.loaders.raw import Count, Raw, classes
 from harness.parse import Range
 
 FILES = Path(__file__).resolve().parents[1] / "datafiles"
+# a word with the apostrophes inside it, or one other sign
+WORD = r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]|_"
 
 
 def japanese_vowels() -> Raw:
@@ -47,7 +50,9 @@ def movie_reviews(*, vocabulary: Annotated[int, Range(min=3)] = 5000, max_length
     whole = file["lengths"].astype(np.int64)
     x = _padded(file["words"], whole)[:, :max_length]
     lengths = np.minimum(whole, max_length)
-    return classes(x, file["positive"], ("negative", "positive"), lengths=lengths, vocabulary=vocabulary)
+    words = tuple(file["spelling"].tobytes().decode().split("\n"))
+    made = classes(x, file["positive"], ("negative", "positive"), lengths=lengths, vocabulary=vocabulary)
+    return replace(made, words=words, pattern=WORD)
 
 
 def _padded(steps: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[np.float64]:

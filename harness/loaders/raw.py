@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.parse import Range
+from harness.spec import Input
 
 Count = Annotated[int, Range(min=1)]
 Seed = Annotated[int, Range(min=0, max=2**32 - 1)]
@@ -26,6 +27,15 @@ class Task:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What one row of a data set is, and what is to be predicted from it."""
+
+    name: str
+    input: Input
+    task: Task
+
+
 @dataclass(frozen=True, eq=False)
 class Raw:
     """Rows as they come: x float64 [rows, *sample_shape]; y int64 [rows] or float64 [rows, targets].
@@ -36,6 +46,8 @@ class Raw:
     `lengths` int64 [rows]: how many steps of a row are valid, at least one; the others, at its end, are 0.
     `vocabulary`: where not 0, samples are [steps] numbers of words (1, 2, ...; 0 is padding), whole numbers
     in the float64 x, of which at most so many different ones shall be kept (see `harness/data.py`).
+    `words`: how the words 1, 2, ... are spelled; `pattern`: the regular expression that finds them in a text
+    in lower case.
     """
 
     x: NDArray[np.float64]
@@ -46,6 +58,8 @@ class Raw:
     sequence: bool = False
     lengths: NDArray[np.int64] | None = None
     vocabulary: int = 0
+    words: tuple[str, ...] = ()
+    pattern: str = ""
 
 
 def classes(

@@ -44,7 +44,7 @@ class Origins:
         for group, choice in hydra["runtime"]["choices"].items():
             if choice is None or "/" in group:
                 continue
-            places[group] = path = _file(folders, f"{group}/{choice}.yaml")
+            places[group] = path = _file(folders, f"{group.partition('@')[0]}/{choice}.yaml")
             if group not in SECTIONS:  # an experiment: it sets keys of other sections
                 everywhere |= dict.fromkeys(_keys_in(path), path)
         places |= everywhere

@@ -103,16 +103,17 @@ def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:
 def check_parts(raw: Mapping[str, Any], shelf: DataShelf) -> list[Mistake]:
     """What shows only with data and framework at hand, for a configuration that can't be read as a whole."""
     mistakes: list[Mistake] = []
-    model, train = raw.get("model"), raw.get("train")
+    section, train = raw.get("model"), raw.get("train")
     loss = train.get("loss", "auto") if isinstance(train, Mapping) else "auto"
     try:
         versions(parse(FrameworkConfig, raw.get("framework"), "framework"))
     except ConfigError as error:
         mistakes.extend(error.mistakes)
     try:
-        dataset, _ = shelf.get(parse(DataConfig, raw.get("data"), "data"), Path("results"))
-        if isinstance(model, Mapping):
-            fit(model_config(model), loss, dataset)
+        config = parse(DataConfig, raw.get("data"), "data")
+        if isinstance(section, Mapping):
+            fit(model_config(section), loss, data.sample(config))
+        shelf.get(config, Path("results"))
     except ConfigError as error:
         mistakes.extend(error.mistakes)
     return mistakes

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from harness.spec import AnyNode, Network, Node, ResidualNode
 
-ROW, BOX_WIDTH, BOX_HEIGHT, INDENT = 34, 300, 24, 28  # pixels of the drawing
+ROW, BOX_HEIGHT, INDENT = 34, 24, 28  # pixels of the drawing
+CHARACTER = 6.4  # pixels of one, on average
+GREY, BLUE = "#6b7280", "#2563eb"
 
 
 @dataclass(frozen=True)
@@ -62,31 +64,40 @@ def print_table(title: str, network: Network, console: Console) -> None:
 
 
 def drawing(title: str, network: Network) -> str:
-    """The network as a self-contained SVG: boxes from top to bottom, residual paths beside them."""
+    """The network as a self-contained SVG: boxes from top to bottom, residual paths beside them in blue."""
     rows = layer_rows(network)
     depth = max((row.depth for row in rows), default=0)
-    width = 2 * 20 + BOX_WIDTH + depth * INDENT + 220
+    box = 24 + int(CHARACTER * max(len(_label(row)) for row in rows))
+    width = 2 * 20 + box + depth * INDENT + 220
     height = 60 + ROW * (len(rows) + 1)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text x="20" y="24" font-size="15" font-weight="bold" fill="#1f2937">{html.escape(title)}</text>',
-        *_box(0, 0, f"input {_shape(network.input.shape)}", _input_text(network), "#e5e7eb"),
+        *_box(0, 0, box, f"input {_shape(network.input.shape)}", _input_text(network), "#e5e7eb", GREY),
     ]
+    shortcuts: dict[int, bool] = {}  # rows on a shortcut, and whether they are its first
     for index, row in enumerate(rows, start=1):
-        label = f"{row.kind} {row.settings}".strip()
+        if _is_block(row):
+            last = _last_inside(rows, index - 1) + 1
+            on = [
+                i for i in range(index + 1, last + 1) if rows[i - 1].path.startswith(f"{row.path}.shortcut.")
+            ]
+            shortcuts |= {i: i == on[0] for i in on}
+            parts.append(_bypass(index, on[0] if on else last, row.depth, bool(on)))
         beside = f"{_shape(row.output)}" + (f", {row.parameters:,} parameters" if row.parameters else "")
-        parts += [_arrow(index, row.depth), *_box(index, row.depth, label, beside, _colour(row))]
-        if row.kind == "residual":
-            parts.append(_bypass(index, _last_inside(rows, index - 1) + 1, row.depth))
+        stroke = BLUE if index in shortcuts else GREY
+        parts += [] if shortcuts.get(index) else [_arrow(index, row.depth, stroke)]
+        parts += _box(index, row.depth, box, _label(row), beside, _colour(row), stroke)
     return "\n".join([*parts, "</svg>", ""])
 
 
 def _rows(nodes: tuple[AnyNode, ...], depth: int) -> Iterator[LayerRow]:
     for node in nodes:
         if isinstance(node, ResidualNode):
-            yield LayerRow(node.path, "residual", _residual_text(node), node.out_shape, 0, 0, depth)
+            kind = "residual" + _named(node)
+            yield LayerRow(node.path, kind, _residual_text(node), node.out_shape, 0, 0, depth)
             yield from _rows(node.body, depth + 1)
             yield from _rows(node.shortcut, depth + 1)
         else:
@@ -96,8 +107,15 @@ def _rows(nodes: tuple[AnyNode, ...], depth: int) -> Iterator[LayerRow]:
 
 def _kind(node: Node) -> str:
     kind = node.layer.kind
-    named = f" {node.name!r}" if node.name else ""
-    return (kind if node.origin in ("", kind) else f"{kind} ({node.origin})") + named
+    return (kind if node.origin in ("", kind) else f"{kind} ({node.origin})") + _named(node)
+
+
+def _named(node: AnyNode) -> str:
+    return f" {node.name!r}" if node.name else ""
+
+
+def _is_block(row: LayerRow) -> bool:
+    return row.kind.partition(" ")[0] == "residual"
 
 
 def _settings(node: Node) -> str:
@@ -141,32 +159,36 @@ def _last_inside(rows: list[LayerRow], index: int) -> int:
     return last
 
 
-def _box(index: int, depth: int, label: str, beside: str, colour: str) -> list[str]:
+def _label(row: LayerRow) -> str:
+    return f"{row.kind} {row.settings}".strip()
+
+
+def _box(index: int, depth: int, width: int, label: str, beside: str, colour: str, stroke: str) -> list[str]:
     x, y = 20 + INDENT * depth, 40 + ROW * index
     text_y = y + BOX_HEIGHT - 8
     return [
-        f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5" '
-        f'fill="{colour}" stroke="#6b7280"/>',
+        f'<rect x="{x}" y="{y}" width="{width}" height="{BOX_HEIGHT}" rx="5" '
+        f'fill="{colour}" stroke="{stroke}"/>',
         f'<text x="{x + 10}" y="{text_y}" fill="#111827">{html.escape(label)}</text>',
-        f'<text x="{x + BOX_WIDTH + 12}" y="{text_y}" fill="#4b5563">{html.escape(beside)}</text>',
+        f'<text x="{x + width + 12}" y="{text_y}" fill="#4b5563">{html.escape(beside)}</text>',
     ]
 
 
-def _arrow(index: int, depth: int) -> str:
+def _arrow(index: int, depth: int, stroke: str) -> str:
     x, bottom = 60 + INDENT * depth, 40 + ROW * index
     top = bottom - (ROW - BOX_HEIGHT)
-    return f'<path d="M{x} {top} V{bottom}" stroke="#6b7280" fill="none"/>'
+    return f'<path d="M{x} {top} V{bottom}" stroke="{stroke}" fill="none"/>'
 
 
-def _bypass(first: int, last: int, depth: int) -> str:
-    """The line around a block's body, from its own box to the end of its last layer."""
+def _bypass(first: int, last: int, depth: int, shortcut: bool) -> str:
+    """The line around a block's body, from its own box to the end of its last layer, or into a shortcut."""
     x = 20 + INDENT * depth + 8
-    top, bottom = 40 + ROW * first + BOX_HEIGHT, 40 + ROW * last + BOX_HEIGHT
-    line = f"M{x} {top} V{bottom - 6} H{x + INDENT - 8}"
-    return f'<path d="{line}" stroke="#2563eb" stroke-width="2" fill="none"/>'
+    top, bottom = 40 + ROW * first + BOX_HEIGHT, 40 + ROW * last + (BOX_HEIGHT // 2 if shortcut else 18)
+    line = f"M{x} {top} V{bottom} H{x + INDENT - 8}"
+    return f'<path d="{line}" stroke="{BLUE}" stroke-width="2" fill="none"/>'
 
 
 def _colour(row: LayerRow) -> str:
-    if row.kind == "residual":
+    if _is_block(row):
         return "#eff6ff"
     return "#fef3c7" if row.parameters else "#f9fafb"

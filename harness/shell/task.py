@@ -24,9 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import harness
-from harness.config import RunConfig
+from harness import data
+from harness.config import RunConfig, fit
 from harness.parse import ConfigError, Mistake
 from harness.shell import overrides
+from harness.shell.alternatives import with_alternatives
 from harness.shell.compose import run_config
 from harness.shell.leaderboard import print_leaderboard
 from harness.shell.origins import Origins, locate
@@ -121,9 +123,11 @@ def execute(composed: Iterable[DictConfig]) -> list[dict[str, float]]:
     for config in composed:
         origins.append(Origins.of(config))
         try:
-            configs.append(run_config(config, origins[-1], shelf))
+            run = run_config(config, origins[-1], shelf)
+            fit(run.model, run.train.loss, data.sample(run.data))  # before any data are loaded
+            configs.append(run)
         except ConfigError as error:
-            mistakes.extend(error.mistakes)
+            mistakes.extend(locate(error.mistakes, origins[-1:]))
     with _refusing(command, origins):
         if mistakes:
             raise ConfigError(mistakes)
@@ -136,7 +140,8 @@ def _refusing(command: _Command, origins: Sequence[Origins]) -> Iterator[None]:
         yield
     except ConfigError as error:
         command.refused = True
-        print(ConfigError(locate(error.mistakes, origins)), file=sys.stderr)
+        mistakes = with_alternatives(locate(error.mistakes, origins))
+        print(ConfigError(mistakes), file=sys.stderr)
         raise SystemExit(WRONG) from None
 
 

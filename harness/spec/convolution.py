@@ -26,7 +26,9 @@ class Conv2D:
     kernel_init: Initialiser = "glorot_uniform"
 
     def out_shape(self, shape: Shape) -> Shape:
-        need_rank(shape, 3, "images (height, width, channels); `to_image` makes one")
+        need_rank(
+            shape, 3, "images (height, width, channels); `to_image` makes one, `conv1d` takes sequences"
+        )
         _check_strides(self.strides, self.padding)
         places = (window(self.kernel_size, n, self.strides, self.padding) for n in shape[:2])
         return (*places, self.filters)

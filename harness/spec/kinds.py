@@ -28,11 +28,14 @@ class Input:
 
     `vocabulary` is the number of different token ids (0: the numbers are measurements; id 0 is padding).
     `lengths` says that samples are sequences of unequal length, padded at the end to `shape[0]` steps.
+    `sequence` says that the first axis has steps, one after the other: (steps, features), or (steps,) of ids.
+    An image has no such axis, though its rows can be read as one.
     """
 
     shape: Shape
     vocabulary: int = 0
     lengths: bool = False
+    sequence: bool = False
 
 
 @dataclass(frozen=True)

@@ -60,13 +60,20 @@ class ToSequence:
 
 @dataclass(frozen=True)
 class ToImage:
-    """Whatever has rows and columns, as an image `(height, width, channels)`."""
+    """Whatever has rows and columns, as an image `(height, width, channels)`.
+
+    A sequence is none: a window over its features would depend on the order that they happen to have. Where
+    it shall be one all the same (a spectrogram), a `reshape` says so.
+    """
 
     kind: ClassVar[str] = "to_image"
 
     def concrete(self, shape: Shape, given: Input) -> list[tuple[str, Concrete]]:
         """The layers that it becomes for an input, each with what to add to its path."""
-        if given.vocabulary or given.lengths or len(shape) not in (2, 3):
+        if given.sequence:
+            layers = "conv1d, rnn, lstm, gru or attention"
+            raise ShapeError(f"takes images, and the data are sequences, which are for {layers}")
+        if len(shape) not in (2, 3):
             raise ShapeError("takes images (height, width) or (height, width, channels)")
         return [("", Reshape((*shape, 1)))] if len(shape) == 2 else []
 

@@ -19,7 +19,8 @@ def network() -> keras.Model:
     """The model, drawn by Keras' own initialisers."""
     return keras.Sequential(
         [
-            keras.Input((64,)),
+            keras.Input((8, 8)),
+            keras.layers.Flatten(),
             keras.layers.Dense(64, activation="relu"),
             keras.layers.Dense(32, activation="relu"),
             keras.layers.Dense(10),
@@ -51,10 +52,9 @@ def idiomatic(x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
 
 
 def arrays(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """The training rows, float32 `[rows, 64]`, and their classes, int32."""
+    """The training rows, float32 `[rows, 8, 8]`, and their classes, int32."""
     data = np.load(path)
-    x = data["x.train"].astype(np.float32)
-    return x.reshape(len(x), -1), data["y.train"].astype(np.int32)
+    return data["x.train"].astype(np.float32), data["y.train"].astype(np.int32)
 
 
 def order(rows: int) -> np.ndarray:

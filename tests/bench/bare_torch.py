@@ -17,7 +17,8 @@ BATCH = 32
 
 
 def network() -> nn.Module:
-    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    layers = nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
+    return nn.Sequential(nn.Flatten(), *layers)
 
 
 def idiomatic(x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
@@ -113,4 +114,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     data = np.load(path)
     x, y = torch.tensor(data["x.train"], dtype=torch.float32), torch.tensor(data["y.train"])
-    globals()[execution](x.flatten(1), y, Turns())
+    globals()[execution](x, y, Turns())

@@ -101,10 +101,10 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """The section `init`: where a run starts. `from_run` is the id of a finished run, or the beginning of one
-    that no other has: its weights are taken in place of new ones. With `resume`, that training goes on: the
-    optimizer's state, the dropout masks, and the epochs, which are counted on. `freeze` names layers that
-    are not trained."""
+    """The section `init`: where a run starts. `from_run` is the id of a finished run, the beginning of one
+    that no other has, or `last`: its weights are taken in place of new ones. With `resume`, that training
+    goes on: the optimizer's state, the dropout masks, and the epochs, which are counted on. `freeze` names
+    layers that are not trained."""
 
     from_run: str | None = None
     resume: bool = False

@@ -20,6 +20,7 @@ from harness.state import State, velocities
 from tests import cases, reference
 from tests.lab import Lab, frameworks
 from tests.tasks import (
+    BATCH,
     BOUND,
     EPOCHS,
     MLP,
@@ -296,16 +297,19 @@ def test_a_training_that_goes_on_is_the_unbroken_one(name: str, impl: str, place
 @pytest.mark.parametrize("name", RULES)
 def test_the_state_is_the_reference_s(name: str, place: tuple[Lab, str]) -> None:
     """Catches: a slot under another's name, in another layout or scaled, a count that is one off; and a
-    training that can't go on from NumPy's state (as a stand-in for every other framework's)."""
+    training that can't go on from NumPy's state (as a stand-in for every other framework's), or takes another
+    step's rate because that one stopped in the middle of an epoch."""
     lab, execution = place
     task, rule = make_task(execution), shared(name)
     _, first, second = halves(task, rule)
     real = parse(Rule, rule)  # type: ignore[arg-type]
     data = (task["x"]["train"], task["y"]["train"])
     arguments = (cases.network(task), task["loss"], real)
-    _, weights, state = reference.train(*arguments, first["weights"], *data, first["orders"], first["rates"])
-    losses, end, _ = reference.train(*arguments, weights, *data, second["orders"], second["rates"], state)
-    second |= {"weights": weights, "state": vars(state)}
+    _, _, state = reference.train(*arguments, first["weights"], *data, first["orders"], first["rates"])
+    cut = first["orders"].reshape(1, -1, BATCH)[:, :-1], first["rates"].reshape(1, -1)[:, :-1]
+    _, weights, stopped = reference.train(*arguments, first["weights"], *data, *cut)
+    losses, end, _ = reference.train(*arguments, weights, *data, second["orders"], second["rates"], stopped)
+    second |= {"weights": weights, "state": vars(stopped)}
     half, went_on = lab.call("tests.cases:train", task=task, rule=rule, runs=[first, second])
     assert canonical.compare(half["state"]["slots"], state.slots).largest <= BOUND
     assert (half["state"]["steps"], half["state"]["rate"]) == (state.steps, state.rate)

@@ -92,7 +92,7 @@ WRONG = {
     "on from nowhere": (["init.resume=true"], ["init.resume: goes on from a run, and none is named"]),
     "unknown run": (
         ["init.from_run=abc"],
-        ["init.from_run: there is no run 'abc'", "the override init.from"],
+        ["init.from_run: there are no runs in", "the override init.from_run=abc"],
     ),
     "all fractions": (["data.test_fraction=0.5", "data.val_fraction=0.5"], ["leave no rows to train on"]),
     "depth": (

@@ -182,6 +182,8 @@ def test_the_run_id_is_that_of_what_it_starts_from(runs: Runs) -> None:
     start = ("framework=torch", *MOONS, f"init.from_run={source}")
     run_id = runs.prepared(*start).job.run_id
     assert runs.prepared(*start[:-1], f"init.from_run={source[:9]}").job.run_id == run_id
+    (runs.results / "runs" / source / "result.json").touch()
+    assert runs.prepared(*start[:-1], "init.from_run=last").job.run_id == run_id
     assert runs.prepared(*start[:-1]).job.run_id == source
     path = runs.results / "runs" / source / "weights.npz"
     kept = path.read_bytes()
@@ -239,14 +241,14 @@ def test_a_run_that_is_not_there_or_not_finished_is_refused(runs: Runs) -> None:
     typo = source[:7] + ("0" if source[7] != "0" else "1") + source[8:]
     for name in (typo, typo[:9]):
         ((key, message),) = runs.mistakes(*MOONS, f"init.from_run='{name}'")
-        assert key == "init.from_run" and f"there is no run '{name}'" in message
+        assert key == "init.from_run" and f"no run has the id '{name}'" in message
         assert f"did you mean '{source}'" in message
     twin, unfinished = (runs.results / "runs" / f"{source[:12]}{end}" for end in ("zzzz", "yyyy"))
     for folder in (twin, unfinished):
         shutil.copytree(runs.results / "runs" / source, folder)
     try:
         ((_, message),) = runs.mistakes(*MOONS, f"init.from_run='{source[:12]}'")
-        assert "is the beginning of 3 run ids" in message and twin.name in message
+        assert "begins 3 of them" in message and twin.name in message
         (unfinished / "result.json").unlink()
         ((_, message),) = runs.mistakes(*MOONS, f"init.from_run={unfinished.name}")
         assert f"run {unfinished.name} is not finished" in message

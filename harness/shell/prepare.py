@@ -16,8 +16,9 @@ from typing import Any
 from harness import data, start
 from harness.config import FrameworkConfig, RunConfig, fit, identity, model_config
 from harness.data import DataConfig, Dataset
-from harness.job import Job, RunFolder, runs
-from harness.parse import ConfigError, Mistake, nearest, parse, to_plain
+from harness.job import Job, RunFolder
+from harness.parse import ConfigError, Mistake, parse, to_plain
+from harness.shell.lookup import find_run
 from harness.shell.process import WorkerKey
 from harness.shell.store import resolve_uri
 from harness.shell.versions import versions
@@ -47,10 +48,13 @@ class DataShelf:
     def __init__(self) -> None:
         self._loaded: dict[tuple[Path, str], Dataset] = {}
         self._sources: dict[Path, tuple[int, Source]] = {}
+        self._named: dict[tuple[Path, str], RunFolder] = {}
 
     def source(self, name: str, results_dir: Path) -> Source:
-        """The finished run of an id, or of the beginning of one; raises ConfigError."""
-        folder = _find(name, results_dir)
+        """The finished run that a name means, see `find_run`; raises ConfigError."""
+        # `last` is one and the same run as long as the command lasts
+        folder = self._named.get((results_dir, name)) or find_run(results_dir, name, start.KEY)
+        self._named[results_dir, name] = folder
         ended = folder.path / "result.json"
         written = ended.stat().st_mtime_ns if ended.exists() else 0
         known = self._sources.get(folder.path)
@@ -117,23 +121,6 @@ def check_parts(raw: Mapping[str, Any], shelf: DataShelf) -> list[Mistake]:
     except ConfigError as error:
         mistakes.extend(error.mistakes)
     return mistakes
-
-
-def _find(name: str, results_dir: Path) -> RunFolder:
-    """The run whose id begins so, if it is one; raises ConfigError."""
-    known = {folder.run_id: folder for folder in runs(results_dir)}
-    found = [run_id for run_id in known if run_id.startswith(name)] if name else []
-    if name in known:
-        found = [name]
-    if len(found) == 1:
-        return known[found[0]]
-    if found:
-        problem = f"{name!r} is the beginning of {len(found)} run ids"
-        raise ConfigError([Mistake(start.KEY, problem, ", ".join(found[:8]))])
-    beginnings = {run_id[: len(name)]: run_id for run_id in known}
-    likely = nearest(name, known) or beginnings.get(nearest(name, beginnings), "")
-    problem = f"there is no run {name!r} in {results_dir / 'runs'}"
-    raise ConfigError([Mistake(start.KEY, problem, "the id of a finished run, or its beginning", likely)])
 
 
 def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
-from harness import data, losses, optim
+from harness import data, init, losses, optim
 from harness.adapter import Execution, Loss, Plan, Precision
 from harness.data import DataConfig, Dataset, Sample
+from harness.init import InitConfig
 from harness.parse import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
 from harness.spec import ModelSpec, Network, Reconstruction
 
@@ -100,18 +101,6 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
-class InitConfig:
-    """The section `init`: where a run starts. `from_run` is the id of a finished run, the beginning of one
-    that no other has, or `last`: its weights are taken in place of new ones. With `resume`, that training
-    goes on: the optimizer's state, the dropout masks, and the epochs, which are counted on. `freeze` names
-    layers that are not trained."""
-
-    from_run: str | None = None
-    resume: bool = False
-    freeze: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """One run, completely described. See the README for what each key does."""
 
@@ -134,7 +123,7 @@ class RunConfig:
     results_dir: str
     tracking: TrackingConfig
     force: bool
-    init: InitConfig = InitConfig()  # jobs of an earlier version have none
+    init: InitConfig = field(default_factory=InitConfig)  # jobs of an earlier version have none
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> RunConfig:
@@ -144,7 +133,7 @@ class RunConfig:
         if isinstance(plain.get("model"), Mapping):
             plain["model"] = _model_section(plain["model"])
         if isinstance(plain.get("init"), Mapping):
-            plain["init"] = _init_section(plain["init"])
+            plain["init"] = init.plain_section(plain["init"])
         try:
             config = parse(cls, plain)
         except ConfigError as error:
@@ -154,7 +143,7 @@ class RunConfig:
             if not config.study.strip():
                 mistakes.append(Mistake("study", "is empty", "a name"))
         mistakes.extend(_layer_mistakes(plain.get("model")))
-        mistakes.extend(_init_mistakes(raw.get("init"), plain.get("model")))
+        mistakes.extend(init.check(raw.get("init"), _spec(plain.get("model"))))
         mistakes.extend(_device_mistakes(plain.get("device")))
         mistakes.extend(_execution_mistakes(plain))
         if mistakes:
@@ -278,17 +267,6 @@ def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in model.items() if k in known} | {"hyperparameters": rest}
 
 
-def _init_section(init: Mapping[str, Any]) -> dict[str, Any]:
-    """The section with texts for numbers: the path `0`, a run id that happens to have no letters."""
-
-    def text(value: object) -> object:
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-    freeze = init.get("freeze")
-    names = {"freeze": [text(name) for name in freeze]} if isinstance(freeze, list | tuple) else {}
-    return {**init, **names, **({"from_run": text(init["from_run"])} if "from_run" in init else {})}
-
-
 # These look at the raw sections, so that they have their say even where another section can't be read.
 
 
@@ -302,30 +280,10 @@ def _layer_mistakes(model: object) -> tuple[Mistake, ...]:
     return ()
 
 
-def _init_mistakes(init: object, model: object) -> tuple[Mistake, ...]:
-    if not isinstance(init, Mapping):
-        return ()
-    found: list[Mistake] = []
-    freeze = init.get("freeze")
-    names = freeze if isinstance(freeze, list | tuple) else []
-    # YAML's 1.10 is 1.1 by now: another layer
-    for key, values, example in (("from_run", [init.get("from_run")], "12e4"), ("freeze", names, "1.10")):
-        if any(isinstance(value, float) for value in values):
-            problem = f"{', '.join(map(str, values))} is read as a number, and no more as it was written"
-            value = f'"{example}"' if key == "from_run" else f'["{example}"]'
-            found.append(Mistake(f"init.{key}", problem, f"quotes within quotes: 'init.{key}={value}'"))
-    if init.get("resume") is True and init.get("from_run") is None:
-        found.append(
-            Mistake("init.resume", "goes on from a run, and none is named", "init.from_run=<run id>")
-        )
-    if isinstance(model, Mapping) and not _layer_mistakes(model) and "layers" in model:
-        try:
-            ModelSpec.parse(model["layers"]).freeze(
-                str(name) for name in names if isinstance(name, str | int)
-            )
-        except ConfigError as error:
-            found += error.mistakes
-    return tuple(found)
+def _spec(model: object) -> ModelSpec | None:
+    """The layer tree, or None for one that can't be read."""
+    readable = isinstance(model, Mapping) and "layers" in model and not _layer_mistakes(model)
+    return ModelSpec.parse(model["layers"]) if isinstance(model, Mapping) and readable else None
 
 
 def _device_mistakes(device: object) -> list[Mistake]:

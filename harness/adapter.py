@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from harness.optim import Rule
 from harness.spec import Network
+from harness.state import State
 
 Execution = Literal["idiomatic", "eager", "compiled", "epoch"]
 Precision = Literal["float32", "float64"]
@@ -36,7 +37,9 @@ class Plan:
     `rule` is what `harness.optim.program_rule` leaves of the optimizer: numbers that programs take as inputs
     are neutral in it. `xla` says whether TensorFlow compiles with XLA (JAX always does), None leaves it to
     the adapter. `rows` are the rows of each split, in the order train, val, test; data of other sizes needs
-    another program.
+    another program. Nodes of the network that are `frozen` are not trained: their weights stay as they are
+    loaded bit for bit (no weight decay either), and a frozen BatchNorm normalises by its running statistics,
+    which stay as well, in training as in evaluation. Dropout goes on in a frozen part.
     """
 
     network: Network
@@ -70,9 +73,15 @@ class Trainer(Protocol):
     Only one trainer of a program is in use at a time.
     """
 
-    def load(self, weights: Weights) -> None:
-        """Take canonical weights, set the optimizer's state to zero, its step count to 0 and the dropout
-        stream to the run's seed. Loading again starts over: the second time gives the same numbers."""
+    def load(self, weights: Weights, state: State | None = None) -> None:
+        """Take canonical weights, and the state of the training that is to go on from there.
+
+        Without a state the optimizer's is set to zero, its step count to 0 and the dropout stream to the
+        run's seed. With one that this framework gave, in the same execution and on the same machine, what
+        follows is what would have followed there, bit for bit; of a state from elsewhere everything but the
+        masks goes on. Loading again starts over: the second time gives the same numbers. Raises ValueError
+        for weights or slots that are not exactly the program's.
+        """
         ...
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
@@ -94,6 +103,11 @@ class Trainer(Protocol):
 
     def weights(self) -> dict[str, Float]:
         """The canonical weights as they are now, in the plan's precision."""
+        ...
+
+    def state(self) -> State:
+        """What else the training is as of now: the optimizer's slots, its step count, the place in the
+        stream of dropout masks. Frozen weights have no slots."""
         ...
 
     def sync(self) -> None:

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
-from harness import data, losses, optim
+from harness import data, init, losses, optim
 from harness.adapter import Execution, Loss, Plan, Precision
 from harness.data import DataConfig, Dataset, Sample
+from harness.init import InitConfig
 from harness.parse import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
 from harness.spec import ModelSpec, Network, Reconstruction
 
@@ -123,6 +124,7 @@ class RunConfig:
     tracking: TrackingConfig
     force: bool
     limit: Literal["auto", "off"] = "auto"  # not in the jobs of earlier versions
+    init: InitConfig = field(default_factory=InitConfig)  # jobs of an earlier version have none
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> RunConfig:
@@ -131,6 +133,8 @@ class RunConfig:
         mistakes: list[Mistake] = []
         if isinstance(plain.get("model"), Mapping):
             plain["model"] = _model_section(plain["model"])
+        if isinstance(plain.get("init"), Mapping):
+            plain["init"] = init.plain_section(plain["init"])
         try:
             config = parse(cls, plain)
         except ConfigError as error:
@@ -140,6 +144,7 @@ class RunConfig:
             if not config.study.strip():
                 mistakes.append(Mistake("study", "is empty", "a name"))
         mistakes.extend(_layer_mistakes(plain.get("model")))
+        mistakes.extend(init.check(raw.get("init"), _spec(plain.get("model"))))
         mistakes.extend(_device_mistakes(plain.get("device")))
         mistakes.extend(_execution_mistakes(plain))
         if mistakes:
@@ -154,7 +159,7 @@ class RunConfig:
 
     def plan(self, dataset: Dataset) -> Plan:
         """What has to be compiled for this run on `dataset`; raises ConfigError where they don't fit."""
-        network, loss = fit(self.model, self.train.loss, dataset.sample)
+        network, loss = fit(self.model, self.train.loss, dataset.sample, self.init.freeze)
         rows = dataset.rows("train"), dataset.rows("val"), dataset.rows("test")
         batch_size = data.effective_batch(rows[0], self.train.batch_size)
         return Plan(
@@ -183,11 +188,11 @@ class Misfit(Mistake):
     sample: Sample = field(kw_only=True, compare=False)
 
 
-def fit(model: ModelConfig, loss: str, sample: Sample) -> tuple[Network, str]:
+def fit(model: ModelConfig, loss: str, sample: Sample, freeze: tuple[str, ...] = ()) -> tuple[Network, str]:
     """The model resolved for the data, and the loss that it is trained with (`auto` is the task's own).
 
-    Raises ConfigError where the loss is for another task, and one of Misfits where a layer can't take what
-    reaches it.
+    Raises ConfigError where the loss is for another task, or `freeze` names layers without weights or leaves
+    none to train, and one of Misfits where a layer can't take what reaches it.
     """
     task = sample.task
     if model.reconstructs:
@@ -197,9 +202,17 @@ def fit(model: ModelConfig, loss: str, sample: Sample) -> tuple[Network, str]:
     mistakes = losses.check(task, loss)
     if mistakes:
         raise ConfigError(mistakes)
-    spec = model.spec
+    spec = model.spec.freeze(freeze)
     with _said_of(model, sample):
-        return spec.resolve(sample.input, losses.outputs(task, loss)), loss
+        network = spec.resolve(sample.input, losses.outputs(task, loss))
+    weighty = {node.path for node in network.layers() if node.params}
+    empty = [name for name in freeze if not spec.meant(name) & weighty]
+    mistakes = [Mistake("init.freeze", f"{name!r} has no weights that could be frozen") for name in empty]
+    if freeze and not network.trained():
+        mistakes.append(Mistake("init.freeze", "freezes every layer: nothing is left to train"))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return network, loss
 
 
 @contextlib.contextmanager
@@ -220,13 +233,15 @@ def model_config(section: Mapping[str, Any]) -> ModelConfig:
     return parse(ModelConfig, _model_section(section), "model")
 
 
-def identity(config: RunConfig, versions: Mapping[str, str], fingerprint: str) -> str:
+def identity(
+    config: RunConfig, versions: Mapping[str, str], fingerprint: str, source: str | None = None
+) -> str:
     """The run id: 16 hex digits of a hash of what determines the result.
 
     `versions` are those of the distributions in the worker's interpreter, this project's own included;
-    `fingerprint` is that of the data, which stands for the code and the packages that made it. Left out is
-    what can't change a number: names of studies and folders, tracking, certificates, isolation, timeouts,
-    `force`.
+    `fingerprint` is that of the data, which stands for the code and the packages that made it; `source` is
+    the digest of what `init.from_run` left, whose id must be the whole one. Left out is what can't change a
+    number: names of studies and folders, tracking, certificates, isolation, timeouts, `force`.
     """
     plain = config.to_plain()
     for key in ("study", "results_dir", "tracking", "force", "certify", "isolation", "timeout_s", "limit"):
@@ -236,6 +251,12 @@ def identity(config: RunConfig, versions: Mapping[str, str], fingerprint: str) -
     # the layers as they were unrolled: units [64, 64], and 64 with a depth of 2, are one network
     layers = [(placed.path, to_plain(placed.layer)) for placed in config.model.spec.layers]
     plain["model"] = {"name": config.model.name, "layers": layers}
+    if config.init == InitConfig():
+        del plain["init"]
+    else:  # the frozen layers by whichever name they were called
+        frozen = {path for name in config.init.freeze for path in config.model.spec.meant(name)}
+        plain["init"]["freeze"] = sorted(frozen)
+        plain["init"]["digest"] = source
     parts = {"config": plain, "versions": dict(versions), "data": fingerprint}
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -258,6 +279,12 @@ def _layer_mistakes(model: object) -> tuple[Mistake, ...]:
     except ConfigError as error:
         return error.mistakes
     return ()
+
+
+def _spec(model: object) -> ModelSpec | None:
+    """The layer tree, or None for one that can't be read."""
+    readable = isinstance(model, Mapping) and "layers" in model and not _layer_mistakes(model)
+    return ModelSpec.parse(model["layers"]) if isinstance(model, Mapping) and readable else None
 
 
 def _device_mistakes(device: object) -> list[Mistake]:

@@ -94,7 +94,8 @@ def peak(multiply: Multiply) -> Peak:
     while True:
         taken = multiply(size, FEWEST)
         while (left_s := PER_SIZE_S - sum(taken)) > 0:
-            taken += multiply(size, max(FEWEST, int(left_s / min(taken))))
+            # by their mean: on a busy machine, threads that wait for each other take a hundred times the best
+            taken += multiply(size, max(FEWEST, int(left_s / (sum(taken) / len(taken)))))
         best = max(best, Peak(2 * size**3 / min(taken) / 1e9, size), key=lambda found: found.gflops)
         size *= 2
         # by the best rate: a single size may have been disturbed from its first product to its last

@@ -1,9 +1,10 @@
 """A run is a folder: what was asked for, what happened, what came out.
 
-`job.json` goes in, `events.jsonl` grows line by line while the run goes on, `result.json` and `weights.npz`
-come out. Files are written under a temporary name and renamed, lines are appended whole, so a kill at any
-instant leaves a folder that can be read; a run is finished when its `result.json` says so, and not before.
-Whoever works in a folder holds its `lock`, which the operating system lets go when the process dies.
+`job.json` goes in, `events.jsonl` grows line by line while the run goes on, `result.json`, `weights.npz` and
+`state.npz` come out. Files are written under a temporary name and renamed, lines are appended whole, so a
+kill at any instant leaves a folder that can be read; a run is finished when its `result.json` says so, and
+not before. Whoever works in a folder holds its `lock`, which the operating system lets go when the process
+dies.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import harness.state
 from harness import npz
 from harness.adapter import Weights
+from harness.state import State
 
 Status = Literal["finished", "failed", "timeout", "killed", "diverged"]
 
 CONCLUSIVE: tuple[Status, ...] = ("finished", "diverged")
 """Statuses that doing the run again would only repeat: a divergence is a property of the configuration."""
 
-ATTEMPT_FILES = ("events.jsonl", "result.json", "weights.npz", "worker.log")
+ATTEMPT_FILES = ("events.jsonl", "result.json", "weights.npz", "state.npz", "worker.log")
 TAIL_BYTES = 16384  # of a log, at most; a worker may print without end
 
 
@@ -34,7 +37,8 @@ TAIL_BYTES = 16384  # of a log, at most; a worker may print without end
 class Job:
     """What a worker is told: `config` is the plain form of a RunConfig, `data_file` a path relative to the
     results folder, `versions` those that went into the run id, `certificate` what is proved of the run,
-    `limit_gflops` the rate at which the device multiplies matrices."""
+    `limit_gflops` the rate at which the device multiplies matrices, `source` the digest of what the run
+    `init.from_run` had left when this one was identified."""
 
     run_id: str
     study: str
@@ -43,6 +47,7 @@ class Job:
     versions: dict[str, str] = field(default_factory=dict)
     certificate: dict[str, Any] | None = None
     limit_gflops: float | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run. `epochs` has the raw record of every epoch, `metrics` the final values."""
+    """What came out of a run. `epochs` has the raw record of every epoch, `metrics` the final values; `start`
+    says where the weights came from (`harness.start.Start`) if they were not all new, or not all trained."""
 
     run_id: str
     status: Status
@@ -67,6 +73,7 @@ class Result:
     timing: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     certificate: dict[str, Any] | None = None
+    start: dict[str, Any] | None = None
 
 
 class RunFolder:
@@ -90,7 +97,7 @@ class RunFolder:
 
         Whoever calls it holds the lock.
         """
-        for name in ("result.json", "weights.npz"):
+        for name in ("result.json", "weights.npz", "state.npz"):
             for half_written in self.path.glob(f".{name}.*.tmp"):
                 half_written.unlink()
         left = [name for name in ATTEMPT_FILES if (self.path / name).exists()]
@@ -135,8 +142,10 @@ class RunFolder:
         result = self.result()
         return None if result is None else str(result["status"])
 
-    def write_weights(self, weights: Weights) -> None:
-        """Write the canonical weights at the end of the run."""
+    def write_end(self, weights: Weights, state: State, epochs: int) -> None:
+        """Write where the training stopped, after so many epochs: the canonical weights, and the state of the
+        optimizer and of the dropout masks that another run goes on with."""
+        harness.state.save(self.path / "state.npz", state, epochs)
         npz.save(self.path / "weights.npz", weights)
 
     def log_tail(self) -> str:

@@ -38,7 +38,8 @@ GATES = ("parameters", "logits", "gradients", "losses", "weights", "evaluation")
 
 @dataclass(frozen=True)
 class Case:
-    """One training to compare: a network, its task, an optimizer, and the rate of each of its steps."""
+    """One training to compare: a network, its task, an optimizer, and the rate of each of its steps;
+    `freeze` names the layers that are not trained."""
 
     name: str
     layers: tuple[Any, ...]
@@ -48,10 +49,12 @@ class Case:
     optimizer: Rule
     rates: tuple[float, ...]
     seed: int = 0
+    freeze: tuple[str, ...] = ()
 
     def network(self) -> Network:
         """The network as the user wrote it."""
-        return ModelSpec.parse(list(self.layers)).resolve(self.input, self.outputs)
+        spec = ModelSpec.parse(list(self.layers)).freeze(self.freeze)
+        return spec.resolve(self.input, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,6 @@ def examples(case: Case) -> Examples:
 def without_dropout(network: Network) -> Network:
     """The network with every dropout rate at zero."""
     return replace(network, nodes=tuple(map(_without_dropout, network.nodes)))
-
-
-def has_dropout(network: Network) -> bool:
-    """Whether any layer drops anything."""
-    return any(isinstance(node.layer, Dropout) and node.layer.rate > 0 for node in network.layers())
 
 
 def kept_steps(network: Network, steps: int = STEPS) -> tuple[int, ...]:

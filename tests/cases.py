@@ -6,20 +6,27 @@ Programs are kept by their plan, as a worker keeps them, so that tests find out 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from harness import optim
 from harness.adapter import Adapter, Examples, Plan, Program
+from harness.job import RunFolder
 from harness.parse import ConfigError, parse
 from harness.spec import Input, ModelSpec
+from harness.state import State
+from harness.worker import train as worker
+from harness.worker.programs import Programs
 
 _programs: dict[Plan, Program] = {}
+_of_worker: list[Programs] = []
 
 
 def network(task: dict[str, Any]) -> Any:
-    """The network of a task: `layers`, `in_shape`, `outputs`, and maybe `vocabulary` and `lengths`."""
+    """The network of a task: `layers`, `in_shape`, `outputs`, maybe `vocabulary`, `lengths`, `freeze`."""
     given = Input(tuple(task["in_shape"]), task.get("vocabulary", 0), task.get("lengths") is not None)
-    return ModelSpec.parse(task["layers"]).resolve(given, task["outputs"])
+    spec = ModelSpec.parse(task["layers"]).freeze(task.get("freeze", ()))
+    return spec.resolve(given, task["outputs"])
 
 
 def examples(task: dict[str, Any]) -> Examples:
@@ -56,6 +63,7 @@ def train(
 
     Each has `weights`, `orders` `[epochs, steps, batch]`, `rates` `[epochs, steps]`, and may have `seed`,
     `numbers` (of the rule, in place of the given ones) and `again` (load into the trainer of the run before).
+    One that begins with a `state` gets what an earlier one left as such.
     """
     key = plan(task, rule)
     program = _programs.get(key) or _programs.setdefault(key, adapter.build(key))
@@ -66,7 +74,7 @@ def train(
             real = parse(optim.Rule, rule | run.get("numbers", {}))  # type: ignore[arg-type]
             assert optim.program_rule(real) == key.rule
             trainer = program.trainer(data, real, run.get("seed", 0))
-        trainer.load(run["weights"])
+        trainer.load(run["weights"], State(**run["state"]) if "state" in run else None)
         loaded = trainer.weights()
         before = {split: trainer.predict(split) for split in ("train", "val", "test")}
         found = []
@@ -80,6 +88,7 @@ def train(
                 "before": before,
                 "losses": found,
                 "weights": trainer.weights(),
+                "state": vars(trainer.state()),
                 "after": trainer.predict("test"),
                 "compilations": program.compilations(),
             }
@@ -97,13 +106,17 @@ def refusal(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) -> str
 
 
 def load_refusal(
-    adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], weights: dict[str, Any]
+    adapter: Adapter,
+    task: dict[str, Any],
+    rule: dict[str, Any],
+    weights: dict[str, Any],
+    state: dict[str, Any] | None = None,
 ) -> str:
-    """The message with which `load` refuses weights; empty if it takes them."""
+    """The message with which `load` refuses weights or a state; empty if it takes them."""
     program = adapter.build(plan(task, rule))
     trainer = program.trainer(examples(task), parse(optim.Rule, rule), 0)  # type: ignore[arg-type]
     try:
-        trainer.load(weights)
+        trainer.load(weights, State(**state) if state else None)
     except ValueError as error:
         return str(error)
     return ""
@@ -127,3 +140,13 @@ def description(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) ->
         "environment": adapter.environment(),
         "settings": settings,
     }
+
+
+def do_run(adapter: Adapter, folder: str) -> dict[str, Any]:
+    """What a worker does with the folder of a run that was prepared; gives its result."""
+    if not _of_worker:
+        _of_worker.append(Programs(adapter))
+    run = RunFolder(Path(folder))
+    run.set_aside()
+    worker.run(run, _of_worker[0], 0.0, lambda event: None)
+    return run.result() or {}

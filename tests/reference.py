@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from harness import losses, optim
 from harness.spec import Activation, Dense, Dropout, Flatten, Network, Node
+from harness.state import State, last_rate, velocities
 
 Array = NDArray[Any]
 Weights = dict[str, Array]
@@ -114,15 +115,21 @@ def train(
     y: Array,
     orders: Array,
     rates: Array,
-) -> tuple[Array, Weights]:
-    """Train over `orders` `[epochs, steps, batch]` at `rates` `[epochs, steps]`.
+    state: State | None = None,
+) -> tuple[Array, Weights, State]:
+    """Train over `orders` `[epochs, steps, batch]` at `rates` `[epochs, steps]`, from a state or anew.
 
-    Returns the loss of every batch before its step, `[epochs, steps]`, and the weights at the end.
+    Returns the loss of every batch before its step, `[epochs, steps]`, and weights and state at the end.
     """
     weights = {name: w.astype(np.float64) for name, w in weights.items()}
-    slots = {name: {slot: np.zeros_like(w) for slot in rule.slots} for name, w in weights.items()}
+    trained = network.trained()
+    slots = {name: {slot: np.zeros_like(weights[name]) for slot in rule.slots} for name in trained}
+    if state is not None:
+        given = velocities(state)
+        slots = {name: {slot: given[f"{name}/{slot}"] for slot in rule.slots} for name in trained}
+    before = state.steps if state else 0
     found = np.zeros(rates.shape)
-    for t, place in enumerate(np.ndindex(rates.shape), start=1):
+    for t, place in enumerate(np.ndindex(rates.shape), start=1 + before):
         rows = orders[place]
         outputs, backwards = forward(network, weights, x[rows])
         found[place] = losses.value(loss, outputs, y[rows])
@@ -130,7 +137,9 @@ def train(
         for backward in reversed(backwards):
             gradient, of_layer = backward(gradient)
             gradients |= of_layer
-        for name, w in weights.items():
-            new = rule.update(w, gradients[name], slots[name], optim.numbers(rule), rates[place], float(t))
+        for name in trained:
+            old, g = weights[name], gradients[name]
+            new = rule.update(old, g, slots[name], optim.numbers(rule), rates[place], float(t))
             weights[name], slots[name] = new
-    return found, weights
+    kept = {f"{name}/{slot}": a for name, of_weight in slots.items() for slot, a in of_weight.items()}
+    return found, weights, State(before + found.size, last_rate(rates.ravel(), 0.0), kept, {})

@@ -76,6 +76,24 @@ WRONG = {
         ["data.val_fraction=1e-4"],
         ["data.val_fraction: 0.0001 of 1797 rows is not even"],
     ),
+    "unknown layer": (
+        ["init.freeze=[1.0.1x]"],
+        ["init.freeze: '1.0.1x' is no layer of the model; did you mean '1.0.1'?", "the override init.freeze"],
+    ),
+    "a layer without weights": (
+        ["init.freeze=[0]"],
+        ["init.freeze: '0' has no weights that could be frozen"],
+    ),
+    "every layer": (["init.freeze=[1,2]"], ["init.freeze: freezes every layer: nothing is left to train"]),
+    "number for a layer": (
+        ["init.freeze=[1.0]"],
+        ["init.freeze: 1.0 is read as a number", "'init.freeze=[\"1.10\"]'"],
+    ),
+    "on from nowhere": (["init.resume=true"], ["init.resume: goes on from a run, and none is named"]),
+    "unknown run": (
+        ["init.from_run=abc"],
+        ["init.from_run: there are no runs in", "the override init.from_run=abc"],
+    ),
     "all fractions": (["data.test_fraction=0.5", "data.val_fraction=0.5"], ["leave no rows to train on"]),
     "depth": (
         ["model.units=[64,32]", "model.depth=3"],

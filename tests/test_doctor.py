@@ -381,6 +381,6 @@ def test_cards(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (first.name, first.driver, first.memory_mb, first.energy) == ("H100 0", "570.1", 80_000.0, True)
     assert second.energy is False
     monkeypatch.delitem(sys.modules, "pynvml")
-    tree(system, {"pynvml.py": NVML.format(broken="True  # changed"), "dev/nvidia0": "", "dev/nvidiactl": ""})
+    tree(system, {"pynvml.py": NVML.format(broken="not False"), "dev/nvidia0": "", "dev/nvidiactl": ""})
     (card,) = cards()
     assert (card.name, card.driver, card.energy) == ("NVIDIA nvidia0", None, None)

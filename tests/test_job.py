@@ -9,10 +9,12 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness import job
 from harness.job import TAIL_BYTES, RunFolder, last_lines
+from harness.state import State
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def test_an_attempt_is_set_aside_whole(folder: RunFolder) -> None:
         folder.append_event({"event": "started", "attempt": attempt})
         folder.write_result({"status": "failed", "attempt": attempt})
         (folder.path / "worker.log").write_text("words")
+        folder.write_end({"a": np.zeros(1)}, State(3, 0.1, {}, {}), 1)
         (folder.path / f".result.json.{attempt}.tmp").write_text('{"stat')
         folder.set_aside()
         assert sorted(path.name for path in folder.path.iterdir()) == ["attempts", "job.json"]
@@ -48,6 +51,7 @@ def test_an_attempt_is_set_aside_whole(folder: RunFolder) -> None:
         assert kept.events() == [{"event": "started", "attempt": attempt}]
         assert kept.result() == {"status": "failed", "attempt": attempt}
         assert kept.log_tail() == "words"
+        assert (kept.path / "weights.npz").exists() and (kept.path / "state.npz").exists()
         if attempt == 2:
             for path in (folder.path / "attempts" / "1").iterdir():
                 path.unlink()

@@ -185,6 +185,27 @@ def test_every_execution_trains_alike(name: str, framework: str, execution: str,
     _agree(task, found, wanted)
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_half_frozen_networks_train_alike(name: str, stepwise: tuple[Lab, str], lab: Labs) -> None:
+    """Catches: a kind that trains although it is frozen, or loses its state's layout beside one that is."""
+    framework, execution = stepwise
+    case = ZOO[name]
+    network = network_of(case)
+    frozen = [node.path for node in network.layers() if node.params][::2]
+    task = task_of(case | {"freeze": frozen}, execution, 3)
+    orders = np.random.default_rng(1).permutation(26)[: 3 * BATCH].reshape(1, 3, BATCH)
+    run = {
+        "weights": random_weights(network),
+        "orders": orders.astype(np.int32),
+        "rates": np.full((1, 3), 0.02),
+    }
+    found = _trained(framework, task, run)
+    _agree(task, found, _trained(lab("torch", "float64"), task | {"execution": "idiomatic"}, run))
+    for weight, value in found["weights"].items():
+        still = weight.rpartition(".")[0] in frozen
+        assert same(value, run["weights"][weight]) == still, weight
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_trains_alike(model: str, stepwise: tuple[Lab, str], lab: Labs) -> None:
     """Catches: what only shows in a whole architecture at its own size: 20 steps of Adam on 8 x 8 images."""
@@ -213,9 +234,10 @@ def _trained(lab: Lab, task: Task, run: dict[str, Any]) -> Any:
 
 
 def _agree(task: Task, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """The same losses and weights, and outputs that are NumPy's with these weights."""
+    """The same losses, weights and optimizer state, and outputs that are NumPy's with these weights."""
     assert losses_agree(found["losses"], wanted["losses"])
-    deviation = canonical.compare(found["weights"], wanted["weights"])
-    assert deviation.largest <= BOUND, deviation
+    for a, b in ((found["weights"], wanted["weights"]), (found["state"]["slots"], wanted["state"]["slots"])):
+        deviation = canonical.compare(a, b)
+        assert deviation.largest <= BOUND, deviation
     outputs, _ = forward(cases.network(task), found["weights"], task["x"]["test"], lengths_of(task, "test"))
     assert np.abs(found["after"] - outputs).max() <= BOUND

@@ -159,7 +159,8 @@ class _Compiled:
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
         trained, others, slots = self._state
         # As it is: a call takes a NumPy array in 5 µs, for which `device_put` needs 100.
-        slots[self._table] = learning_rates.astype(self._made.plan.precision)
+        table = self._made.optimizer.table(learning_rates)
+        slots[self._table] = table.astype(self._made.plan.precision)
         self._state, self._losses = self._epoch((trained, others, slots), *self._data, order)
 
     def losses(self) -> Array:
@@ -170,9 +171,9 @@ class _Compiled:
         return np.asarray(self._forward(trained, others, inputs))
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
-        model = self._made.model.keras
-        held = [*model.trainable_variables, *model.non_trainable_variables]
-        values = [*self._state[0], *self._state[1]]
+        model, optimizer = self._made.model.keras, self._made.optimizer.keras
+        held = [*model.trainable_variables, *model.non_trainable_variables, *optimizer.variables]
+        values = [value for group in self._state for value in group]
         now = {id(variable): value for variable, value in zip(held, values, strict=True)}
         return [np.asarray(now[id(variable)]) for variable in variables]
 

@@ -75,7 +75,7 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
         case LayerNorm():
             return attention.layer_norm(node.layer)
         case BatchNorm():
-            return places.batch_norm(node.layer)
+            return places.batch_norm(node, node.layer)
         case _:
             assert_never(node.layer)
 

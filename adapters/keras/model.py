@@ -49,6 +49,9 @@ def build(network: Network, setting: Setting, kind: type | None = None) -> Model
     parameters: dict[str, Any] = {}
     for node, built in walk.done:
         native = built.weights()
+        if node.frozen:
+            for variable in native.values():
+                variable.trainable = False
         parameters |= {weight: native[name] for name, weight in node.weight_names().items()}
     generators = (built.dropout.seed_generator for _, built in walk.done if built.dropout is not None)
     kernels = {built.kernel for _, built in walk.done if built.kernel}

@@ -10,7 +10,7 @@ of SGD and its kin is coupled (added to the gradient), while Keras always decoup
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 import keras
@@ -20,6 +20,7 @@ from keras import ops
 
 from harness.adapter import Precision
 from harness.optim import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, Rule, numbers
+from harness.state import DISPLACEMENT
 
 LookUp = Callable[[Any, Any], Any]
 """`table[index]` in the backend's own terms; Keras' `ops.take` costs 55 µs a step on torch."""
@@ -66,24 +67,37 @@ class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[mi
         return self.look_up(self.table.value, step.value % self.steps)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Optimizer:
-    """A Keras optimizer built on a model's variables, and the variables that take the run's numbers."""
+    """A Keras optimizer built on a model's variables, and the variables that take the run's numbers.
+
+    `slots` has its state by the names of `harness.state`, a variable for each that is trained, or none where
+    Keras keeps nothing (a momentum of 0). `steps` is the count with which the run began.
+    """
 
     keras: Any
     rates: Rates
     inputs: dict[str, Any]
+    slots: dict[str, list[Any]] = field(default_factory=dict)
+    steps: int = 0
 
-    def reset(self, rule: Rule) -> None:
-        """Set the state to zero and the step count to 0, and take the numbers of `rule`."""
-        values = numbers(rule)
-        kept = {id(variable): values[name] for name, variable in self.inputs.items()}
+    def reset(self, rule: Rule, steps: int = 0) -> None:
+        """Set the state to zero and the step count to `steps`, and take the numbers of `rule`."""
+        self.steps = steps
+        values: dict[int, float] = {id(self.keras.iterations): steps}
+        given = numbers(rule)
+        values |= {id(variable): given[name] for name, variable in self.inputs.items()}
         for variable in self.keras.variables:
-            variable.assign(np.full(variable.shape, kept.get(id(variable), 0), dtype=variable.dtype))
+            variable.assign(np.full(variable.shape, values.get(id(variable), 0), dtype=variable.dtype))
 
     def set_rates(self, rates: npt.NDArray[np.float64]) -> None:
         """Take the learning rates of an epoch, `[steps]`."""
-        self.rates.table.assign(rates.astype(self.rates.table.dtype))
+        self.rates.table.assign(self.table(rates).astype(self.rates.table.dtype))
+
+    def table(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The table of an epoch: the rates, turned so that the first lies where the step count points to."""
+        turn = self.steps % len(rates)
+        return np.roll(rates, turn) if turn else rates
 
     def name(self) -> str:
         """What is recorded as the optimizer that ran."""
@@ -102,15 +116,16 @@ def build(
     optimizer.build(variables)
     rates.table = optimizer.add_variable((steps,), dtype=precision, name="learning_rates")
     if isinstance(optimizer, Shared):
-        return Optimizer(optimizer, rates, optimizer.inputs)
+        return Optimizer(optimizer, rates, optimizer.inputs, optimizer.slots)
+    slots = _native_slots(rule, optimizer)
     if not hasattr(rule, "weight_decay"):
-        return Optimizer(optimizer, rates, {})
+        return Optimizer(optimizer, rates, {}, slots)
     decay = optimizer.add_variable((), dtype=precision, name="weight_decay")
     if isinstance(rule, AdamW):
         optimizer.weight_decay = decay
     else:
         optimizer.coupled_decay = decay
-    return Optimizer(optimizer, rates, {"weight_decay": decay})
+    return Optimizer(optimizer, rates, {"weight_decay": decay}, slots)
 
 
 def _native(rule: Rule, rates: Rates, precision: Precision) -> Any:
@@ -134,6 +149,21 @@ def _native(rule: Rule, rates: Rates, precision: Precision) -> Any:
             return keras.optimizers.AdamW(rates, weight_decay=0.0, epsilon=n["epsilon"], **betas)
         case RMSprop():
             return keras.optimizers.RMSprop(rates, rho=n["rho"], epsilon=n["epsilon"])
+        case _:
+            assert_never(rule)
+
+
+def _native_slots(rule: Rule, optimizer: Any) -> dict[str, list[Any]]:
+    """Where Keras' own optimizer keeps the slots of a rule, in the order of the variables that it trains."""
+    match rule:
+        case SGD():
+            return {}
+        case Momentum() | Nesterov():
+            return {DISPLACEMENT: optimizer.momentums}
+        case Adam() | AdamW():
+            return {"m": optimizer._momentums, "v": optimizer._velocities}
+        case RMSprop():
+            return {"v": optimizer._velocities}
         case _:
             assert_never(rule)
 

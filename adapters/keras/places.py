@@ -70,9 +70,11 @@ def upsample(node: Node, layer: Upsample) -> Built:
     return plain(keras.layers.UpSampling2D(layer.size, data_format=LAST, interpolation="nearest"))
 
 
-def batch_norm(layer: BatchNorm) -> Built:
-    """Keras' own is the canonical one: biased running variance, momentum as the share that is kept."""
-    made = keras.layers.BatchNormalization(momentum=layer.momentum, epsilon=layer.epsilon)
+def batch_norm(node: Node, layer: BatchNorm) -> Built:
+    """Keras' own is the canonical one: biased running variance, momentum as the share that is kept. It looks
+    by itself at whether it is frozen, and then stays in evaluation mode."""
+    frozen = {"trainable": not node.frozen}
+    made = keras.layers.BatchNormalization(momentum=layer.momentum, epsilon=layer.epsilon, **frozen)
     return plain(made, "gamma", "beta", "moving_mean", "moving_variance")
 
 

@@ -19,6 +19,7 @@ from adapters.keras import losses, model, optimizers
 from adapters.keras.built import Compiler, Setting
 from harness.adapter import Examples, Float, Plan, Split, Weights
 from harness.optim import Rule
+from harness.state import DISPLACEMENT, State, check_slots, displacements, last_rate, stream_seed, velocities
 
 Array = npt.NDArray[Any]
 Inputs = tuple[Any, ...]
@@ -85,7 +86,7 @@ class Loop(Protocol):
         ...
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
-        """The values that variables of the model have now."""
+        """The values that variables of the model and of the optimizer have now."""
         ...
 
     def sync(self) -> None:
@@ -97,21 +98,41 @@ class Loop(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """The backend's own stream of random numbers, where dropout draws from that and not from a variable."""
+
+    name: str
+
+    def place(self) -> Array:
+        """Where it is."""
+        ...
+
+    def go_to(self, place: Array) -> None:
+        """Draw on from there."""
+        ...
+
+
 class Program:
     """A model with its loss and optimizer, driven by the loop of its execution."""
 
     def __init__(
-        self, parts: Parts, loop: Loop, settings: Mapping[str, object], sparse: bool = False
+        self,
+        parts: Parts,
+        loop: Loop,
+        settings: Mapping[str, object],
+        sparse: bool = False,
+        stream: Stream | None = None,
     ) -> None:
         """`sparse`: the optimizer gets an embedding's gradient as rows, see `optimizers.SPARSE_DEVIATION`."""
         self._parts = parts
         self._loop = loop
         self._sparse = sparse
+        self._stream = stream
         self._settings = dict(settings)
 
     def trainer(self, examples: Examples, rule: Rule, seed: int) -> Trainer:
         """Start a run, see `harness.adapter.Program.trainer`."""
-        return Trainer(self._parts, self._loop, examples, rule, seed)
+        return Trainer(self._parts, self._loop, self._stream, examples, rule, seed)
 
     def compilations(self) -> int:
         """How often something was traced or compiled for this program."""
@@ -134,19 +155,21 @@ class Program:
 class Trainer:
     """One run of a program, see `harness.adapter.Trainer`."""
 
-    def __init__(self, parts: Parts, loop: Loop, examples: Examples, rule: Rule, seed: int) -> None:
+    def __init__(
+        self, parts: Parts, loop: Loop, stream: Stream | None, examples: Examples, rule: Rule, seed: int
+    ) -> None:
         plan = parts.plan
         self._parts = parts
         self._loop = loop
+        self._stream = stream
         self._rule = rule
         self._seed = seed
         self._inputs = _inputs(plan, examples)
         loop.feed(self._inputs["train"], losses.targets(plan.loss, examples.y["train"], plan.precision))
-        self.train_epoch = loop.train_epoch
         self.sync = loop.sync
 
-    def load(self, weights: Weights) -> None:
-        """Start over with these weights, a fresh optimizer and the run's dropout stream."""
+    def load(self, weights: Weights, state: State | None = None) -> None:
+        """Start over with these weights, a fresh optimizer and the run's dropout stream, or from a state."""
         parameters = self._parts.model.parameters
         if parameters.keys() != weights.keys():
             differing = sorted(parameters.keys() ^ weights.keys())
@@ -156,9 +179,26 @@ class Trainer:
                 problem = f"has the shape {weights[name].shape}, the network needs {tuple(variable.shape)}"
                 raise ValueError(f"weights[{name!r}] {problem}")
             variable.assign(weights[name].astype(variable.dtype))
-        self._parts.optimizer.reset(self._rule)
-        self._parts.model.seed(self._seed)
-        self._loop.restart(self._seed)
+        self._steps, self._rate = (state.steps, state.rate) if state else (0, 0.0)
+        self._parts.optimizer.reset(self._rule, self._steps)
+        if state is not None:
+            self._take_slots(state)
+        masks = dict(state.masks) if state else {}
+        seed = stream_seed(self._seed, self._steps)
+        self._parts.model.seed(seed)
+        streams = self._streams()
+        if masks.keys() >= streams.keys():
+            for name, variable in streams.items():
+                variable.assign(masks[name].astype(variable.dtype))
+        self._loop.restart(seed)
+        if self._stream is not None and self._stream.name in masks:
+            self._stream.go_to(masks[self._stream.name])
+
+    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
+        """Train, see `harness.adapter.Trainer.train_epoch`."""
+        self._steps += len(order)
+        self._rate = last_rate(learning_rates, self._rate)
+        self._loop.train_epoch(order, learning_rates)
 
     def losses(self) -> npt.NDArray[np.float64]:
         """The mean loss of each batch of the last epoch, or of the epoch, float64."""
@@ -180,6 +220,40 @@ class Trainer:
         parameters = self._parts.model.parameters
         values = self._loop.read(list(parameters.values()))
         return {name: np.array(value) for name, value in zip(parameters, values, strict=True)}
+
+    def state(self) -> State:
+        """Steps, the optimizer's slots (Keras' layouts are canonical), and where the streams of masks are."""
+        slots: dict[str, Array] = {}
+        trained = self._trained()
+        for slot, variables in self._parts.optimizer.slots.items():
+            kept = self._loop.read(variables) or [np.zeros(variable.shape) for variable in trained.values()]
+            slots |= {f"{name}/{slot}": np.array(v) for name, v in zip(trained, kept, strict=True)}
+        streams = self._streams()
+        places = self._loop.read(list(streams.values()))
+        masks = {name: np.array(place) for name, place in zip(streams, places, strict=True)}
+        if self._stream is not None and self._parts.plan.network.has_dropout():
+            masks = {self._stream.name: self._stream.place()}
+        return State(self._steps, self._rate, slots, masks)
+
+    def _take_slots(self, state: State) -> None:
+        slots = self._parts.optimizer.slots
+        given = displacements(state) if DISPLACEMENT in slots else velocities(state)
+        trained = self._trained()
+        check_slots(given, {f"{n}/{slot}": tuple(v.shape) for n, v in trained.items() for slot in slots})
+        for slot, variables in slots.items():
+            for name, variable in zip(trained, variables, strict=False):  # none with a momentum of 0
+                variable.assign(given[f"{name}/{slot}"].astype(variable.dtype))
+
+    def _trained(self) -> dict[str, Any]:
+        """The trained variables by canonical name, in the order of the optimizer's state."""
+        names = {id(variable): name for name, variable in self._parts.model.parameters.items()}
+        return {names[id(variable)]: variable for variable in self._parts.trainable}
+
+    def _streams(self) -> dict[str, Any]:
+        """The variables that say where the streams of masks are, by name."""
+        generators = self._parts.model.seed_generators if self._stream is None else ()
+        name = keras.backend.backend()
+        return {f"{name}.{index}": generator.state for index, generator in enumerate(generators)}
 
 
 def _inputs(plan: Plan, examples: Examples) -> dict[Split, Inputs]:

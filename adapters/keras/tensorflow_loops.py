@@ -95,7 +95,7 @@ def _idiomatic(plan: Plan) -> Program:
         compilations=lambda: model.traces + forward.experimental_get_tracing_count(),
         source=_Rows(plan),
     )
-    sparse = any(isinstance(node.layer, Embedding) for node in plan.network.layers())
+    sparse = any(isinstance(n.layer, Embedding) and not n.frozen for n in plan.network.layers())
     return Program(made, fit, {"xla": bool(model.jit_compile)}, sparse)
 
 
@@ -160,7 +160,8 @@ class _Compiled:
 
     def _whole(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
         # The program itself puts the rates into the optimizer: from here that takes longer than two steps.
-        rates = tf.constant(learning_rates.astype(self._made.plan.precision))
+        table = self._made.optimizer.table(learning_rates)
+        rates = tf.constant(table.astype(self._made.plan.precision))
         return self._compiled(order, rates)(*self._data, order, rates)
 
     def _steps(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:

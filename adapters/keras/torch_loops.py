@@ -56,7 +56,7 @@ def build(plan: Plan) -> Program:
     made = parts(plan, "none", _look_up)
     _lay_out(made)
     if plan.execution != "idiomatic":
-        return Program(made, _Loop(made), {"xla": False, "torch_compile": False})
+        return Program(made, _Loop(made), {"xla": False, "torch_compile": False}, stream=_Stream(plan.device))
     device = torch.device(plan.device)
     fit = Fit(
         made,
@@ -67,7 +67,8 @@ def build(plan: Plan) -> Program:
         source=Arrays(plan.steps, plan.batch_size),
     )
     _build_loss(made)
-    return Program(made, fit, {"xla": False, "torch_compile": bool(made.model.keras.jit_compile)})
+    settings = {"xla": False, "torch_compile": bool(made.model.keras.jit_compile)}
+    return Program(made, fit, settings, stream=_Stream(plan.device))
 
 
 def _look_up(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -167,6 +168,27 @@ def _build_loss(made: Parts) -> None:
 def _seed(seed: int) -> None:
     """Seed torch, from whose global stream Keras' dropout draws."""
     torch.manual_seed(seed)
+
+
+class _Stream:
+    """Torch's stream of a device, see `adapters.keras.program.Stream`."""
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self.name = f"torch.{self._device.type}"
+
+    def place(self) -> Array:
+        cuda = self._device.type == "cuda"
+        state = torch.cuda.get_rng_state(self._device) if cuda else torch.get_rng_state()
+        copied: Array = state.numpy().copy()
+        return copied
+
+    def go_to(self, place: Array) -> None:
+        state = torch.from_numpy(place.copy())
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(state, self._device)
+        else:
+            torch.set_rng_state(state)
 
 
 def _tensors(inputs: Inputs, device: torch.device | str) -> Inputs:

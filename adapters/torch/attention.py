@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.torch.bound import Built, Padding, bind
+from adapters.torch.bound import Bound, Built, Padding, bind
 from harness.spec import Embedding, LayerNorm, Node, Positions, SelfAttention, sinusoids
 
 
@@ -82,19 +82,20 @@ def self_attention(node: Node, layer: SelfAttention, dtype: torch.dtype, device:
     def out_of(weight: Tensor) -> Tensor:
         return weight.t().reshape(heads, -1, width)
 
-    def bias(name: str, part: Tensor) -> tuple[str, Tensor]:
-        return names[name], part.view(heads, -1)
+    def kernel(name: str, index: int) -> Bound:
+        return bind(names[name], made.into, native, into, lambda tensor: tensor.chunk(3)[index])
 
-    key, query, value = made.into.detach().chunk(3)
-    query_bias, value_bias = made.bias.detach().chunk(2)
+    def bias(name: str, index: int) -> Bound:
+        return bind(names[name], made.bias, part=lambda tensor: tensor.chunk(2)[index].view(heads, -1))
+
     return Built(
         made,
         (
-            bind(names["query_kernel"], query, native, into),
-            bind(*bias("query_bias", query_bias)),
-            bind(names["key_kernel"], key, native, into),
-            bind(names["value_kernel"], value, native, into),
-            bind(*bias("value_bias", value_bias)),
+            kernel("query_kernel", 1),
+            bias("query_bias", 0),
+            kernel("key_kernel", 0),
+            kernel("value_kernel", 2),
+            bias("value_bias", 1),
             bind(names["output_kernel"], made.output.weight, native, out_of),
             bind(names["output_bias"], made.output.bias),
         ),

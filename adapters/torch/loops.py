@@ -116,20 +116,19 @@ def compiled(run: Run, gradient: Gradient) -> Loop:
 
 
 def compiled_whole(run: Run, step: Step, rule: Rule) -> Loop:
-    """One compiled graph per step, update included; the optimizer of `run` is not used."""
+    """One compiled graph per step, update included; the optimizer of `run` only keeps the state."""
     weights = {name: p.detach() for name, p in run.model.parameters.items()}
     state, inputs, y = run.model.state, run.inputs, run.y
     like = next(iter(weights.values()))
-    slots = optimizers.slots(rule, list(weights.values()))
-    numbers = optimizers.numbers(rule, like)
-    done = 0
+    optimizer = run.optimizer
+    assert isinstance(optimizer, optimizers.SharedRule)
+    slots, numbers = optimizer.slots, optimizers.numbers(rule, like)
 
     def epoch(order: Tensor, rates: list[float]) -> list[Tensor]:
-        nonlocal done
-        steps = len(rates)
+        steps, done = len(rates), optimizer.steps
         counts = torch.arange(done + 1, done + steps + 1, dtype=like.dtype, device=like.device)
         rate_of = torch.tensor(rates, dtype=like.dtype, device=like.device)
-        done += steps
+        optimizer.steps += steps
         with torch.no_grad():
             each = zip(order.to(run.device).unbind(), rate_of.unbind(), counts.unbind(), strict=True)
             return [step(weights, state, slots, numbers, inputs, y, rows, lr, t) for rows, lr, t in each]

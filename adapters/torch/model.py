@@ -8,7 +8,7 @@ the canonical order as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import assert_never
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.torch import layers, places
-from adapters.torch.bound import Bound, Padding
+from adapters.torch.bound import Bound, Of, Padding
 from adapters.torch.layers import Setting
 from harness.adapter import Float, Loss, Weights
 from harness.spec import AnyNode, Network, ResidualNode
+from harness.state import check_slots
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Outputs `[batch, n]` and targets of a batch to the mean loss, a scalar tensor."""
@@ -69,6 +70,7 @@ class TorchNetwork(Chain):
 class Model:
     """A module and where its canonical weights are; `bound` is in the order of the network's parameters."""
 
+    network: Network
     module: TorchNetwork
     bound: tuple[Bound, ...]
 
@@ -95,13 +97,46 @@ class Model:
 
     def weights(self) -> dict[str, Float]:
         """The canonical weights, copied."""
-        return {b.name: np.array(b.read().cpu().numpy(), order="C") for b in self.bound}
+        return {b.name: array(b.read()) for b in self.bound}
+
+    @cached_property
+    def trained(self) -> tuple[Bound, ...]:
+        """The canonical weights that are trained, in the order of `bound`."""
+        names = set(self.network.trained())
+        return tuple(b for b in self.bound if b.name in names)
+
+    def slots(self, kept: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> dict[str, Float]:
+        """What an optimizer keeps, in the canonical layout, by `<weight>/<slot>`.
+
+        `kept` has tensors by the `names` of the slots for each of `parameters`, in their order and shapes.
+        """
+        found = [(name, self._of(kept, name)) for name in names]
+        return {f"{b.name}/{name}": array(b.read(of)) for b in self.trained for name, of in found}
+
+    def load_slots(self, given: Weights, kept: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> None:
+        """Write what `slots` gave into tensors; raises ValueError unless names and shapes are the model's."""
+        found = [(name, self._of(kept, name)) for name in names]
+        shapes = {f"{b.name}/{name}": tuple(b.read().shape) for b in self.trained for name, _ in found}
+        check_slots(given, shapes)
+        for b in self.trained:
+            for name, of in found:
+                b.write(torch.from_numpy(np.ascontiguousarray(given[f"{b.name}/{name}"])), of)
+
+    def _of(self, kept: Sequence[Mapping[str, Tensor]], name: str) -> Of:
+        each = zip(self.parameters.values(), kept, strict=True)
+        held = {id(parameter): of_parameter[name] for parameter, of_parameter in each}
+        return lambda holder: held[id(holder)]
 
 
 def build(network: Network, setting: Setting) -> Model:
     """The module of a network, in training mode. Its weights mean nothing until `load`."""
     modules, bound, _ = _chain(network.nodes, False, setting)
-    return Model(TorchNetwork(modules), tuple(bound))
+    return Model(network, TorchNetwork(modules), tuple(bound))
+
+
+def array(tensor: Tensor) -> Float:
+    """The values of a tensor, copied."""
+    return np.array(tensor.cpu().numpy(), order="C")
 
 
 def criterion(loss: Loss) -> Criterion:
@@ -137,6 +172,8 @@ def _chain(
             modules.append(_reorder(len(node.in_shape), wanted))
             first = wanted
         built = layers.layer(node, first, setting)
+        if node.frozen:
+            built.module.requires_grad_(False)
         modules.append(built.module)
         bound += built.bound
         first = first and len(node.out_shape) > 1

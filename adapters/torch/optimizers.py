@@ -31,17 +31,17 @@ class SharedRule(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": rule.learning_rate})
         self._parameters: list[nn.Parameter] = self.param_groups[0]["params"]
         self.rule = rule
-        self._slots = slots(rule, self._parameters)
+        self.slots = slots(rule, self._parameters)
         self._numbers = numbers(rule, self._parameters[0])
-        self._steps = 0
+        self.steps = 0
 
     @torch.no_grad()
     def step(self, closure: object = None) -> None:  # type: ignore[override]
         """One step from the gradients that are there, at the group's `lr`."""
-        self._steps += 1
+        self.steps += 1
         like = self._parameters[0]
-        rate, t = scalar(self.param_groups[0]["lr"], like), scalar(self._steps, like)
-        for parameter, state in zip(self._parameters, self._slots, strict=True):
+        rate, t = scalar(self.param_groups[0]["lr"], like), scalar(self.steps, like)
+        for parameter, state in zip(self._parameters, self.slots, strict=True):
             assert parameter.grad is not None
             new, updated = self.rule.update(parameter, parameter.grad, state, self._numbers, rate, t)
             parameter.copy_(new)
@@ -72,6 +72,43 @@ def make(rule: Rule, parameters: Sequence[nn.Parameter], fused: bool) -> torch.o
     if fused and "fused" in inspect.signature(kind).parameters:
         arguments["fused"] = True
     return kind(parameters, **arguments)
+
+
+NATIVE_SLOTS = {
+    "sgd": {},
+    "momentum": {"velocity": "momentum_buffer"},
+    "nesterov": {"velocity": "momentum_buffer"},
+    "adam": {"m": "exp_avg", "v": "exp_avg_sq"},
+    "adamw": {"m": "exp_avg", "v": "exp_avg_sq"},
+    "rmsprop": {"v": "square_avg"},
+}
+"""What torch.optim calls the slots of each rule."""
+
+
+def state_of(optimizer: torch.optim.Optimizer, rule: Rule) -> list[Slots]:
+    """The slots of each parameter, by the rule's names; zeros for what the optimizer has not made yet."""
+    if isinstance(optimizer, SharedRule):
+        return optimizer.slots
+    names = NATIVE_SLOTS[rule.name]
+    found: list[Slots] = []
+    for parameter in optimizer.param_groups[0]["params"]:
+        kept = optimizer.state.get(parameter, {})  # indexing would make an entry
+        values = {slot: kept.get(native) for slot, native in names.items()}
+        found.append({s: torch.zeros_like(parameter) if v is None else v for s, v in values.items()})
+    return found
+
+
+def take_state(optimizer: torch.optim.Optimizer, rule: Rule, steps: int, given: list[Slots]) -> None:
+    """Go on after `steps` steps with the slots of each parameter, which are taken over and not copied."""
+    if isinstance(optimizer, SharedRule):
+        optimizer.slots, optimizer.steps = given, steps
+        return
+    names = NATIVE_SLOTS[rule.name]
+    for parameter, state in zip(optimizer.param_groups[0]["params"], given, strict=True):
+        # where torch has the count: beside the parameter for a fused kernel, else on the host
+        where = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+        count = torch.tensor(float(steps), dtype=torch.float32, device=where)
+        optimizer.state[parameter] = {"step": count} | {names[slot]: value for slot, value in state.items()}
 
 
 def describe(optimizer: torch.optim.Optimizer) -> dict[str, object]:

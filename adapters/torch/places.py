@@ -87,21 +87,24 @@ class BiasedBatchNorm(nn.Module):
 
     torch's own keeps the unbiased variance. The mean and the inverse root of the variance that its kernel
     normalised with come out of it as well, so the running statistics cost no second pass over the data.
+    A frozen one is always in evaluation mode, as Keras has it: its statistics stay as they are.
     """
 
     moving_mean: Tensor
     moving_variance: Tensor
 
-    def __init__(self, layer: BatchNorm, channels: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, layer: BatchNorm, frozen: bool, channels: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         super().__init__()
-        self.epsilon, self.share = layer.epsilon, 1.0 - layer.momentum
+        self.epsilon, self.share, self.frozen = layer.epsilon, 1.0 - layer.momentum, frozen
         self.gamma = nn.Parameter(torch.ones(channels, dtype=dtype, device=device))
         self.beta = nn.Parameter(torch.zeros(channels, dtype=dtype, device=device))
         self.register_buffer("moving_mean", torch.zeros(channels, dtype=dtype, device=device))
         self.register_buffer("moving_variance", torch.ones(channels, dtype=dtype, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if self.frozen or not self.training:
             running = self.moving_mean, self.moving_variance
             return F.batch_norm(x, *running, self.gamma, self.beta, training=False, eps=self.epsilon)
         y, mean, inverse_root = torch.native_batch_norm(
@@ -175,5 +178,6 @@ def upsample(layer: Upsample) -> Built:
 
 def batch_norm(node: Node, layer: BatchNorm, dtype: torch.dtype, device: torch.device) -> Built:
     """The running statistics are buffers: no optimizer sees them."""
-    made, names = BiasedBatchNorm(layer, node.in_shape[-1], dtype, device), node.weight_names()
+    made = BiasedBatchNorm(layer, node.frozen, node.in_shape[-1], dtype, device)
+    names = node.weight_names()
     return Built(made, tuple(bind(names[name], getattr(made, name)) for name in names))

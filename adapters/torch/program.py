@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from adapters.torch import compiling, loops, model, optimizers, recurrent
+from adapters.torch import compiling, loops, model, optimizers, recurrent, streams
 from adapters.torch.layers import Setting
 from harness import gauge
 from harness.adapter import (
@@ -24,6 +24,7 @@ from harness.adapter import (
 )
 from harness.optim import Rule
 from harness.parse import ConfigError, Mistake
+from harness.state import State, last_rate, velocities
 
 EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "eager", "compiled")
 CHUNK = 4096  # rows of a forward pass in `predict`, which bounds its memory
@@ -142,7 +143,7 @@ class TorchProgram:
 
     def settings(self) -> dict[str, object]:
         """Who updates the weights, and what is compiled."""
-        found = optimizers.describe(self._optimizer(self.plan.rule))
+        found = optimizers.describe(self.optimizer(self.plan.rule))
         whole = "gather, forward, backward" + (", update" if self.plan.rule.impl == "shared" else "")
         found["compiled"] = whole if self._compiler else ""
         found["compile_cache"] = bool(self._compiler) and torch._inductor.config.fx_graph_cache
@@ -151,9 +152,10 @@ class TorchProgram:
             found["recurrent"] = "unrolled" if self._compiler else "fused"
         return found
 
-    def loop(self, inputs: tuple[Tensor, ...], y: Tensor, rule: Rule) -> loops.Loop:
-        """The plan's execution on a training split, the optimizer's state zero."""
-        optimizer = self._optimizer(rule)
+    def loop(
+        self, inputs: tuple[Tensor, ...], y: Tensor, rule: Rule, optimizer: torch.optim.Optimizer
+    ) -> loops.Loop:
+        """The plan's execution on a training split."""
         run = loops.Run(self.model, self._criterion, optimizer, inputs, y, self.plan.batch_size, self.device)
         match self.plan.execution, rule.impl:
             case "idiomatic", _:
@@ -165,7 +167,8 @@ class TorchProgram:
             case _:
                 return loops.eager(run)
 
-    def _optimizer(self, rule: Rule) -> torch.optim.Optimizer:
+    def optimizer(self, rule: Rule) -> torch.optim.Optimizer:
+        """The optimizer of a run, its state zero."""
         # the tutorial leaves the choice to torch, which prefers its loop over parameters on a CPU
         fused = self.plan.execution != "idiomatic"
         return optimizers.make(rule, list(self.model.parameters.values()), fused)
@@ -195,14 +198,23 @@ class TorchTrainer:
             self._y = self._y.to(self._device)
         self._losses: list[Tensor] = []
 
-    def load(self, weights: Weights) -> None:
-        """Start over."""
-        self._program.model.load(weights)
-        self._loop = self._program.loop(self._inputs["train"], self._y, self._rule)
-        torch.manual_seed(self._seed)
+    def load(self, weights: Weights, state: State | None = None) -> None:
+        """Start over, or go on from a state."""
+        program, rule = self._program, self._rule
+        program.model.load(weights)
+        self._optimizer = program.optimizer(rule)
+        self._steps, self._rate = (state.steps, state.rate) if state else (0, 0.0)
+        if state is not None:
+            slots = optimizers.slots(rule, list(program.model.parameters.values()))
+            program.model.load_slots(velocities(state), slots, rule.slots)
+            optimizers.take_state(self._optimizer, rule, state.steps, slots)
+        self._loop = program.loop(self._inputs["train"], self._y, rule, self._optimizer)
+        streams.start(self._device, self._seed, self._steps, state.masks if state else {})
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
         """Train; returns before a GPU is done."""
+        self._steps += len(order)
+        self._rate = last_rate(learning_rates, self._rate)
         self._losses = self._loop(torch.from_numpy(order).to(torch.int64), learning_rates.tolist())
 
     def losses(self) -> npt.NDArray[np.float64]:
@@ -221,6 +233,13 @@ class TorchTrainer:
     def weights(self) -> dict[str, Float]:
         """The canonical weights as they are now."""
         return self._program.model.weights()
+
+    def state(self) -> State:
+        """Steps, slots in the canonical layout, and where torch's stream of random numbers is."""
+        model, rule = self._program.model, self._rule
+        slots = model.slots(optimizers.state_of(self._optimizer, rule), rule.slots)
+        masks = streams.place(self._device) if model.network.has_dropout() else {}
+        return State(self._steps, self._rate, slots, masks)
 
     def sync(self) -> None:
         """Wait for the GPU; a CPU is done when a call returns."""

@@ -8,7 +8,7 @@ at all; torch's `scan` takes 50 times as long.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import assert_never
 
 import torch
@@ -160,7 +160,7 @@ def _weights(node: Node, layer: Recurrent, holder: nn.Module, prefix: str, suffi
 
     def held(name: str) -> Tensor:
         tensor: Tensor = getattr(holder, name + suffix)
-        return tensor.detach()
+        return tensor
 
     kernel, recurrent_kernel, bias = (names[prefix + name] for name in ("kernel", "recurrent_kernel", "bias"))
     kernels = (
@@ -169,16 +169,15 @@ def _weights(node: Node, layer: Recurrent, holder: nn.Module, prefix: str, suffi
     )
     if not isinstance(layer, GRU):
         return (*kernels, bind(bias, held("bias_ih")))
-    both = held("bias_ih"), held("bias_hh")
 
-    def read() -> Tensor:
-        return torch.stack([gates(tensor) for tensor in both])
+    def both(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack([gates(tensor) for tensor in tensors])
 
-    def write(value: Tensor) -> None:
-        for tensor, part in zip(both, value, strict=True):
+    def write(tensors: Sequence[Tensor], value: Tensor) -> None:
+        for tensor, part in zip(tensors, value, strict=True):
             tensor.copy_(gates(part))
 
-    return (*kernels, Bound(bias, read, write))
+    return (*kernels, Bound(bias, (held("bias_ih"), held("bias_hh")), both, write))
 
 
 def _swap_first_two(gates: Tensor) -> Tensor:

@@ -192,12 +192,14 @@ def _case(config: RunConfig, dataset: Dataset) -> tuple[str, Case]:
         loss=plan.loss,
         optimizer=replace(config.optimizer, impl="shared"),
         rates=tuple(float(value) for value in rates.ravel()),
+        freeze=config.init.freeze,
     )
     network = {
         "layers": case.layers,
         "input": to_plain(case.input),
         "outputs": case.outputs,
         "loss": case.loss,
+        **({"freeze": case.freeze} if case.freeze else {}),
     }
     return certificate_id(network, to_plain(case.optimizer), case.rates), case
 

@@ -22,11 +22,12 @@ from omegaconf import OmegaConf
 from harness import npz
 from harness.config import FrameworkConfig, RunConfig
 from harness.export import Target
-from harness.job import Job, RunFolder, runs, write_json
-from harness.parse import ConfigError, Mistake, nearest, parse
+from harness.job import Job, RunFolder, write_json
+from harness.parse import ConfigError, Mistake, parse
 from harness.preprocessing import Preprocessing, preprocessing
 from harness.shell.certificate import today
 from harness.shell.frameworks import conf_folder
+from harness.shell.lookup import find_run
 from harness.shell.prepare import DataShelf
 from harness.shell.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.versions import installed, look_up, versions
@@ -97,34 +98,12 @@ class FailedExportError(Exception):
     """What was written is not the run's network, or could not be written at all."""
 
 
-def find_run(results_dir: Path, name: str) -> RunFolder:
-    """The run with this id, or whose id begins so, or the one that finished `last`; raises ConfigError."""
-    found = {folder.run_id: folder for folder in runs(results_dir)}
-    if not found:
-        raise ConfigError([Mistake("run id", f"there are no runs in {str(results_dir / 'runs')!r}")])
-    if name == "last":
-        finished = [folder for folder in found.values() if folder.status() == "finished"]
-        if not finished:
-            raise ConfigError([Mistake("run id", "no run has finished")])
-        return max(finished, key=lambda folder: (folder.path / "result.json").stat().st_mtime_ns)
-    matches = [run_id for run_id in found if name and run_id.startswith(name)]
-    if len(matches) == 1:
-        return found[matches[0]]
-    if matches:
-        raise ConfigError([Mistake("run id", f"{name!r} begins {len(matches)} of them", ", ".join(matches))])
-    # as long as what was given, so that a slip in a prefix is found too
-    heads = {run_id[: len(name)]: run_id for run_id in found}
-    suggestion = heads.get(nearest(name, heads), "")
-    few = ", ".join(list(found)[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-    raise ConfigError([Mistake("run id", f"no run has the id {name!r}", f"{few}; or last", suggestion)])
-
-
 def export(results_dir: Path, name: str, to: Target, output: Path | None) -> tuple[Path, dict[str, Any]]:
     """Write the model; returns its folder and what `export.json` says.
 
     Raises ConfigError for a wrong request, FailedExportError where the model can't be written or deviates.
     """
-    folder = find_run(results_dir, name)
+    folder = find_run(results_dir, name, "run id")
     job, config = _read(folder)
     target = output or results_dir / "exports" / f"{folder.run_id}-{to}"
     _check_output(target)

@@ -9,18 +9,20 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import data
+from harness import data, start
 from harness.config import FrameworkConfig, RunConfig, fit, identity, model_config
 from harness.data import DataConfig, Dataset
 from harness.job import Job, RunFolder
 from harness.parse import ConfigError, Mistake, parse, to_plain
+from harness.shell.lookup import find_run
 from harness.shell.process import WorkerKey
 from harness.shell.store import resolve_uri
 from harness.shell.versions import versions
+from harness.start import Source, Start
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Prepared:
     job: Job
     folder: RunFolder
     worker: WorkerKey
+    start: Start
 
     @property
     def results_dir(self) -> Path:
@@ -39,10 +42,25 @@ class Prepared:
 
 
 class DataShelf:
-    """Data sets by their configuration, kept in `<results_dir>/data` so that they are made only once."""
+    """Data sets by their configuration, kept in `<results_dir>/data` so that they are made only once; and the
+    runs that others start from, read only once."""
 
     def __init__(self) -> None:
         self._loaded: dict[tuple[Path, str], Dataset] = {}
+        self._sources: dict[Path, tuple[int, Source]] = {}
+        self._named: dict[tuple[Path, str], RunFolder] = {}
+
+    def source(self, name: str, results_dir: Path) -> Source:
+        """The finished run that a name means, see `find_run`; raises ConfigError."""
+        # `last` is one and the same run as long as the command lasts
+        folder = self._named.get((results_dir, name)) or find_run(results_dir, name, start.KEY)
+        self._named[results_dir, name] = folder
+        ended = folder.path / "result.json"
+        written = ended.stat().st_mtime_ns if ended.exists() else 0
+        known = self._sources.get(folder.path)
+        if known is None or known[0] != written:
+            known = self._sources[folder.path] = written, start.read(folder)
+        return known[1]
 
     def get(self, config: DataConfig, results_dir: Path) -> tuple[Dataset, str]:
         """The data set and its file, relative to `results_dir`; raises ConfigError."""
@@ -67,15 +85,15 @@ class DataShelf:
 def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:
     """Check every run against its data and framework; raises ConfigError with all mistakes of all runs."""
     mistakes: list[Mistake] = []
-    runs: list[Prepared] = []
+    prepared: list[Prepared] = []
     for config in configs:
         try:
-            runs.append(_prepare(config, shelf))
+            prepared.append(_prepare(config, shelf))
         except ConfigError as error:
             mistakes.extend(error.mistakes)
     if mistakes:
         raise ConfigError(mistakes)
-    for results_dir in {run.folder.path.parents[1] for run in runs}:
+    for results_dir in {run.results_dir for run in prepared}:
         try:
             results_dir.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=results_dir).close()
@@ -83,7 +101,7 @@ def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:
         except OSError as error:
             problem = f"{str(results_dir)!r} can't be written to: {error.strerror}"
             raise ConfigError([Mistake("results_dir", problem, "a folder of yours")]) from error
-    return runs
+    return prepared
 
 
 def check_parts(raw: Mapping[str, Any], shelf: DataShelf) -> list[Mistake]:
@@ -117,13 +135,23 @@ def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:
         resolve_uri(results_dir, config.tracking.uri)
     except ConfigError as error:
         mistakes.extend(error.mistakes)
+    source = None
+    try:
+        if config.init.from_run is not None:
+            source = shelf.source(config.init.from_run, results_dir)
+            config = replace(config, init=replace(config.init, from_run=source.run_id))
+    except ConfigError as error:
+        mistakes.extend(error.mistakes)
     try:
         dataset, file = shelf.get(config.data, results_dir)
-        config.plan(dataset)
+        plan = config.plan(dataset)
+        if not mistakes:
+            begin = start.check(config, plan, source)
     except ConfigError as error:
         mistakes.extend(error.mistakes)
     if mistakes:
         raise ConfigError(mistakes)
-    run_id = identity(config, found, dataset.fingerprint())
-    job = Job(run_id, config.study, config.to_plain(), file, found)
-    return Prepared(config, job, RunFolder(results_dir / "runs" / run_id), WorkerKey.of(config))
+    digest = source.digest if source else None
+    run_id = identity(config, found, dataset.fingerprint(), digest)
+    job = Job(run_id, config.study, config.to_plain(), file, found, source=digest)
+    return Prepared(config, job, RunFolder(results_dir / "runs" / run_id), WorkerKey.of(config), begin)

@@ -29,6 +29,7 @@ from harness.shell.process import Death, Worker, WorkerDiedError, WorkerKey
 from harness.shell.progress import Reporter
 from harness.shell.store import resolve_uri, sqlite_path
 from harness.shell.trackthread import TrackingThread
+from harness.start import Start
 
 MAX_WORKERS = 6  # kept alive at a time; each holds a framework in memory
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # from a batch system, from a terminal that is closed
@@ -99,6 +100,8 @@ class Session:
         self._labels |= dict(
             zip((run.job.run_id for run in todo), labels([r.config for r in todo]), strict=True)
         )
+        for text in dict.fromkeys(text for run in todo if (text := starting(run.start))):
+            self._reporter.note(text)
         self._reporter.begin(len(todo), len(done))
         warm = dict.fromkeys(run.worker for run in todo if run.config.isolation == "warm")
         for key in list(warm)[:MAX_WORKERS]:
@@ -253,6 +256,19 @@ class Session:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
+
+
+def starting(start: Start) -> str:
+    """Where runs start that have no new weights alone, in words; empty for those that have."""
+    parts = []
+    if start.from_run is not None:
+        done = f" after its {start.epochs} epochs" if start.resume else ""
+        parts.append(f"{'going on' if start.resume else 'starting'} from run {start.from_run}{done}")
+        parts.append(f"weights taken: {', '.join(start.taken) or 'none'}")
+        parts += [f"made anew: {', '.join(start.new)}"] if start.new else []
+    if start.frozen:
+        parts.append(f"frozen: {', '.join(start.frozen)}")
+    return "; ".join(parts)
 
 
 def _is_attempt(folder: RunFolder, begun: dict[str, Any] | None) -> bool:

@@ -125,6 +125,7 @@ def _settings(node: Node) -> str:
     if plain.get("function") != "leaky_relu":
         hidden.add("slope")
     texts = [_setting(key, value) for key, value in plain.items() if key not in hidden]
+    texts += ["frozen"] if node.frozen and node.params else []
     return " ".join(text for text in texts if text)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from harness.parse import ConfigError, Mistake
+from harness.parse import ConfigError, Mistake, nearest
 from harness.spec.attention import Embedding
 from harness.spec.basic import Activation, Dropout, Flatten
 from harness.spec.kinds import Input, Param, Shape, ShapeError
@@ -18,7 +18,8 @@ class Node:
     """A layer with everything known: what an adapter builds from. `params` are canonical.
 
     `masked` says that its input has steps of padding, which the run's `lengths` tell. `origin` is the kind
-    that the tree has in this place, `name` what the user called it.
+    that the tree has in this place, `name` what the user called it. `frozen`: its weights are not trained,
+    see `harness.adapter.Plan`.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Node:
     masked: bool = False
     origin: str = ""
     name: str = ""
+    frozen: bool = False
 
     def weight_names(self) -> dict[str, str]:
         """Canonical weight names by parameter name: `{"kernel": "1.0.0.kernel"}`."""
@@ -96,8 +98,17 @@ class Network:
         """Every parameter by its canonical weight name, in the order of the layers; state included."""
         return {node.weight_names()[name]: p for node in self.layers() for name, p in node.params}
 
+    def trained(self) -> list[str]:
+        """The names of the weights that an optimizer updates: those of frozen layers, and state, are not."""
+        nodes = (node for node in self.layers() if not node.frozen)
+        return [node.weight_names()[name] for node in nodes for name, p in node.params if p.trainable]
+
+    def has_dropout(self) -> bool:
+        """Whether any layer drops anything."""
+        return any(isinstance(node.layer, Dropout) and node.layer.rate > 0 for node in self.layers())
+
     def size(self) -> int:
-        """How many numbers can be trained."""
+        """How many numbers can be trained, those of frozen layers included."""
         return sum(p.size for p in self.params().values() if p.trainable)
 
     def flops(self) -> int:
@@ -129,6 +140,26 @@ class ModelSpec:
         if mistakes:
             raise ConfigError(mistakes)
         return cls(layers)
+
+    def meant(self, name: str) -> frozenset[str]:
+        """The paths of the layers that a name or a path means: those that have it, and all inside of a block
+        or a `repeat` that has it (`1` means `1.0.0` too, and not `10`)."""
+        return frozenset(_meant(self.layers, name, False))
+
+    def freeze(self, names: Iterable[str], key: str = "init.freeze") -> ModelSpec:
+        """The tree with the layers frozen that the names mean; raises ConfigError for names of none."""
+        mistakes: list[Mistake] = []
+        frozen: set[str] = set()
+        known = list(dict.fromkeys(_names(self.layers)))
+        for name in names:
+            found = self.meant(name)
+            if not found:
+                problem, allowed = f"{name!r} is no layer of the model", ", ".join(known)
+                mistakes.append(Mistake(key, problem, allowed, nearest(name, known)))
+            frozen |= found
+        if mistakes:
+            raise ConfigError(mistakes)
+        return ModelSpec(_frozen(self.layers, frozen))
 
     def resolve(self, given: Input, outputs: int) -> Network:
         """Give every layer its shapes for such samples and a task with so many outputs.
@@ -190,9 +221,40 @@ def _node(placed: Placed, suffix: str, layer: Concrete, flow: _Flow) -> tuple[No
     out = layer.out_shape(flow.shape)
     params = tuple(layer.params(flow.shape).items())
     path, kind, flops = placed.path + suffix, placed.layer.kind, layer.flops(flow.shape)
-    node = Node(path, layer, flow.shape, out, params, flops, flow.masked, kind, placed.name)
+    title, frozen = placed.name, placed.frozen
+    node = Node(path, layer, flow.shape, out, params, flops, flow.masked, kind, title, frozen)
     # an axis of steps is left as long as there is a second one, of features
     return node, _Flow(out, flow.masked and layer.time_axis == "kept" and len(out) == 2, False)
+
+
+def _meant(layers: tuple[Placed, ...], name: str, inside: bool) -> Iterator[str]:
+    for placed in layers:
+        found = inside or placed.name == name != "" or f"{placed.path}.".startswith(f"{name}.")
+        if isinstance(placed.layer, Residual):
+            yield from _meant((*placed.body, *placed.shortcut), name, found)
+        elif found:
+            yield placed.path
+
+
+def _names(layers: tuple[Placed, ...]) -> Iterator[str]:
+    """What a layer can be called by: names first, then paths, those of a `repeat` and its copies too."""
+    every = list(_all(layers))
+    yield from (placed.name for placed in every if placed.name)
+    for placed in every:
+        parts = placed.path.split(".")
+        yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+
+
+def _frozen(layers: tuple[Placed, ...], paths: set[str]) -> tuple[Placed, ...]:
+    return tuple(
+        replace(
+            placed,
+            frozen=placed.path in paths,
+            body=_frozen(placed.body, paths),
+            shortcut=_frozen(placed.shortcut, paths),
+        )
+        for placed in layers
+    )
 
 
 def _all(layers: tuple[Placed, ...]) -> Iterator[Placed]:

@@ -20,6 +20,7 @@ class Placed:
     """A layer at its place: `path` names its weights (`1.0.2`), `key` its line in the configuration.
 
     `name` is what the user calls it, if anything. `body` and `shortcut` are those of a residual block.
+    `frozen`: its weights are not trained.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Placed:
     name: str = ""
     body: tuple[Placed, ...] = ()
     shortcut: tuple[Placed, ...] = ()
+    frozen: bool = False
 
 
 @dataclass(frozen=True)

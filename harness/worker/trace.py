@@ -136,7 +136,7 @@ class _Tracer:
 
     def _evaluate(self, trained: Trainer) -> NDArray[Any]:
         """Outputs after training, with the dropout that the user asked for in the network."""
-        if not parity.has_dropout(self._full):
+        if not self._full.has_dropout():
             return trained.predict("test")
         trainer = self._trainer(self._full, self._case.optimizer)
         trainer.load(trained.weights())

@@ -19,12 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from harness import measure, metrics, optim, weights
-from harness.adapter import Examples, Plan, Program, Trainer
+from harness import measure, metrics, optim
+from harness import start as start_of
+from harness.adapter import Examples, Plan, Program, Trainer, Weights
 from harness.config import RunConfig
 from harness.data import Dataset, batch_order, open_dataset
 from harness.job import Failure, Job, Result, RunFolder, Status
 from harness.parse import parse, to_plain
+from harness.start import Source
+from harness.state import State
 from harness.worker.programs import Programs
 
 Emit = Callable[[Mapping[str, Any]], None]
@@ -67,6 +70,9 @@ class _Setting:
     plan: Plan
     program: Program
     trainer: Trainer
+    weights: Weights
+    state: State | None
+    epochs_before: int
 
 
 class Training:
@@ -83,6 +89,7 @@ class Training:
         self._metrics: dict[str, float] = {}
         self._timing: dict[str, Any] = {"import_s": import_s}
         self._environment: dict[str, Any] = {"versions": job.versions}
+        self._start: dict[str, Any] | None = None
 
     def run(self) -> None:
         """Train and evaluate; raises DivergedError, or whatever the framework raises."""
@@ -97,7 +104,8 @@ class Training:
         self._timing["load"] = [load_before, measure.load_average()]
         self._timing["compilations"] = setting.program.compilations() - (0 if new else compiled_before)
         self._evaluate(setting)
-        self._folder.write_weights(setting.trainer.weights())
+        trainer, epochs = setting.trainer, setting.config.train.epochs
+        self._folder.write_end(trainer.weights(), trainer.state(), epochs)
         self._summarise(setting, peak_is_of_run)
 
     def result(self, status: Status, error: Failure | None = None) -> Result:
@@ -111,6 +119,7 @@ class Training:
             timing=self._timing,
             environment=self._environment,
             certificate=self._job.certificate,
+            start=self._start,
         )
 
     def _set_up(self) -> tuple[_Setting, bool]:
@@ -123,8 +132,13 @@ class Training:
         program, new = self._programs.get(plan)
         examples = Examples(dataset.x, dataset.y, dataset.lengths)
         trainer = program.trainer(examples, config.optimizer, config.seed)
-        setting = _Setting(config, dataset, plan, program, trainer)
-        self._load_weights(setting)
+        source = self._source(config)
+        begin = start_of.check(config, plan, source)
+        if source is not None or begin.frozen:
+            self._start = to_plain(begin)
+        initial, state = start_of.initial(config, plan, source)
+        setting = _Setting(config, dataset, plan, program, trainer, initial, state, begin.epochs)
+        trainer.load(initial, state)
         built = measure.Reading.now()
         self._timing["data_s"] = loaded.since(start).wall_s
         self._timing["build_s"] = built.since(loaded).wall_s
@@ -133,10 +147,14 @@ class Training:
         self._environment["settings"] = program.settings()
         return setting, new
 
-    def _load_weights(self, setting: _Setting) -> None:
-        plan = setting.plan
-        start = weights.initialise(plan.network.params(), setting.config.seed, plan.precision)
-        setting.trainer.load(start)
+    def _source(self, config: RunConfig) -> Source | None:
+        """The run that this one starts from; raises RuntimeError if it is no longer what it was."""
+        if config.init.from_run is None:
+            return None
+        source = start_of.read(RunFolder(self._folder.path.parent / config.init.from_run))
+        if source.digest != self._job.source:
+            raise RuntimeError(f"run {source.run_id} was done again meanwhile; ask for this one once more")
+        return source
 
     def _warm_up(self, setting: _Setting) -> None:
         order, rates = _orders(setting, 1), _rates(setting)[0]
@@ -145,12 +163,12 @@ class Training:
         setting.trainer.sync()
         self._timing["first_epoch_s"] = measure.Reading.now().since(start).wall_s
         setting.trainer.predict("val")
-        self._load_weights(setting)
+        setting.trainer.load(setting.weights, setting.state)
 
     def _train(self, setting: _Setting) -> None:
         trainer = setting.trainer
         rates = _rates(setting)
-        for epoch in range(1, setting.config.train.epochs + 1):
+        for epoch in range(1 + setting.epochs_before, setting.config.train.epochs + 1):
             order = _orders(setting, epoch)
             trainer.sync()
             start = measure.Reading.now()

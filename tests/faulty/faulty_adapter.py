@@ -22,6 +22,7 @@ import numpy as np
 from harness import gauge
 from harness.adapter import Adapter, AdapterOptions, Examples, Execution, Plan, Program, Trainer, Weights
 from harness.optim import Rule
+from harness.state import State
 from tests import reference
 
 FAULTY_EPOCH = 2
@@ -155,13 +156,14 @@ class FaultyProgram:
 
 
 class FaultyTrainer:
-    """See `harness.adapter.Trainer`. The optimizer's state is lost between epochs, so let it be SGD."""
+    """See `harness.adapter.Trainer`."""
 
     def __init__(self, plan: Plan, examples: Examples, rule: Rule, fault: str) -> None:
         self._plan, self._examples, self._rule, self._fault = plan, examples, rule, fault
 
-    def load(self, weights: Weights) -> None:
+    def load(self, weights: Weights, state: State | None = None) -> None:
         self._weights: Weights = weights
+        self._state = state
         self._epoch = 0
 
     def train_epoch(self, order: Any, learning_rates: Any) -> None:
@@ -173,8 +175,8 @@ class FaultyTrainer:
         if self._fault in WRONG_INPUTS:
             order, learning_rates = WRONG_INPUTS[self._fault](order, learning_rates)
         before = self._weights
-        losses, self._weights = reference.train(
-            network, loss, self._rule, dict(before), x, y, order[None], learning_rates[None]
+        losses, self._weights, self._state = reference.train(
+            network, loss, self._rule, dict(before), x, y, order[None], learning_rates[None], self._state
         )
         if self._fault in WRONG_WEIGHTS:
             self._weights = WRONG_WEIGHTS[self._fault](dict(self._weights), before)
@@ -191,6 +193,9 @@ class FaultyTrainer:
 
     def weights(self) -> dict[str, Any]:
         return {name: weight.astype(self._plan.precision) for name, weight in self._weights.items()}
+
+    def state(self) -> State:
+        return self._state or State(0, 0.0, {}, {})
 
     def sync(self) -> None:
         pass

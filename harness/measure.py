@@ -73,6 +73,27 @@ def ratio(a: Sequence[float], b: Sequence[float], resamples: int = 2000, seed: i
     return Interval(math.exp(float(np.median(logs))), math.exp(float(low)), math.exp(float(high)), len(logs))
 
 
+WAITED, STOLEN = 0.1, 0.02
+"""From which share of its wall time that a process waited, and of all processors' time that a hypervisor gave
+to others, a timing counts as disturbed. A quiet machine stays below 0.03 and 0.005."""
+
+
+def disturbances(wall_s: float, cpu_s: float, steal: float | None, computes: bool = True) -> list[str]:
+    """Why a timing is not the program's own, in words; nothing where nothing was noticed.
+
+    Work that computes all the time has as much CPU time as wall time, or more with several threads: where
+    they part, others had its cores. `computes` is false for a process that waits for a device. `steal` is
+    None where the system doesn't say.
+    """
+    found = []
+    waited = 1.0 - cpu_s / wall_s if wall_s > 0 else 0.0
+    if computes and waited > WAITED:
+        found.append(f"it had no core for {waited:.0%} of its time")
+    if steal is not None and steal > STOLEN:
+        found.append(f"a hypervisor gave {steal:.1%} of the processors' time to others")
+    return found
+
+
 def reset_peak_memory() -> bool:
     """Start a new peak for `peak_memory_mb`; False where the system can't (the peak is then the process')."""
     try:

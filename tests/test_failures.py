@@ -226,3 +226,13 @@ def test_a_divergence_names_its_likely_cause(place: Place) -> None:
     assert unscaled in found[True, False, 1e3]
     for of_inputs in [message for (inputs, _, _), message in found.items() if not inputs]:
         assert "the inputs are not standardised and reach 99: try data.standardise=true" in of_inputs
+
+
+def test_a_run_that_had_to_wait_for_its_core_says_so(place: Place) -> None:
+    """Catches: a timing whose machine had other work, recorded, tagged and shown like any other."""
+    place.suffer({0: "slow"})
+    status, printed = end(place.sweep("seed=0"))
+    assert status == 0, printed
+    (reason,) = (r for r in place.runs()[0].result["timing"]["disturbed"] if "no core" in r)
+    assert reason in place.tracked()[0].tags["timing.disturbed"]
+    assert "* other work disturbed the timing of 1 of 1 runs" in printed

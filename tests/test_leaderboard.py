@@ -241,3 +241,15 @@ def test_a_study_or_a_folder_without_runs_is_a_wrong_request(base: RunConfig, tm
     write(tmp_path, "a", base, outcome(base).result)
     with pytest.raises(ConfigError, match="'defualt' has no runs; did you mean 'default'"):
         load_outcomes(tmp_path, "defualt")
+
+
+def test_a_disturbed_timing_is_marked(base: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches: a table that shows a time of a busy machine like any other."""
+    runs = [outcome(replace(base, seed=seed)) for seed in range(3)]
+    runs[1].result["timing"] = {"disturbed": ["it had no core for 40% of its time"]}
+    assert [row.disturbed for row in rows(runs)] == [1]
+    print_leaderboard(runs)
+    printed = capsys.readouterr().out
+    assert "1.000*" in printed and "* other work disturbed the timing of 1 of 3 runs" in printed
+    print_leaderboard(runs[:1])
+    assert "*" not in capsys.readouterr().out

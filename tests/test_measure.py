@@ -99,3 +99,14 @@ def test_a_reset_forgets_the_peak_of_the_run_before() -> None:
     before, after, reset = map(float, done.stdout.split())
     assert before > 200.0
     assert after < before - 150.0 if reset else after >= before
+
+
+def test_a_timing_is_disturbed_where_wall_and_cpu_time_part() -> None:
+    """Catches: a run that shared its core and passes for a clean one, a GPU's run that is blamed for waiting,
+    several threads (more CPU than wall time) that hide nothing, a system that says nothing of stolen time."""
+    assert measure.disturbances(1.0, 0.97, 0.001) == []
+    assert measure.disturbances(1.0, 3.6, None) == []
+    (waited,) = measure.disturbances(2.0, 1.5, None)
+    assert "25%" in waited
+    assert measure.disturbances(2.0, 0.1, 0.0, computes=False) == []
+    assert len(measure.disturbances(1.0, 0.5, 0.3)) == 2

@@ -88,7 +88,7 @@ def end_run(folder: Path, attempt: int = 0, **changes: Any) -> dict[str, Any]:
         "error": None,
         "metrics": {"test/accuracy": 0.9, "test/loss": 0.3, "speed/step_ms": 1.5, "val/loss": 2.0 / 3},
         "epochs": records,
-        "timing": {"disturbed": False},
+        "timing": {"disturbed": []},
         "environment": {"python": "3.11.2", "packages": {"torch": "2.13.0"}, "flags": "x" * 200},
         "certificate": None,
         **changes,

@@ -101,7 +101,7 @@ def result_tags(result: Mapping[str, Any]) -> dict[str, str]:
             # The note is what a run's page shows first.
             tags["mlflow.note.content"] = f"**{tags['error']}**\n\n```\n{text[-2000:]}\n```"
     if (disturbed := (result.get("timing") or {}).get("disturbed")) is not None:
-        tags["timing.disturbed"] = str(disturbed)
+        tags["timing.disturbed"] = "; ".join(disturbed) or "no"
     if certificate := result.get("certificate"):
         named = isinstance(certificate, Mapping)
         tags["certificate"] = str(

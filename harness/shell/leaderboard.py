@@ -17,13 +17,15 @@ from harness.shell.axes import axes
 from harness.shell.session import Outcome
 
 SCORES = ("test/accuracy", "test/r2")
+MARK = "*"  # of a time that is not the program's own alone
 
 
 @dataclass(frozen=True)
 class Row:
     """One line: `axes` say what was run, the rest what came out. Times are medians over runs.
 
-    `share` is that of the device's matrix limit.
+    `share` is that of the device's matrix limit; `disturbed` counts the runs whose timing was disturbed by
+    other work on the machine.
     """
 
     axes: dict[str, str]
@@ -37,6 +39,7 @@ class Row:
     share: float
     compile_s: float
     peak_mb: float
+    disturbed: int = 0
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[Row]:
@@ -68,6 +71,10 @@ def print_leaderboard(outcomes: Sequence[Outcome]) -> None:
         for model, data in dict.fromkeys(map(_network, found)):
             part = [row for row in found if _network(row) == (model, data)]
             console.print(table(part, f"{model} on {data}", found, left_out=("model", "data")))
+    disturbed = sum(row.disturbed for row in found)
+    if disturbed:
+        runs = sum(row.runs - row.failed for row in found)
+        console.print(f"{MARK} other work disturbed the timing of {disturbed} of {runs} runs", markup=False)
     config = outcomes[0].config
     place = "" if config.results_dir == "results" else f" --results-dir {shlex.quote(config.results_dir)}"
     for outcome in (outcome for outcome in outcomes if not outcome.finished):
@@ -122,7 +129,7 @@ def _cells(row: Row, mixed: bool) -> list[str]:
     runs = str(row.runs) + (f" ({row.failed} failed)" if row.failed else "")
     numbers = (
         (row.score_mean, f"{kind}{row.score_mean:.3f}{spread}"),
-        (row.step_ms, f"{row.step_ms:.3f}"),
+        (row.step_ms, f"{row.step_ms:.3f}" + MARK * bool(row.disturbed)),
         (row.samples_per_second, f"{row.samples_per_second:,.0f}"),
         (row.share, f"{100 * row.share:.1f} %"),
         (row.compile_s, f"{row.compile_s:.2f}"),
@@ -152,7 +159,13 @@ def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
         # a kept program compiles nothing, so the largest value is the one that a compilation took
         compile_s=max((metrics["time/compile_s"] for metrics in finished), default=math.nan),
         peak_mb=middle("memory/peak_mb"),
+        disturbed=sum(outcome.finished and _is_disturbed(outcome) for outcome in group),
     )
+
+
+def _is_disturbed(outcome: Outcome) -> bool:
+    # results of an earlier version don't say
+    return bool((outcome.result.get("timing") or {}).get("disturbed"))
 
 
 def _is_nan(value: object) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import measure, metrics, optim
+from harness import machine, measure, metrics, optim
 from harness import start as start_of
 from harness.adapter import Examples, Plan, Program, Trainer, Weights
 from harness.config import RunConfig
@@ -99,9 +99,10 @@ class Training:
         compiled_before = setting.program.compilations()
         if new:
             self._warm_up(setting)
-        load_before = measure.load_average()
+        load_before, ticks_before = measure.load_average(), machine.ticks()
         self._train(setting)
         self._timing["load"] = [load_before, measure.load_average()]
+        self._timing["steal"] = machine.steal_since(ticks_before)
         self._timing["compilations"] = setting.program.compilations() - (0 if new else compiled_before)
         self._evaluate(setting)
         trainer, epochs = setting.trainer, setting.config.train.epochs
@@ -215,6 +216,12 @@ class Training:
             "compile_s": compile_s,
             "train_s": sum(epoch_s),
             "step_ms_quartiles": list(measure.quartiles(step_ms)),
+            "disturbed": measure.disturbances(
+                sum(epoch_s),
+                sum(epoch["cpu_s"] for epoch in self._epochs),
+                self._timing["steal"],
+                computes=setting.plan.device == "cpu",
+            ),
             "peak_memory_of": "run" if peak_is_of_run else "worker",
         }
         self._metrics |= {

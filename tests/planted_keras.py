@@ -32,7 +32,7 @@ def last_step(patch: Patch) -> None:
 
 def bn_momentum(patch: Patch) -> None:
     real = places.batch_norm
-    patch.setattr(places, "batch_norm", lambda layer: real(BatchNorm(layer.epsilon, 0.99)))
+    patch.setattr(places, "batch_norm", lambda node, layer: real(node, BatchNorm(layer.epsilon, 0.99)))
 
 
 def double_softmax(patch: Patch) -> None:

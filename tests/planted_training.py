@@ -217,7 +217,7 @@ def adam_counts_from_two(patch: Patch) -> None:
 
     def init(self: optimizers.SharedRule, *arguments: Any) -> None:
         real(self, *arguments)
-        self._steps = 1
+        self.steps = 1
 
     patch.setattr(optimizers.SharedRule, "__init__", init)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import deviating
 from harness.parity import BOUND, GATES, STEPS
 from tests.composing import choices
 from tests.planted import FAULTS
@@ -33,6 +34,13 @@ def test_every_model_with_every_optimizer_is_on_the_page(rows: list[list[str]]) 
             assert all(float(cell) <= BOUND for cell in gates[model, optimizer][2:-1]), AGAIN
             assert "fails" not in " ".join(own[model, optimizer]), AGAIN
     assert own["model", "optimizer"][2:] == choices("framework"), AGAIN
+
+
+def test_every_deviation_on_the_page_is_proven(rows: list[list[str]]) -> None:
+    """Catches: a named deviation that covers more than its name, or that no rule is written for."""
+    named = [row for row in rows if row[0].startswith("`")]
+    assert {row[0].strip("`") for row in named} == {name for _, name in deviating.WRITTEN}, AGAIN
+    assert all(row[-1] == "proven" and float(row[-2]) <= BOUND for row in named), AGAIN
 
 
 def test_every_planted_fault_is_on_the_page_with_its_gate(rows: list[list[str]]) -> None:

@@ -19,7 +19,9 @@ from adapters.torch import adapter as torch_adapter
 from harness import parity
 from harness.adapter import AdapterOptions
 from harness.optim import SGD
-from harness.parity import Case, Comparison
+from harness.parity import Case, Comparison, Gate, Native
+from harness.parse import to_plain
+from harness.shell.certificate import Certificate, Shelf, named_deviations
 from harness.spec import Input
 from harness.worker.programs import Programs
 from harness.worker.trace import _Tracer
@@ -106,6 +108,39 @@ def test_parameters_that_differ_are_caught(of_torch: dict[str, Any]) -> None:
     assert _first_refusal(parity.compare("other", turned, "torch", of_torch)) == "parameters"
     fewer = {name: value for name, value in of_torch.items() if name != "weights/3/0.bias"}
     assert _first_refusal(parity.compare("torch", of_torch, "other", fewer)) == "weights"
+
+
+NAMES = ("epsilon_inside_root",)
+SOUND = to_plain(Native(0.0, 1e-10))
+OWN: dict[str, tuple[Native, str, str]] = {
+    "sound": (Native(1e-11, 1e-10), "exact", ""),
+    "nameless": (Native(2e-10, 1e-10), "fails", ""),
+    "named": (Native(0.1, 1e-10, NAMES, 1e-11), "deviates", "proven"),
+    "two at once": (Native(0.1, 1e-10, NAMES, 2e-10), "fails", "REFUTED"),
+    "not finite": (Native(np.inf, 1e-10, NAMES, np.inf), "fails", "REFUTED"),
+    "without a rule": (Native(0.1, 1e-10, (*NAMES, "another"), unproven=True), "deviates", "unproven"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_a_certificate_says_of_an_own_optimizer(name: str, tmp_path: Path) -> None:
+    """Catches: a second fault that hides behind the name of the first, a deviation that nobody named and is
+    passed, one that is called proven and is not; a certificate that can't be read again because something in
+    it is infinite."""
+    native, verdict, proof = OWN[name]
+    gates = tuple(Gate(gate, np.inf if name == "not finite" else 0.0, 1e-10) for gate in parity.GATES)
+    comparison = Comparison("a", "b", gates)
+    certificate = Certificate(
+        name, "m", "o", {}, 20, 0, {"a": {}, "b": {}}, (comparison,), {"b": to_plain(native), "a": SOUND}
+    )
+    shelf = Shelf(tmp_path)
+    shelf.put(certificate)
+    stored = shelf.get(name)
+    assert stored is not None and to_plain(stored) == to_plain(certificate)
+    assert stored.own("b") == native and native.verdict == verdict
+    assert [named.proof for named in named_deviations([stored])] == ([proof] if proof else [])
+    if name != "not finite":
+        assert stored.verdict("b", "native") == verdict and stored.verdict("b", "shared") == "exact"
 
 
 def test_large_networks_keep_fewer_steps() -> None:

@@ -1,8 +1,8 @@
 """What is special to Keras: where its float64 leaks, and where its optimizers differ from the rules.
 
 The contract suite holds every Keras backend to the reference at 1e-10 under shared rules. Here the leaks are
-planted again, to show that this bound sees them, and each named deviation of a native optimizer is written
-down as a rule of its own: the native update must be that rule, to 1e-10, and must not be the paper's.
+planted again, to show that this bound sees them, and each native optimizer that is not the paper's rule must
+be the one that `harness.deviating` has for what the adapter names, to 1e-10, in every execution.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,72 +19,15 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from harness import optim
+from harness import deviating
 from harness import weights as canonical
 from harness.adapter import Adapter
-from harness.optim import Tensor, Tensors, Updated
 from tests import cases, reference
 from tests.lab import Lab, frameworks
 from tests.tasks import BOUND, RULES, expected, make_run, make_task, shared
 
 KERAS = [name for name, found in frameworks().items() if found.adapter == "adapters.keras"]
 ALL = [(name, execution) for name in KERAS for execution in frameworks()[name].executions]
-
-
-@dataclass(frozen=True)
-class KerasMomentum(optim.Momentum):
-    """Keras: v <- m v - lr g; w <- w + v. The velocity carries the learning rate."""
-
-    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
-        velocity = h["momentum"] * slots["velocity"] - lr * (g + h["weight_decay"] * w)
-        return w + velocity, {"velocity": velocity}
-
-
-@dataclass(frozen=True)
-class KerasNesterov(optim.Nesterov):
-    """Keras: v <- m v - lr g; w <- w + m v - lr g."""
-
-    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
-        g = g + h["weight_decay"] * w
-        velocity = h["momentum"] * slots["velocity"] - lr * g
-        return w + h["momentum"] * velocity - lr * g, {"velocity": velocity}
-
-
-@dataclass(frozen=True)
-class KerasAdam(optim.Adam):
-    """Keras: epsilon is added to the root that is not corrected ("epsilon hat" of Kingma & Ba, section 2)."""
-
-    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
-        m = h["beta_1"] * slots["m"] + (1 - h["beta_1"]) * g
-        v = h["beta_2"] * slots["v"] + (1 - h["beta_2"]) * g * g
-        rate = lr * np.sqrt(1 - h["beta_2"] ** t) / (1 - h["beta_1"] ** t)
-        return w - rate * m / (np.sqrt(v) + h["epsilon"]), {"m": m, "v": v}
-
-
-@dataclass(frozen=True)
-class KerasAdamW(optim.AdamW):
-    """Keras: the decay first, then as KerasAdam."""
-
-    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
-        return KerasAdam.update(self, w - lr * h["weight_decay"] * w, g, slots, h, lr, t)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class KerasRMSprop(optim.RMSprop):
-    """Keras: epsilon inside of the root."""
-
-    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
-        v = h["rho"] * slots["v"] + (1 - h["rho"]) * g * g
-        return w - lr * g / np.sqrt(v + h["epsilon"]), {"v": v}
-
-
-AS_KERAS_DOES: dict[str, Callable[..., Any]] = {
-    "momentum": KerasMomentum,
-    "nesterov": KerasNesterov,
-    "adam": KerasAdam,
-    "adamw": KerasAdamW,
-    "rmsprop": KerasRMSprop,
-}
 
 
 def trained(task: dict[str, Any], rule: Any, run: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +37,7 @@ def trained(task: dict[str, Any], rule: Any, run: dict[str, Any]) -> dict[str, A
     return reference.train(*arguments, run["orders"], run["rates"])[1]
 
 
-@pytest.mark.parametrize("name", AS_KERAS_DOES)
+@pytest.mark.parametrize("name", [name for name, _ in deviating.WRITTEN])
 @pytest.mark.parametrize(("framework", "execution"), ALL)
 def test_native_deviations_are_the_named_ones(
     framework: str, execution: str, name: str, lab: Callable[[str, str], Lab]
@@ -106,12 +48,13 @@ def test_native_deviations_are_the_named_ones(
     run = make_run(task, raw["learning_rate"])
     place = lab(framework, "float64")
     (result,) = place.call("tests.cases:train", task=task, rule=raw, runs=[run])
-    as_keras_does = trained(task, AS_KERAS_DOES[name](**RULES[name]), run)
+    settings = place.call("tests.cases:description", task=task, rule=raw)["settings"]
+    named = deviating.written(cases.rule(raw), settings["deviations"])
+    assert named is not None, settings
+    as_keras_does = trained(task, named, run)
     as_the_paper_does = trained(task, cases.rule(raw), run)
     assert canonical.compare(result["weights"], as_keras_does).largest <= BOUND
     assert canonical.compare(result["weights"], as_the_paper_does).largest > 1e4 * BOUND
-    settings = place.call("tests.cases:description", task=task, rule=raw)["settings"]
-    assert settings["deviations"]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import optim
+from harness import deviating, optim
 from harness.optim import Constant, Cosine, Exponential, Rule, Schedule, Step
 
 STEPS = 20
@@ -77,6 +77,33 @@ def test_rule_works_on_other_tensors(name: str) -> None:
     start = np.random.default_rng(0).normal(size=5)
     by_torch = apply(rule, torch.tensor(start), rates)
     assert np.abs(by_torch.numpy() - apply(rule, start, rates)).max() < 1e-13
+
+
+def test_a_deviating_rule_differs_in_what_it_is_named_for() -> None:
+    """Catches: a rule that excuses more than its name says: each becomes the paper's where that is undone."""
+    start = np.random.default_rng(0).normal(size=(3, 4))
+    falling, constant = 0.05 * np.linspace(1.0, 0.2, STEPS), np.full(STEPS, 0.02)
+    for name, deviation in deviating.WRITTEN:
+        paper = PAIRS[name][0]
+        rule = deviating.written(paper, [deviation])
+        assert rule is not None and optim.numbers(rule) == optim.numbers(paper)
+        assert rule.impl == "shared" and rule.learning_rate == paper.learning_rate
+        assert np.abs(apply(rule, start, falling) - apply(paper, start, falling)).max() > 1e-5, name
+        if "epsilon" in deviation:  # without one there is no place to put it
+            rule, paper = (dataclasses.replace(each, epsilon=0.0) for each in (rule, paper))  # type: ignore[call-arg]
+            assert np.abs(apply(rule, start, falling) - apply(paper, start, falling)).max() < 1e-13, name
+        else:
+            assert np.abs(apply(rule, start, constant) - apply(paper, start, constant)).max() < 1e-13, name
+
+
+def test_what_is_not_written_as_a_rule_has_none() -> None:
+    """Catches: a deviation that is taken for proven because another one beside it is, or that of another
+    rule."""
+    adam, inside = PAIRS["adam"][0], "epsilon_inside_bias_correction"
+    assert isinstance(deviating.written(adam, [inside]), deviating.EpsilonHatAdam)
+    assert deviating.written(adam, [inside, "squares_each_occurrence_of_a_token"]) is None
+    assert deviating.written(adam, ["epsilon_inside_root"]) is None
+    assert deviating.written(adam, []) is None
 
 
 def test_every_rule_is_tested() -> None:

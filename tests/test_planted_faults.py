@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harness import parity
@@ -46,6 +48,24 @@ def test_without_the_fault_the_own_optimizer_keeps_the_bound(framework: str, rul
         return
     assert found.verdict == "deviates" and found.known and not found.unproven, found
     assert found.remainder is not None and found.remainder <= parity.BOUND < 1e-6 < found.deviation, found
+
+
+@pytest.mark.parametrize("rule", ["adam", "rmsprop"])
+def test_what_no_rule_is_written_for_is_unproven(rule: str, lab: Start) -> None:
+    """Catches: a proof that is claimed where there is none. Keras' `fit` on TensorFlow squares the rows of an
+    embedding's gradient one by one, which no rule for dense gradients does."""
+    found = planted.own(lab("keras", "float64"), planted.case("tokens", rule), execution="idiomatic")
+    assert found.verdict == "deviates" and found.unproven and len(found.known) == 2, found
+    dense = planted.own(lab("keras", "float64"), planted.case("dense", rule), execution="idiomatic")
+    assert dense.verdict == "deviates" and not dense.unproven and len(dense.known) == 1, dense
+
+
+def test_at_a_constant_rate_a_velocity_may_carry_it(lab: Start) -> None:
+    """Catches: a deviation that is named for a run in which it can't show."""
+    traced = planted.case("dense", "momentum")
+    traced = replace(traced, rates=(traced.rates[0],) * len(traced.rates))
+    found = planted.own(lab("keras", "float64"), traced)
+    assert found.verdict == "exact" and not found.known, found
 
 
 def test_every_gate_has_faults_to_catch() -> None:

@@ -2,9 +2,9 @@
 
 Keras' optimizers hold their numbers as Python floats, which end up as constants of the compiled program. Here
 the learning rates and the weight decay are variables, so that a sweep over them compiles nothing. The update
-itself stays Keras' own, deviations from the rule included: they are named in `DEVIATIONS` and measured by
-others. One thing is changed, because it is not small print: in the rules of `harness.optim` the weight decay
-of SGD and its kin is coupled (added to the gradient), while Keras always decouples it.
+itself stays Keras' own, deviations from the rule included: they are named in `DEVIATIONS`, measured and
+proven by others. One thing is changed, because it is not small print: in the rules of `harness.optim` the
+weight decay of SGD and its kin is coupled (added to the gradient), while Keras always decouples it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
     "adamw": ("epsilon_inside_bias_correction",),
     "rmsprop": ("epsilon_inside_root",),
 }
-"""Where Keras' own update differs from the rule of that name."""
+"""Where Keras' own update differs from the rule of that name, as `harness.deviating` writes it down; in the
+first two it shows only under a schedule."""
 
 SPARSE_DEVIATION = "squares_each_occurrence_of_a_token"
 """What else differs where `fit` on TensorFlow trains an embedding: its gradient comes as one row for each

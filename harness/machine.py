@@ -13,7 +13,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from harness.job import read_json, write_json
 from harness.parse import ConfigError, parse, to_plain
 
 PROC, SYS, DEV = Path("/proc"), Path("/sys"), Path("/dev")
-STEAL = 7  # which of the numbers in /proc/stat
+IDLE, WAITING, STEAL = 3, 4, 7  # which of the numbers in /proc/stat
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,20 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Ticks:
+    """All processors' time since the system's start: all of it, idle, and given to others of the host."""
+
+    all: int
+    idle: int
+    steal: int
+
+
+@dataclass(frozen=True)
 class Limit:
-    """The highest rate that was measured: in GFLOP/s, with matrices of `size` rows, at a load average."""
+    """The highest rate that was measured: in GFLOP/s, with matrices of `size` rows, at a load average.
+
+    `disturbed` where other work had the cores each time: the true limit may be higher.
+    """
 
     precision: str
     threads: int
@@ -68,6 +80,7 @@ class Limit:
     framework: str
     measured: str
     load: float
+    disturbed: bool
 
 
 @dataclass(frozen=True)
@@ -76,11 +89,10 @@ class _Kept:
     limits: tuple[Limit, ...]
 
 
-def limit(results_dir: Path, device: Device, precision: str, threads: int) -> float | None:
-    """The matrix limit in GFLOP/s as it is kept in a results folder, None where it was not measured."""
+def limit(results_dir: Path, device: Device, precision: str, threads: int) -> Limit | None:
+    """The matrix limit as it is kept in a results folder, None where it was not measured."""
     key = precision, threads
-    found = (k for k in limits(results_dir, device) if (k.precision, k.threads) == key)
-    return next((known.gflops for known in found), None)
+    return next((k for k in limits(results_dir, device) if (k.precision, k.threads) == key), None)
 
 
 def limits(results_dir: Path, device: Device) -> tuple[Limit, ...]:
@@ -96,7 +108,9 @@ def keep(results_dir: Path, device: Device, found: Limit) -> Limit:
     """Keep a limit, unless a higher one was measured before; returns the one that is kept."""
     key = found.precision, found.threads
     known = limits(results_dir, device)
-    best = max([found, *(k for k in known if (k.precision, k.threads) == key)], key=lambda k: k.gflops)
+    same = [found, *(k for k in known if (k.precision, k.threads) == key)]
+    best = max(same, key=lambda k: k.gflops)
+    best = replace(best, disturbed=all(k.disturbed for k in same))
     others = [k for k in known if (k.precision, k.threads) != key]
     path = _path(results_dir, device)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,22 +181,31 @@ def governors() -> tuple[str, ...]:
     return tuple(sorted({line for path in paths for line in _lines(path)}))
 
 
-def ticks() -> tuple[int, int] | None:
-    """All processors' time since the start of the system, and the part that a hypervisor gave to others."""
+def ticks() -> Ticks | None:
+    """What the processors have done so far."""
     for line in _lines(PROC / "stat"):
         name, *numbers = line.split()
         if name == "cpu" and len(numbers) > STEAL:
             # the guests' time that follows is in the user's already
-            return sum(map(int, numbers[: STEAL + 1])), int(numbers[STEAL])
+            counts = [int(number) for number in numbers[: STEAL + 1]]
+            return Ticks(sum(counts), counts[IDLE] + counts[WAITING], counts[STEAL])
     return None
 
 
-def steal_since(before: tuple[int, int] | None) -> float | None:
+def steal_since(before: Ticks | None) -> float | None:
     """The share of all processors' time since `before` that was stolen."""
     now = ticks()
-    if before is None or now is None or now[0] <= before[0]:
+    if before is None or now is None or now.all <= before.all:
         return None
-    return (now[1] - before[1]) / (now[0] - before[0])
+    return (now.steal - before.steal) / (now.all - before.all)
+
+
+def room_since(before: Ticks | None, wall_s: float, cpu_s: float) -> float | None:
+    """How many cores were idle or ours since `before`, on average, where we had `cpu_s` in `wall_s`."""
+    now = ticks()
+    if before is None or now is None or now.all <= before.all:
+        return None
+    return (now.idle - before.idle) / (now.all - before.all) * (os.cpu_count() or 1) + cpu_s / wall_s
 
 
 def energy_counters() -> dict[str, bool]:

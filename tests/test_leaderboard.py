@@ -182,8 +182,9 @@ def test_the_table_fits_the_terminal_and_loses_no_cell(
     """Catches: names cut to `fr…` or numbers cut off at the right edge of a narrow terminal."""
     monkeypatch.setenv("FORCE_COLOR", "1")  # makes a terminal of the captured output
     monkeypatch.setenv("COLUMNS", str(columns))
+    wide = {"memory/peak_mb": 12_345.0, "speed/share_of_limit": 0.123}
     runs = [
-        outcome(replace(config, threads=threads, seed=seed), 0.9, 123.456, **{"memory/peak_mb": 12_345.0})
+        outcome(replace(config, threads=threads, seed=seed), 0.9, 123.456, **wide)
         for config in (base, diabetes)
         for threads in (1, 16)
         for seed in (0, 1)
@@ -193,6 +194,7 @@ def test_the_table_fits_the_terminal_and_loses_no_cell(
     assert max(map(len, lines)) <= columns
     assert "…" not in text
     assert text.count("12,345") == text.count("123.456") == text.count("0.900 ± 0.000") == 4
+    assert text.count("12.3%") == (4 if columns > 80 else 0)
     assert {"diabetes", "iris", "fnn", "16", "eager", "execution", "threads", "compile", "runs"} <= set(
         text.split()
     )

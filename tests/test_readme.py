@@ -83,6 +83,7 @@ def do(page: Path, folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
     """Catches: a command, a file or a claim of the README that is no longer so."""
     printed = do(ROOT / "README.md", tmp_path)
@@ -93,6 +94,7 @@ def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page)], ids=lambda page: page.stem)
 def test_every_other_page_works_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     """Catches: a network in the docs that no framework takes, or that they don't agree on; a drawing in the

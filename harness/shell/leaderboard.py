@@ -68,9 +68,15 @@ def print_leaderboard(outcomes: Sequence[Outcome]) -> None:
     if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
         console.print(whole)
     else:
+        # the share is the first to go where even that is too wide
+        left_out = ["model", "data"]
+        narrow = console.measure(
+            table(found, "", found, left_out), options=console.options.update(width=1000)
+        )
+        left_out += ["share"] * (narrow.maximum > console.width)
         for model, data in dict.fromkeys(map(_network, found)):
             part = [row for row in found if _network(row) == (model, data)]
-            console.print(table(part, f"{model} on {data}", found, left_out=("model", "data")))
+            console.print(table(part, f"{model} on {data}", found, left_out))
     disturbed = sum(row.disturbed for row in found)
     if disturbed:
         runs = sum(row.runs - row.failed for row in found)
@@ -100,7 +106,7 @@ def table(part: Sequence[Row], title: str, found: Sequence[Row], left_out: Seque
     mixed = len(scores) > 1
     score = "test score" if mixed else "".join(scores) or "test score"
     columns = (score, "step ms", "samples/s", "share", "compile s", "peak MB", "runs")
-    shares = any(not math.isnan(row.share) for row in found)
+    shares = "share" not in left_out and any(not math.isnan(row.share) for row in found)
     known = [number for number, name in enumerate(columns) if shares or name != "share"]
     for number in known:
         name = columns[number]
@@ -131,7 +137,7 @@ def _cells(row: Row, mixed: bool) -> list[str]:
         (row.score_mean, f"{kind}{row.score_mean:.3f}{spread}"),
         (row.step_ms, f"{row.step_ms:.3f}" + MARK * bool(row.disturbed)),
         (row.samples_per_second, f"{row.samples_per_second:,.0f}"),
-        (row.share, f"{100 * row.share:.1f} %"),
+        (row.share, f"{row.share:.1%}"),
         (row.compile_s, f"{row.compile_s:.2f}"),
         (row.peak_mb, f"{row.peak_mb:,.0f}"),
     )

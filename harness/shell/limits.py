@@ -1,8 +1,9 @@
 """The matrix limits that runs are held against: looked up, or measured once before the first run is timed.
 
 A limit belongs to a device and not to a framework, so one framework measures it for all: the first that is
-installed, or the run's own where that one can't, in a worker with the run's device, precision and threads. It is kept, so that runs of different days and
-frameworks are held against the same number.
+installed, or the run's own where that one can't, in a worker with the run's device, precision and threads. It
+is kept, so that runs of different days and frameworks are held against the same number; one that other work
+disturbed is measured again by the next command.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ class Limits:
         own = config.framework  # which may be a user's, or in an interpreter of its own
         installed = measurers((frameworks([conf_folder()]) | {own.name: own}).values())
         candidates = [*installed[:1], *(framework for framework in installed[1:] if framework is own)]
+        known: Limit | None = None
         for framework in candidates:
             device = device_of(framework, config.device)
-            known = machine.limit(results_dir, device, config.precision, config.threads)
-            if known is not None:
-                return known
+            known = machine.limit(results_dir, device, config.precision, config.threads) or known
+            if known is not None and not known.disturbed:
+                return known.gflops
         what = f"{config.device} in {config.precision}, threads={config.threads}"
         reason = "no framework is there"
         for framework in candidates:
@@ -60,11 +62,11 @@ class Limits:
             except (WorkerDiedError, GaugeError) as error:
                 reason = str(error)
                 continue
-            rate = f"{found.gflops:,.0f} GFLOP/s"
+            rate = f"{found.gflops:,.0f} GFLOP/s" + ", with other work beside it" * found.disturbed
             self._note(f"{what}: matrices are multiplied at up to {rate} (limit=off leaves it out)")
             return found.gflops
         self._note(f"{what}: how fast matrices are multiplied can't be measured: {reason}")
-        return None
+        return None if known is None else known.gflops
 
 
 class GaugeError(Exception):
@@ -103,6 +105,13 @@ def keep(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, said: Ma
         raise GaugeError(said["error"])
     peak = said["limit"]
     found = Limit(
-        key.precision, key.threads, peak["gflops"], peak["size"], framework.name, today(), peak["load"]
+        precision=key.precision,
+        threads=key.threads,
+        gflops=peak["gflops"],
+        size=peak["size"],
+        framework=framework.name,
+        measured=today(),
+        load=peak["load"],
+        disturbed=peak["disturbed"],
     )
     return machine.keep(results_dir, device_of(framework, key.device), found)

@@ -10,18 +10,20 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness import gauge, measure
+from harness import gauge, machine, measure
 from harness.adapter import Adapter
 from harness.parse import to_plain
 
 Emit = Callable[[Mapping[str, Any]], None]
+
+ROOM = 0.9  # of a core for each thread; with less, other work was in the way
 
 
 def answer(command: Mapping[str, Any], adapter: Adapter, import_s: float, threads: int, emit: Emit) -> None:
     """Carry out a command: `limit` and `noise` say whether these are measured.
 
     The event has `import_s`, `executions`, `environment`, `limit` (a Peak, with the `load` that it was
-    measured at) and `noise`, or an `error` in words.
+    measured at, and whether other work has `disturbed` it) and `noise`, or an `error` in words.
     """
     event: dict[str, Any] = {"event": "gauged", "import_s": import_s}
     try:
@@ -29,7 +31,12 @@ def answer(command: Mapping[str, Any], adapter: Adapter, import_s: float, thread
         event["environment"] = adapter.environment()
         load = measure.load_average()
         if command["limit"]:
-            event["limit"] = {**to_plain(gauge.peak(adapter.multiply)), "load": load}
+            ticks, start = machine.ticks(), measure.Reading.now()
+            found = to_plain(gauge.peak(adapter.multiply))
+            passed = measure.Reading.now().since(start)
+            room = machine.room_since(ticks, passed.wall_s, passed.cpu_s)
+            disturbed = room is not None and room < ROOM * threads
+            event["limit"] = {**found, "load": load, "disturbed": disturbed}
         if command["noise"]:
             event["noise"] = to_plain(gauge.noise(adapter.multiply, threads))
     except Exception as error:

@@ -84,7 +84,7 @@ def _limits(found: Sequence[DeviceLimit]) -> Table:
     for one in found:
         limit = one.limit
         when = "now" if one.new else limit.measured
-        measured = f"{when} by {limit.framework}, load {limit.load:.1f}"
+        measured = f"{when} by {limit.framework}, load {limit.load:.1f}" + ", disturbed" * limit.disturbed
         numbers = str(limit.threads), f"{limit.gflops:,.1f}", str(limit.size)
         table.add_row(one.device, limit.precision, *numbers, measured)
     return table

@@ -28,7 +28,8 @@ def measure_limits(
 ) -> tuple[list[DeviceLimit], list[Problem]]:
     """The limit of each device in each precision, with one thread and on a CPU with all cores' too.
 
-    `frameworks` are asked in this order. `again` measures what is known as well; the higher limit is kept.
+    `frameworks` are asked in this order. `again` measures what is known as well, as is always done
+    with what was disturbed; the higher limit is kept.
     """
     found: list[DeviceLimit] = []
     problems: list[Problem] = []
@@ -54,6 +55,10 @@ def measure_limits(
                 else:
                     what = f"the matrix limit of {device} in {precision} can't be measured"
                     problems.append(Problem(what, "; ".join(reasons)))
+    doubtful = [f"{one.device} {one.limit.precision}" for one in found if one.limit.disturbed]
+    if doubtful:
+        what = f"other work disturbed the measurement of matrix limits: {', '.join(dict.fromkeys(doubtful))}"
+        problems.append(Problem(what, "the same command again when the machine is quiet"))
     return found, problems
 
 
@@ -98,8 +103,9 @@ def _of_noise(noise: Noise) -> list[Problem]:
 def _kept(
     results_dir: Path, frameworks: Sequence[FrameworkConfig], device: str, precision: str, threads: int
 ) -> DeviceLimit | None:
+    """A limit that is known and that nothing disturbed."""
     for framework in frameworks:
-        for known in machine.limits(results_dir, limits.device_of(framework, device)):
-            if (known.precision, known.threads) == (precision, threads):
-                return DeviceLimit(device, known, new=False)
+        known = machine.limit(results_dir, limits.device_of(framework, device), precision, threads)
+        if known is not None and not known.disturbed:
+            return DeviceLimit(device, known, new=False)
     return None

@@ -50,10 +50,6 @@ class Epoch:
     parameters: int
 
 
-class RefusedError(Exception):
-    """The framework does not do what a side was asked for; the message is its own."""
-
-
 class Child:
     """One side: a Python module of this package, started with arguments."""
 
@@ -75,8 +71,11 @@ class Child:
         self._process.stdin.write(b"go\n")
         self._process.stdin.flush()
 
-    def epoch(self) -> Epoch:
-        """Wait for what it says of its turn; raises RefusedError, or RuntimeError if it died or is stuck."""
+    def epoch(self) -> Epoch | None:
+        """Wait for what it says of its turn: None if the framework does not do what it was asked for.
+
+        Raises RuntimeError if it died or is stuck.
+        """
         assert self._process.stdout
         ready = select.select([self._process.stdout], [], [], TIMEOUT_S)[0]
         line = self._process.stdout.readline() if ready else b""
@@ -85,7 +84,8 @@ class Child:
             raise RuntimeError(f"{self.name} gave no answer\n{self._log.read_text(errors='replace')[-3000:]}")
         said = json.loads(line)
         if "refused" in said:
-            raise RefusedError(said["refused"])
+            self.close()
+            return None
         return Epoch(**said)
 
     def close(self) -> None:
@@ -134,11 +134,11 @@ class Prepared:
 
 def prepared(side: Side, results: Path) -> Prepared:
     """The run that a side stands for, composed from conf/ as the command composes it."""
-    execution = "compiled" if side.execution == "compiled_forward" else side.execution
+    execution = [] if side.script else [f"execution={side.execution}"]  # a script has its own
     overrides = [
         f"model={side.model}",
         f"framework={side.framework}",
-        f"execution={execution}",
+        *execution,
         f"train.epochs={EPOCHS}",
         f"results_dir={results}",
         *side.settings,
@@ -164,7 +164,8 @@ def bare(framework: str, execution: str, model: str = "fnn", settings: tuple[str
 class Contest:
     """What came of it: the epochs of each side, and what they trained.
 
-    Element i of one side's epochs was measured beside element i of the others.
+    Element i of one side's epochs was measured beside element i of the others. A side that its framework
+    refuses has none.
     """
 
     epochs: list[list[Epoch]]
@@ -182,13 +183,18 @@ class Contest:
 
 
 def contest(
-    sides: Sequence[Side], folder: Path, seconds: float, least: int = 20, most: int = 400
+    sides: Sequence[Side],
+    folder: Path,
+    seconds: float,
+    least: int = 20,
+    most: int = 400,
+    learns: bool = True,
 ) -> Contest:
     """Epochs of each side, taken by turns for about `seconds`, `least` to `most` turns each; the sides' order
     turns round every time.
 
-    Raises RefusedError where a framework does not do what is asked for, and RuntimeError if a side fails, has
-    another number of parameters than the spec, or does not learn: then they don't do the same work.
+    Raises RuntimeError if a side fails, has another number of parameters than the spec, or does not learn:
+    then they don't do the same work. `learns=False` is for data of which there is little to learn so soon.
     """
     folder.mkdir(parents=True)
     runs = [prepared(side, folder / str(place)) for place, side in enumerate(sides)]
@@ -199,28 +205,36 @@ def contest(
         for child in children:  # import and compile side by side
             child.go()
         firsts = [child.epoch() for child in children]
+        taking = [place for place, first in enumerate(firsts) if first is not None]
         taken: list[list[Epoch]] = [[] for _ in children]
         turns, turn = 0, 0
         while turns == 0 or turn < turns:
-            for place in range(len(children))[:: -1 if turn % 2 else 1]:
+            for place in taking[:: -1 if turn % 2 else 1]:
                 children[place].go()
-                taken[place].append(children[place].epoch())
+                epoch = children[place].epoch()
+                assert epoch is not None
+                taken[place].append(epoch)
             turn += 1
             if turn == WARM + 2:
-                cycle_s = sum(min(epoch.whole_s for epoch in each[WARM:]) for each in taken)
+                cycle_s = sum(min(epoch.whole_s for epoch in taken[place][WARM:]) for place in taking)
                 turns = WARM + int(np.clip(seconds / cycle_s, least, most))
     finally:
         for child in children:
             child.close()
     for child, run, first, epochs in zip(children, runs, firsts, taken, strict=True):
-        if first.parameters and first.parameters != run.plan.network.size():
-            has, spec = first.parameters, run.plan.network.size()
-            raise RuntimeError(f"{child.name} trains {has} parameters, the spec has {spec}")
-        if not epochs[-1].loss < LEARNT * first.loss:
-            raise RuntimeError(
-                f"{child.name} does not learn: its loss went from {first.loss:g} to {epochs[-1].loss:g}"
-            )
+        if first is not None:
+            _check(child.name, run.plan, first)
+            if learns and not epochs[-1].loss < LEARNT * first.loss:
+                change = f"{first.loss:g} to {epochs[-1].loss:g}"
+                raise RuntimeError(f"{child.name} does not learn: its loss went from {change}")
     return Contest([epochs[WARM:] for epochs in taken], runs[0].plan)
+
+
+def _check(name: str, plan: Plan, first: Epoch) -> None:
+    """Whether a side's own network is as large as the spec's."""
+    has, spec = first.parameters, plan.network.size()
+    if has and has != spec:
+        raise RuntimeError(f"{name} trains {has} parameters, the spec has {spec}")
 
 
 def train_s(epochs: Sequence[Epoch]) -> list[float]:

@@ -2,12 +2,13 @@
 
     python -m tests.bench.overhead [--json] [--only "torch lstm compiled"] [--seconds 4] [--rounds 1]
 
-Each architecture of conf/model that is a classifier of digits, in each framework and execution. Two processes of the same framework take turns, an epoch each, A B B A. One runs the worker's own code, the
-other one a loop that imports nothing of the adapters (tests/bench/bare_*.py), on a network written by hand
-(tests/bench/networks_*.py) with as many parameters as the spec has. The ratio is that of paired epochs, with
-a bootstrap interval over the pairs; a round is a fresh pair of processes, and the rounds' own ratios show
-what the interval can't know: how much processes differ by chance. A bare loop against itself (the A/A rows)
-shows what is left of the machine's noise. What a framework refuses has no row.
+Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
+an epoch each, A B B A. One runs the worker's own code, the other one a loop that imports nothing of the
+adapters (tests/bench/bare_*.py), on a network written by hand (tests/bench/networks_*.py) with as many
+parameters as the spec has. The ratio is that of paired epochs, with a bootstrap interval over the pairs; a
+round is a fresh pair of processes, and the rounds' own ratios show what the interval can't know: how much
+processes differ by chance. A bare loop against itself (the A/A rows) shows what is left of the machine's
+noise. What a framework refuses has no row.
 
 `train` compares what the worker's clock encloses, `epoch` whole epochs (with making the order, reading the
 losses and writing the event; without evaluation), so that nothing can hide outside of the clock.
@@ -15,7 +16,6 @@ losses and writing the event; without evaluation), so that nothing can hide outs
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 import tempfile
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from harness import measure
 from harness.measure import Interval
-from tests.bench.contest import Epoch, RefusedError, Side, bare, contest, cpu_s, flat, train_s, whole_s
+from tests.bench.contest import Contest, Epoch, Side, bare, contest, cpu_s, flat, train_s, whole_s
 from tests.bench.report import Report, Table, command, plain, say
 
 GOAL, LIMIT = 1.02, 1.05
@@ -65,9 +65,13 @@ class Comparison:
 
 def compare(
     sides: tuple[Side, Side], folder: Path, rounds: int, seconds: float
-) -> tuple[Comparison, list[float]]:
-    """A comparison, and the ratio of each pair."""
-    found = [contest(sides, folder / f"round-{number}", seconds) for number in range(rounds)]
+) -> tuple[Comparison, list[float]] | None:
+    """A comparison, and the ratio of each pair; None if the framework refuses a side."""
+    found: list[Contest] = []
+    for number in range(rounds):
+        found.append(contest(sides, folder / f"round-{number}", seconds))
+        if not all(found[-1].epochs):
+            return None
     a, b = (flat([each.epochs[i] for each in found]) for i in (0, 1))
     steps = found[0].steps
     row = Comparison(
@@ -93,7 +97,7 @@ def _beside(epochs: Sequence[Epoch]) -> float:
 
 
 def measure_overhead(only: str = "", rounds: int = 1, seconds: float = 4.0) -> Report:
-    """All comparisons; `only` names frameworks, architectures and executions, and keeps those of its words."""
+    """All comparisons; `only` keeps those with all of its words: framework, architecture, execution."""
     rows, noise = [], []
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:
         for framework, executions in EXECUTIONS.items():
@@ -102,14 +106,16 @@ def measure_overhead(only: str = "", rounds: int = 1, seconds: float = 4.0) -> R
                     continue
                 say(f"{framework} {model} {execution}")
                 sides = Side(framework, execution, model=model), bare(framework, execution, model)
-                with contextlib.suppress(RefusedError):
-                    folder = Path(name, framework, model, execution)
-                    rows.append(compare(sides, folder, rounds, seconds)[0])
+                found = compare(sides, Path(name, framework, model, execution), rounds, seconds)
+                if found:
+                    rows.append(found[0])
         for framework, execution in NOISE:
             if asked(only, framework, "fnn", execution):
                 say(f"{framework} {execution} against itself")
                 sides = bare(framework, execution), bare(framework, execution)
-                noise.append(compare(sides, Path(name, "noise", framework, execution), rounds, seconds))
+                found = compare(sides, Path(name, "noise", framework, execution), rounds, seconds)
+                assert found, "a bare loop refuses nothing"
+                noise.append(found)
     values = {
         "goal": GOAL,
         "limit": LIMIT,

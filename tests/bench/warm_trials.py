@@ -107,6 +107,11 @@ def measure_sweep(framework: str, trials: int, repeats: int, folder: Path) -> tu
     return sweep, {label: statistics.median(part[label] for part in parts) for label in parts[0]}
 
 
+def command_of(framework: str, trials: int, place: Path) -> float:
+    """The seconds of one command of so many trials, its results below `place`."""
+    return _ours(framework, trials, place).wall_s
+
+
 def _ours(framework: str, trials: int, place: Path) -> Command:
     asked = [f"framework={framework}", f"seed=range({trials})", f"train.epochs={EPOCHS}"]
     place.mkdir(parents=True)

@@ -1,18 +1,27 @@
-"""Run all benchmarks and write what they find to docs/benchmarks.md: `python -m tests.bench.write_docs`."""
+"""Run the benchmarks and write what they find to docs/benchmarks.md.
+
+    python -m tests.bench.write_docs [--only rivals] [--rounds 3] [--repeats 3] [--trials 64]
+
+`--only` measures some parts anew (module names, by spaces) and leaves the other sections of the page as they
+are. Each section says on what it was measured.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import cleandoc
 from pathlib import Path
 from types import ModuleType
 
-from tests.bench import fnn_speed, overhead, warm_trials
+from tests.bench import fnn_speed, growth, overhead, quiet, rivals, shares, warm_trials
 from tests.bench.report import Report, command, machine, say
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+DRAWING = "growth.svg"
 TOP = """\
 # Benchmarks of the harness
 
@@ -23,27 +32,70 @@ what else it does; ratios of runs that took turns move little.
 """
 
 
-def write(rounds: int = 3, repeats: int = 3) -> Report:
-    """Measure everything and write the page; returns what is on it."""
-    described = _describe()
-    parts: list[tuple[str, ModuleType, Callable[[], Report]]] = [
-        ("What the harness costs", overhead, lambda: overhead.measure_overhead(rounds=rounds)),
-        ("What the loop decides", fnn_speed, fnn_speed.measure_speed),
-        ("What a trial costs", warm_trials, lambda: warm_trials.measure_sweeps(repeats=repeats)),
+@dataclass(frozen=True)
+class Part:
+    """A section: its title, the module that introduces it, how it is measured, what comes below."""
+
+    title: str
+    module: ModuleType
+    measure: Callable[[], Report]
+    below: str = ""
+
+    @property
+    def name(self) -> str:
+        """What `--only` calls it."""
+        return self.module.__name__.rpartition(".")[2]
+
+
+def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -> Report:
+    """Measure and write the page; returns what was measured. Raises ValueError for an unknown part."""
+    drawing = str(PAGE.with_name(DRAWING))
+    parts = [
+        Part("What the harness costs", overhead, lambda: overhead.measure_overhead(rounds=rounds)),
+        Part("What others take", rivals, rivals.measure_rivals),
+        Part("How much of the machine is used", shares, shares.measure_shares),
+        Part("What the loop decides", fnn_speed, fnn_speed.measure_speed),
+        Part("What a trial costs", warm_trials, lambda: warm_trials.measure_sweeps(repeats=repeats)),
+        Part("What logging costs", quiet, quiet.measure_quiet),
+        Part(
+            "How times grow",
+            growth,
+            lambda: growth.measure_growth(trials=trials, svg=drawing),
+            f"\n![Times against sizes]({DRAWING})\n",
+        ),
     ]
-    sections, values = [], {}
-    for title, module, measure in parts:
-        name = module.__name__
-        say(f"== {name}")
-        found = measure()
-        text = "\n".join(_without_command(cleandoc(module.__doc__ or "")))
-        sections.append(f"## {title}\n\n`python -m {name}`\n\n{text}\n\n{found.markdown()}\n")
-        values[name.rpartition(".")[2]] = found.values
+    wanted = only.split() or [part.name for part in parts]
+    if unknown := set(wanted) - {part.name for part in parts}:
+        raise ValueError(f"no part {', '.join(unknown)}; there are {', '.join(part.name for part in parts)}")
+    sections = _sections(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
+    values = {}
+    for part in parts:
+        if part.name in wanted:
+            say(f"== {part.name}")
+            sections[part.title], values[part.name] = _section(part)
+            _save([sections[each.title] for each in parts if each.title in sections])
+    return Report(values, ())
+
+
+def _section(part: Part) -> tuple[str, dict[str, object]]:
+    described = _describe()
+    found = part.measure()
+    text = "\n".join(_without_command(cleandoc(part.module.__doc__ or "")))
+    head = f"## {part.title}\n\n`python -m {part.module.__name__}`\n\n{text}\n\n{described}\n\n"
+    return f"{head}{found.markdown()}\n{part.below}", found.values
+
+
+def _sections(page: str) -> dict[str, str]:
+    """The sections of a page by their titles."""
+    parts = re.split(r"^(?=## )", page, flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0].removeprefix("## "): part.rstrip("\n") + "\n" for part in parts}
+
+
+def _save(sections: list[str]) -> None:
     PAGE.parent.mkdir(exist_ok=True)
     draft = PAGE.with_name(f".{PAGE.name}.tmp")
-    draft.write_text(TOP + described + "\n\n" + "\n".join(sections), encoding="utf-8")
+    draft.write_text(TOP + "\n".join(sections), encoding="utf-8")
     os.replace(draft, PAGE)
-    return Report(values, ())
 
 
 def _describe() -> str:
@@ -65,4 +117,5 @@ def _without_command(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(command(write, "Run all benchmarks and write docs/benchmarks.md.", rounds=3, repeats=3))
+    description = "Run the benchmarks and write docs/benchmarks.md."
+    sys.exit(command(write, description, only="", rounds=3, repeats=3, trials=64))

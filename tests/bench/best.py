@@ -1,0 +1,40 @@
+"""Which execution is the fastest for an architecture on this machine, by a short contest of all there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import measure
+from tests.bench.contest import Side, contest, train_s
+
+EXECUTIONS = {
+    "torch": ("eager", "compiled"),
+    "keras": ("compiled", "epoch"),
+    "keras_jax": ("compiled", "epoch"),
+}
+"""What is tried. The tutorials' loops are never the fastest, and Keras on torch never faster than torch."""
+
+
+def candidates(model: str, settings: tuple[str, ...] = ()) -> list[Side]:
+    """Every execution that may be the fastest, refused ones among them."""
+    return [
+        Side(framework, execution, model=model, settings=settings)
+        for framework, executions in EXECUTIONS.items()
+        for execution in executions
+    ]
+
+
+def fastest(model: str, folder: Path, settings: tuple[str, ...] = ()) -> dict[str, Side]:
+    """The fastest side of each framework, the fastest of them all first.
+
+    What a framework refuses is left out, and with it a framework that refuses all.
+    """
+    sides = candidates(model, settings=settings)
+    found = contest(sides, folder, seconds=0.0, least=5).epochs
+    times = {
+        side: measure.median(train_s(epochs)) for side, epochs in zip(sides, found, strict=True) if epochs
+    }
+    best: dict[str, Side] = {}
+    for side in sorted(times, key=times.__getitem__):
+        best.setdefault(side.framework, side)
+    return best

@@ -1,0 +1,164 @@
+"""Whether a run is slowed by what is said of it: the same run with and without progress bar and MLflow.
+
+    python -m tests.bench.quiet [--json] [--pairs 30] [--epochs 60] [--only torch]
+
+One warm worker trains the same run again and again, by turns: as the command does it, with a session that
+draws a progress bar into a terminal, logs every epoch to MLflow on SQLite and draws the run's plots; and
+bare, where somebody reads the worker's events and does nothing with them. Before a bare run everything that
+was said is logged. What is compared is the median of a run's step times, in pairs A B B A. It is the same
+process in both, so that processes that differ by chance don't come into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from harness import measure
+from harness.config import RunConfig
+from harness.measure import Interval
+from harness.shell.progress import BarReporter
+from harness.shell.session import Session
+from tests.bench.contest import ROOT
+from tests.bench.overhead import asked, interval
+from tests.bench.report import Report, Table, command, plain, say
+
+GOAL = 0.01
+CASES = (("torch", "eager"), ("keras_jax", "epoch"))  # one that is Python's, one that is one call an epoch
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians of a step in µs with everything said and with nothing, and the ratio over the pairs."""
+
+    framework: str
+    execution: str
+    said_us: float
+    bare_us: float
+    ratio: Interval
+
+
+def measure_quiet(only: str = "", pairs: int = 30, epochs: int = 60) -> Report:
+    """All cases; `only` names frameworks or executions."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="quiet-") as name:
+        for framework, execution in CASES:
+            if asked(only, framework, execution):
+                say(f"{framework} {execution}")
+                config = _config(framework, execution, epochs, Path(name, framework))
+                rows.append(_compare(config, pairs))
+    return Report({"goal": GOAL, "quiet": [plain(row) for row in rows]}, (_table(rows, epochs),))
+
+
+def _config(framework: str, execution: str, epochs: int, results: Path) -> RunConfig:
+    overrides = [
+        f"framework={framework}",
+        f"execution={execution}",
+        f"train.epochs={epochs}",
+        f"results_dir={results}",
+        "certify=off",
+        "force=true",
+    ]
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        raw = OmegaConf.to_container(compose("config", overrides), resolve=True)
+    return RunConfig.parse(cast(dict[str, Any], raw))
+
+
+def _compare(config: RunConfig, pairs: int) -> Row:
+    said, bare = [], []
+    with _terminal() as console, Session(BarReporter(console)) as session:
+        steps = session.execute([config])[0].result["epochs"][0]["steps"]  # starts worker and store
+        runner = _Runner(session, config)
+        for number in range(pairs):
+            turns = [runner.said, runner.bare]
+            for turn in turns[:: -1 if number % 2 else 1]:
+                (said if turn == runner.said else bare).append(turn())
+    return Row(
+        config.framework.name,
+        config.execution,
+        1e6 * measure.median(said) / steps,
+        1e6 * measure.median(bare) / steps,
+        measure.ratio(said, bare),
+    )
+
+
+class _Runner:
+    """The run in both ways, in the session's worker; each returns the median time of its epochs in s."""
+
+    def __init__(self, session: Session, config: RunConfig) -> None:
+        self._session, self._config = session, config
+        (self._worker,) = session._workers.values()
+        (self._tracking,) = session._tracking.values()
+        (self._folder,) = (Path(config.results_dir) / "runs").iterdir()
+
+    def said(self) -> float:
+        """As the command does it. Logging goes on while the run does, but of no other run."""
+        self._tracking.flush()
+        (outcome,) = self._session.execute([self._config])
+        return measure.median([epoch["train_s"] for epoch in outcome.result["epochs"]])
+
+    def bare(self) -> float:
+        """With nobody who does anything."""
+        self._tracking.flush()
+        events = list(self._worker.run(self._folder, True, None))
+        return measure.median([event["train_s"] for event in events if event["event"] == "epoch"])
+
+
+@contextlib.contextmanager
+def _terminal() -> Iterator[Console]:
+    """A console on a terminal that somebody reads, as a terminal emulator does."""
+    ours, theirs = pty.openpty()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # raised when the other end is closed
+            while os.read(ours, 65536):
+                pass
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    with os.fdopen(theirs, "w") as file:
+        yield Console(file=file, force_terminal=True, width=100)
+    reader.join()
+    os.close(ours)
+
+
+def _table(rows: list[Row], epochs: int) -> Table:
+    columns = ("framework", "execution", "bare µs/step", "all said µs/step", "ratio [95 %]", "pairs", "< 1 %")
+    cells = [
+        (
+            row.framework,
+            row.execution,
+            f"{row.bare_us:.1f}",
+            f"{row.said_us:.1f}",
+            interval(row.ratio),
+            row.ratio.pairs,
+            _verdict(row.ratio),
+        )
+        for row in rows
+    ]
+    title = f"The same run with progress bar, MLflow and plots, and without ({epochs} epochs of digits, FNN)"
+    return Table(title, columns, tuple(cells))
+
+
+def _verdict(found: Interval) -> str:
+    """`yes` where the whole interval lies within the goal."""
+    if max(abs(found.low - 1), abs(found.high - 1)) < GOAL:
+        return "yes"
+    return "by estimate" if abs(found.estimate - 1) < GOAL else "no"
+
+
+if __name__ == "__main__":
+    description = "The same run with and without progress bar, MLflow and plots."
+    sys.exit(command(measure_quiet, description, only="", pairs=30, epochs=60))

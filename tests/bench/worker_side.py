@@ -8,7 +8,6 @@ don't do.
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
@@ -20,6 +19,7 @@ from harness.adapter import AdapterOptions
 from harness.job import RunFolder
 from harness.parse import ConfigError, parse
 from harness.worker import train
+from harness.worker.serve import import_adapter
 from tests.bench.turns import Turns
 
 
@@ -37,7 +37,7 @@ def main(arguments: str) -> None:
         turns.wait()
         evaluating_s.clear()
 
-    adapter = importlib.import_module(asked["adapter"]).adapter(parse(AdapterOptions, asked["options"]))
+    adapter = import_adapter(asked["adapter"], parse(AdapterOptions, asked["options"]))
     folder = RunFolder(Path(asked["folder"]))
     train.run(folder, train.Programs(adapter), 0.0, emit)
     # reached where the run failed only: the parent ends us earlier

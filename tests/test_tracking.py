@@ -141,7 +141,7 @@ def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     here = Path(__file__).resolve()
     paths = os.pathsep.join([str(here.parents[1]), str(here.parent)])
     return subprocess.Popen(
-        [sys.executable, "-c", f"from test_tracking import *\nimport sys\n{code}", *arguments],
+        [sys.executable, "-c", f"from test_tracking import *\nimport sys, time\n{code}", *arguments],
         env={**os.environ, "PYTHONPATH": paths},
         text=True,
         stdout=subprocess.PIPE,

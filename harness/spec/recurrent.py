@@ -16,15 +16,19 @@ Returns = Literal["last", "sequence"]
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """Shapes and sizes that the recurrent kinds share; `gates` blocks of `units` columns."""
+class _Recurrent:
+    """What the recurrent kinds share. They differ in `gates`, blocks of `units` columns, and in the bias."""
 
-    gates: int
-    units: int
-    bidirectional: bool
-    returns: Returns
-    kernel_init: str
-    bias: Param
+    time_axis: ClassVar[TimeAxis] = "kept"
+    gates: ClassVar[int]
+    units: Positive
+    returns: Returns = "sequence"
+    bidirectional: bool = False
+    kernel_init: Initialiser = "glorot_uniform"
+
+    @property
+    def _bias(self) -> Param:
+        return Param((self.gates * self.units,), "zeros")
 
     def out_shape(self, shape: Shape) -> Shape:
         need_rank(shape, 2, "sequences (steps, features); `to_sequence` makes one")
@@ -40,7 +44,7 @@ class _Cell:
             recurrent = Param((self.units, columns), self.kernel_init, self.units, self.units)
             found[f"{direction}kernel"] = kernel
             found[f"{direction}recurrent_kernel"] = recurrent
-            found[f"{direction}bias"] = self.bias
+            found[f"{direction}bias"] = self._bias
         return found
 
     def flops(self, shape: Shape) -> int:
@@ -49,33 +53,15 @@ class _Cell:
 
 
 @dataclass(frozen=True)
-class SimpleRNN:
+class SimpleRNN(_Recurrent):
     """h = tanh(x W + h U + b). Elman 1990. kernel `(in, h)`, recurrent_kernel `(h, h)`, bias `(h,)`."""
 
     kind: ClassVar[str] = "rnn"
-    time_axis: ClassVar[TimeAxis] = "kept"
-    units: Positive
-    returns: Returns = "sequence"
-    bidirectional: bool = False
-    kernel_init: Initialiser = "glorot_uniform"
-
-    @property
-    def _cell(self) -> _Cell:
-        bias = Param((self.units,), "zeros")
-        return _Cell(1, self.units, self.bidirectional, self.returns, self.kernel_init, bias)
-
-    def out_shape(self, shape: Shape) -> Shape:
-        return self._cell.out_shape(shape)
-
-    def params(self, shape: Shape) -> dict[str, Param]:
-        return self._cell.params(shape)
-
-    def flops(self, shape: Shape) -> int:
-        return self._cell.flops(shape)
+    gates: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
-class LSTM:
+class LSTM(_Recurrent):
     """Hochreiter & Schmidhuber 1997 with forget gates (Gers et al. 2000).
 
     Blocks of columns in the order i, f, g, o: kernel `(in, 4h)`, recurrent_kernel `(h, 4h)`, one bias
@@ -83,29 +69,15 @@ class LSTM:
     """
 
     kind: ClassVar[str] = "lstm"
-    time_axis: ClassVar[TimeAxis] = "kept"
-    units: Positive
-    returns: Returns = "sequence"
-    bidirectional: bool = False
-    kernel_init: Initialiser = "glorot_uniform"
+    gates: ClassVar[int] = 4
 
     @property
-    def _cell(self) -> _Cell:
-        bias = Param((4 * self.units,), "forget_gate_ones")
-        return _Cell(4, self.units, self.bidirectional, self.returns, self.kernel_init, bias)
-
-    def out_shape(self, shape: Shape) -> Shape:
-        return self._cell.out_shape(shape)
-
-    def params(self, shape: Shape) -> dict[str, Param]:
-        return self._cell.params(shape)
-
-    def flops(self, shape: Shape) -> int:
-        return self._cell.flops(shape)
+    def _bias(self) -> Param:
+        return Param((self.gates * self.units,), "forget_gate_ones")
 
 
 @dataclass(frozen=True)
-class GRU:
+class GRU(_Recurrent):
     """Cho et al. 2014, with the reset gate after the product, as cuDNN and both frameworks have it.
 
     Blocks of columns in the order z, r, n: kernel `(in, 3h)`, recurrent_kernel `(h, 3h)`, bias `(2, 3h)`: of
@@ -113,22 +85,8 @@ class GRU:
     """
 
     kind: ClassVar[str] = "gru"
-    time_axis: ClassVar[TimeAxis] = "kept"
-    units: Positive
-    returns: Returns = "sequence"
-    bidirectional: bool = False
-    kernel_init: Initialiser = "glorot_uniform"
+    gates: ClassVar[int] = 3
 
     @property
-    def _cell(self) -> _Cell:
-        bias = Param((2, 3 * self.units), "zeros")
-        return _Cell(3, self.units, self.bidirectional, self.returns, self.kernel_init, bias)
-
-    def out_shape(self, shape: Shape) -> Shape:
-        return self._cell.out_shape(shape)
-
-    def params(self, shape: Shape) -> dict[str, Param]:
-        return self._cell.params(shape)
-
-    def flops(self, shape: Shape) -> int:
-        return self._cell.flops(shape)
+    def _bias(self) -> Param:
+        return Param((2, self.gates * self.units), "zeros")

@@ -174,6 +174,8 @@ class _Writer:
             if isinstance(node, ResidualNode):
                 first = self._block(node, first, v)
                 continue
+            if node.does_nothing:
+                continue
             wanted = layers.wants_channels_first(node)
             if wanted is not None and wanted != first:
                 self._reorder(len(node.in_shape), wanted, v)
@@ -205,11 +207,9 @@ class _Writer:
                 bias = "" if layer.use_bias else ", bias=False"
                 self._apply(node, first, v, f"nn.Linear({shape[-1]}, {layer.units}{bias})")
             case Activation():
-                if layer.function != "linear":
-                    self.say(f"{v} = {_activation(layer, v)}")
+                self.say(f"{v} = {_activation(layer, v)}")
             case Dropout(rate=rate):
-                if rate > 0:
-                    self._apply(node, first, v, f"nn.Dropout({rate})")
+                self._apply(node, first, v, f"nn.Dropout({rate})")
             case Flatten():
                 if node.masked:
                     self.say(f"{v} = {v}.masked_fill(~valid{_new_axes(len(shape) - 1)}, 0.0)")

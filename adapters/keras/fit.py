@@ -52,7 +52,7 @@ class Arrays:
         """See `Source`."""
         rows = order.ravel()
         for given, filled in zip(self._given, self._filled, strict=True):
-            filled[:] = given[rows]
+            given.take(rows, axis=0, out=filled, mode="clip")  # other modes copy once more
 
     def arguments(self) -> Mapping[str, Any]:
         """See `Source`."""

@@ -130,7 +130,7 @@ def _fit(made: Parts) -> Fit:
         made,
         predict,
         seed=lambda seed: None,
-        sync=lambda: _wait(_state(made)),
+        sync=lambda: _wait([variable.value for variable in made.model.keras.trainable_variables]),
         compilations=lambda: 0,
         source=Arrays(made.plan.steps, made.plan.batch_size),
     )
@@ -178,15 +178,15 @@ class _Compiled:
         return [np.asarray(now[id(variable)]) for variable in variables]
 
     def sync(self) -> None:
-        _wait(self._state)
+        _wait(self._state[0])
 
     def compilations(self) -> int:
         return 0
 
 
-def _wait(state: State) -> None:
+def _wait(weights: Sequence[Any]) -> None:
     """Wait for the weights; the rest of what a call gives back is ready when they are."""
-    for value in state[0]:
+    for value in weights:
         value.block_until_ready()
 
 

@@ -81,10 +81,12 @@ class Optimizer:
     inputs: dict[str, Any]
     slots: dict[str, list[Any]] = field(default_factory=dict)
     steps: int = 0
+    _rates_set: npt.NDArray[np.float64] | None = None
 
     def reset(self, rule: Rule, steps: int = 0) -> None:
         """Set the state to zero and the step count to `steps`, and take the numbers of `rule`."""
         self.steps = steps
+        self._rates_set = None
         values: dict[int, float] = {id(self.keras.iterations): steps}
         given = numbers(rule)
         values |= {id(variable): given[name] for name, variable in self.inputs.items()}
@@ -92,8 +94,10 @@ class Optimizer:
             variable.assign(np.full(variable.shape, values.get(id(variable), 0), dtype=variable.dtype))
 
     def set_rates(self, rates: npt.NDArray[np.float64]) -> None:
-        """Take the learning rates of an epoch, `[steps]`."""
-        self.rates.table.assign(self.table(rates).astype(self.rates.table.dtype))
+        """Take the learning rates of an epoch, `[steps]`; to assign what is there already costs JAX 0.2 ms."""
+        if self._rates_set is None or not np.array_equal(self._rates_set, rates):
+            self.rates.table.assign(self.table(rates).astype(self.rates.table.dtype))
+            self._rates_set = rates.copy()
 
     def table(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The table of an epoch: the rates, turned so that the first lies where the step count points to."""

@@ -87,7 +87,8 @@ class BiasedBatchNorm(nn.Module):
 
     torch's own keeps the unbiased variance. The mean and the inverse root of the variance that its kernel
     normalised with come out of it as well, so the running statistics cost no second pass over the data.
-    A frozen one is always in evaluation mode, as Keras has it: its statistics stay as they are.
+    A frozen one is always in evaluation mode, as Keras has it: its statistics stay as they are. In mixed
+    precision it computes in float32, as Keras' does too: compiled, torch's would give the mean in bfloat16.
     """
 
     moving_mean: Tensor
@@ -104,6 +105,7 @@ class BiasedBatchNorm(nn.Module):
         self.register_buffer("moving_variance", torch.ones(channels, dtype=dtype, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.gamma.dtype)
         if self.frozen or not self.training:
             running = self.moving_mean, self.moving_variance
             return F.batch_norm(x, *running, self.gamma, self.beta, training=False, eps=self.epsilon)
@@ -138,7 +140,8 @@ def convolution(node: Node, layer: Conv1D | Conv2D, dtype: torch.dtype, device: 
         channels, layer.filters, size, layer.strides, padding, bias=layer.use_bias, dtype=dtype, device=device
     )
     if isinstance(layer, Conv2D):
-        made.weight.data = made.weight.data.contiguous(memory_format=torch.channels_last)
+        # not `contiguous`: with one channel that is content with any strides, and inductor goes by them
+        made.weight.data = made.weight.data.to(memory_format=torch.channels_last)
     kernel = bind(
         names["kernel"], made.weight, lambda w: w.permute(to_native), lambda w: w.permute(to_canonical)
     )

@@ -21,11 +21,26 @@ from harness.spec import Network
 from harness.state import State
 
 Execution = Literal["idiomatic", "eager", "compiled", "epoch"]
-Precision = Literal["float32", "float64"]
+Precision = Literal["float32", "float64", "tf32", "bf16"]
+"""float32 and float64 are what they say, on a GPU too; `tf32` lets its matrix units round the factors of
+products to 10 bits; `bf16` is the framework's own mixed precision: most layers compute in bfloat16."""
+Storage = Literal["float32", "float64"]
 Split = Literal["train", "val", "test"]
 Loss = Literal["mse", "binary_cross_entropy", "cross_entropy"]
 
 Float = npt.NDArray[np.floating]
+
+
+def storage(precision: Precision) -> Storage:
+    """The dtype of weights, gradients, optimizer state, losses and predictions in a precision."""
+    return "float64" if precision == "float64" else "float32"
+
+
+def factors(precision: Precision) -> str:
+    """The dtype of the matrices whose product is a precision's matrix limit."""
+    return "bfloat16" if precision == "bf16" else storage(precision)
+
+
 Weights = Mapping[str, Float]
 """Canonical weights by name, in the layout that `harness.spec` fixes."""
 
@@ -53,12 +68,17 @@ class Plan:
     xla: bool | None = False
     device: str = "cpu"
 
+    @property
+    def dtype(self) -> Storage:
+        """What arrays come and go in, see `storage`."""
+        return storage(self.precision)
+
 
 @dataclass(frozen=True)
 class Examples:
     """The arrays of a run, by split: `x` float64 `[rows, *sample_shape]`; `y` int64 class numbers `[rows]`,
     or float64 `[rows, targets]` for a regression or a reconstruction. Adapters cast `x` to the plan's
-    precision; where `plan.network.input.vocabulary` is not 0 it holds token ids, which are cast to whole
+    dtype; where `plan.network.input.vocabulary` is not 0 it holds token ids, which are cast to whole
     numbers. `lengths`, int64 `[rows]`, are the valid steps of each row where `plan.network.input.lengths`
     says that they differ; the steps after them are 0."""
 
@@ -102,7 +122,7 @@ class Trainer(Protocol):
         ...
 
     def weights(self) -> dict[str, Float]:
-        """The canonical weights as they are now, in the plan's precision."""
+        """The canonical weights as they are now, in the plan's dtype."""
         ...
 
     def state(self) -> State:
@@ -153,6 +173,14 @@ class Adapter(Protocol):
         """The seconds of each of `repeats` products of two `[size, size]` matrices, one at a time, in the
         process' precision and on its device: how fast this framework can be at most (`harness/gauge.py` has
         `times` for the clock). What is compiled or allocated for it is not in the times."""
+        ...
+
+    def start_device_peak(self) -> bool:
+        """Begin a new peak of `device_peak_mb`; False where the framework can't: it is then the process'."""
+        ...
+
+    def device_peak_mb(self) -> float | None:
+        """The most memory of a card, in MB (10^6 bytes), that the framework had in use; None on a CPU."""
         ...
 
 

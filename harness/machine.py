@@ -22,6 +22,7 @@ from harness.parse import ConfigError, parse, to_plain
 
 PROC, SYS, DEV = Path("/proc"), Path("/sys"), Path("/dev")
 IDLE, WAITING, STEAL = 3, 4, 7  # which of the numbers in /proc/stat
+BF16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "svebf16"}  # as /proc/cpuinfo calls them
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,31 @@ def cards() -> tuple[str, ...]:
     for path in sorted((PROC / "driver/nvidia/gpus").glob("*/information")):
         lines = (line.partition(":") for line in _lines(path))
         found += [value.strip() for key, _, value in lines if key.strip() == "Model"]
-    # a container may have the cards and not the driver's list of them
-    return tuple(found) or tuple(f"NVIDIA {path.name}" for path in sorted(DEV.glob("nvidia[0-9]*")))
+    # a container may have the cards and not the driver's list of them; a Linux on Windows has one behind dxg
+    others = [*sorted(DEV.glob("nvidia[0-9]*")), *DEV.glob("dxg")]
+    return tuple(found) or tuple(f"NVIDIA {path.name}" for path in others)
+
+
+def cpu_list() -> str:
+    """The cores that this process may run on as Linux lists them, `0-3,8`; empty if it can't say."""
+    if not hasattr(os, "sched_getaffinity"):
+        return ""
+    runs: list[list[int]] = []
+    for core in sorted(os.sched_getaffinity(0)):
+        if runs and core == runs[-1][1] + 1:
+            runs[-1][1] = core
+        else:
+            runs.append([core, core])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def bf16_instructions() -> tuple[str, ...]:
+    """Which instructions of the processor compute in bfloat16; without any, that goes by way of float32."""
+    for line in _lines(PROC / "cpuinfo"):
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return tuple(sorted(BF16 & set(value.split())))
+    return ()
 
 
 def affinity() -> int:

@@ -78,14 +78,17 @@ WAITED, STOLEN = 0.1, 0.02
 to others, a timing counts as disturbed. A quiet machine stays below 0.03 and 0.005."""
 
 
-def disturbances(wall_s: float, cpu_s: float, steal: float | None, computes: bool = True) -> list[str]:
+def disturbances(
+    wall_s: float, cpu_s: float, steal: float | None, computes: bool = True, beside: int = 0
+) -> list[str]:
     """Why a timing is not the program's own, in words; nothing where nothing was noticed.
 
     Work that computes all the time has as much CPU time as wall time, or more with several threads: where
     they part, others had its cores. `computes` is false for a process that waits for a device. `steal` is
-    None where the system doesn't say.
+    None where the system doesn't say. `beside` is how many other runs went on meanwhile because they were
+    asked for, which takes caches, memory and clock away even where each has cores of its own.
     """
-    found = []
+    found = [f"it shared the machine with {beside} more at a time"] if beside else []
     waited = 1.0 - cpu_s / wall_s if wall_s > 0 else 0.0
     if computes and waited > WAITED:
         found.append(f"it had no core for {waited:.0%} of its time")

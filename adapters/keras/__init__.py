@@ -1,7 +1,8 @@
 """Keras 3, on TensorFlow, JAX or torch: one adapter, whose backend is chosen before Keras is imported.
 
 What concerns every backend (the model, the losses, the optimizers, `fit`) is written once with Keras; only
-`tensorflow_loops`, `jax_loops` and `torch_loops` import a backend, and only the chosen one is imported.
+`tensorflow_loops`, `jax_loops`, `torch_loops` and `jax_convolution` import a backend, and only what is for
+the chosen one is imported.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from types import ModuleType
 
 from harness import gauge
-from harness.adapter import AdapterOptions, Execution, Plan, Program
+from harness.adapter import AdapterOptions, Execution, Plan, Program, storage
 from harness.parse import ConfigError, Mistake, nearest
 
 _LOOPS = {
@@ -62,6 +63,16 @@ class KerasAdapter:
         """The backend's own product, not Keras' function around it."""
         return gauge.times(self._loops.product(size, self._options), repeats)
 
+    def start_device_peak(self) -> bool:
+        """As far as the backend can."""
+        begun: bool = self._loops.start_device_peak(self._options)
+        return begun
+
+    def device_peak_mb(self) -> float | None:
+        """As the backend counts it."""
+        peak: float | None = self._loops.device_peak_mb(self._options)
+        return peak
+
 
 def adapter(options: AdapterOptions) -> KerasAdapter:
     """Import Keras on `options.backend` and fix what it fixes for a process: precision, threads, device."""
@@ -76,7 +87,9 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
             f"Keras runs on {keras.backend.backend()!r} in this process already, not {options.backend!r}"
         )
         raise ConfigError([Mistake("backend", problem)])
-    keras.config.set_floatx(options.precision)
+    keras.config.set_floatx(storage(options.precision))
+    if options.precision == "bf16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
     if options.precision == "float64":
         _keep_float64()
     loops = importlib.import_module(_LOOPS[options.backend])

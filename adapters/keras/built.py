@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 
-from harness.adapter import Precision
+from harness.adapter import Storage
 
 
 class Padding(NamedTuple):
@@ -24,11 +24,13 @@ Compiler = Literal["xla", "graph", "none"]
 @dataclass(frozen=True)
 class Setting:
     """How layers are made. `compiler` is what compiles the training step that is ours: XLA, TensorFlow into a
-    graph, or nothing; "none" for `fit` too, whose layers are as a user has them by default."""
+    graph, or nothing; "none" for `fit` too, whose layers are as a user has them by default. `precision` is
+    that of the weights; `mixed`: Keras' policy has layers compute in bfloat16."""
 
-    precision: Precision
+    precision: Storage
     compiler: Compiler
     device: str
+    mixed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from adapters.keras import functions, layers, recurrent
 from adapters.keras.built import Built, Padding, Setting, need
-from harness.adapter import Float, Precision
+from harness.adapter import Float, Storage
 from harness.export import Export, Exporter, Target
 from harness.parse import ConfigError, Mistake
 from harness.spec import (
@@ -127,7 +127,7 @@ def _layer(node: Node, setting: Setting) -> Built:
             return layers.layer(node, None, setting)
 
 
-def _activation(layer: Activation, precision: Precision) -> Any:
+def _activation(layer: Activation, precision: Storage) -> Any:
     """By its name where Keras' own is exact in this precision."""
     if precision == "float64" and layer.function in ("gelu", "leaky_relu"):
         return functions.function(layer, precision)

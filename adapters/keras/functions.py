@@ -9,13 +9,13 @@ from typing import Any, assert_never
 import keras
 from keras import ops
 
-from harness.adapter import Precision
+from harness.adapter import Storage
 from harness.spec import Activation
 
 Function = Callable[[Any], Any]
 
 
-def function(layer: Activation, precision: Precision) -> Function:
+def function(layer: Activation, precision: Storage) -> Function:
     """The function of an activation, from one tensor to one of the same shape."""
     match layer.function:
         case "linear":
@@ -53,7 +53,7 @@ def _exact_gelu(x: Any) -> Any:
     return 0.5 * x * (1.0 + ops.erf(x / root))
 
 
-def _leaky_relu(slope: float, precision: Precision) -> Function:
+def _leaky_relu(slope: float, precision: Storage) -> Function:
     """Leaky ReLU. The slope of TensorFlow's own is a float32 attribute, also for float64 (7e-10 off)."""
 
     def exact(x: Any) -> Any:

@@ -19,12 +19,14 @@ import numpy.typing as npt
 
 from adapters.keras.fit import Arrays, Fit
 from adapters.keras.program import Array, Inputs, Loop, Parts, Program, native, parts
-from harness.adapter import AdapterOptions, Execution, Plan
+from harness import precision
+from harness.adapter import AdapterOptions, Execution, Plan, factors
 from harness.parse import ConfigError, Mistake
 
 State = tuple[list[Any], list[Any], list[Any]]
 
 EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
+PRODUCTS = {"float32": "highest", "tf32": "tensorfloat32"}  # what JAX calls the precisions on a card
 
 
 def configure(options: AdapterOptions) -> None:
@@ -37,6 +39,16 @@ def configure(options: AdapterOptions) -> None:
     platform = jax.default_backend()
     if platform != ("gpu" if options.device == "cuda" else "cpu"):
         raise ConfigError([Mistake("device", f"{options.device!r} was asked for, JAX runs on {platform!r}")])
+    if options.device == "cpu":
+        if refused := precision.mistakes(options.precision, options.device):
+            raise ConfigError(refused)
+        return
+    major, _, minor = str(jax.devices()[0].compute_capability).partition(".")
+    if refused := precision.mistakes(options.precision, options.device, (int(major), int(minor or 0))):
+        raise ConfigError(refused)
+    wanted = PRODUCTS.get(options.precision)
+    if wanted is not None:  # by default XLA takes TF32 for float32 where a card has it
+        jax.config.update("jax_default_matmul_precision", wanted)  # type: ignore[no-untyped-call]
 
 
 def environment(options: AdapterOptions) -> dict[str, object]:
@@ -46,13 +58,25 @@ def environment(options: AdapterOptions) -> dict[str, object]:
         "jaxlib": importlib.metadata.version("jaxlib"),
         "devices": [device.device_kind for device in jax.devices()],
         "cpu_devices": jax.device_count(),
+        "tf32": jax.config.values["jax_default_matmul_precision"] == PRODUCTS["tf32"],
     }
+
+
+def start_device_peak(options: AdapterOptions) -> bool:
+    """JAX has one peak, the process'."""
+    return options.device == "cpu"
+
+
+def device_peak_mb(options: AdapterOptions) -> float | None:
+    """Of arrays and what programs need beside them; None where the device keeps no count."""
+    stats = None if options.device == "cpu" else jax.devices()[0].memory_stats()
+    return float(stats["peak_bytes_in_use"]) / 1e6 if stats else None
 
 
 def product(size: int, options: AdapterOptions) -> Callable[[], None]:
     """A product of two matrices of so many rows, as a function that returns when it is computed."""
     keys = jax.random.split(jax.random.key(0))
-    left, right = (jax.random.uniform(key, (size, size), options.precision) for key in keys)
+    left, right = (jax.random.uniform(key, (size, size), factors(options.precision)) for key in keys)
     compiled = jax.jit(jax.numpy.matmul)
     return lambda: compiled(left, right).block_until_ready()
 
@@ -160,7 +184,7 @@ class _Compiled:
         trained, others, slots = self._state
         # As it is: a call takes a NumPy array in 5 µs, for which `device_put` needs 100.
         table = self._made.optimizer.table(learning_rates)
-        slots[self._table] = table.astype(self._made.plan.precision)
+        slots[self._table] = table.astype(self._made.plan.dtype)
         self._state, self._losses = self._epoch((trained, others, slots), *self._data, order)
 
     def losses(self) -> Array:

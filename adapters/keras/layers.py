@@ -57,7 +57,7 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
         case Reshape():
             return plain(keras.layers.Reshape(node.out_shape))
         case Conv1D() | Conv2D():
-            return places.convolution(node.layer, activation)
+            return places.convolution(node.layer, activation, setting)
         case Pool():
             return places.pool(node, node.layer)
         case GlobalPool():

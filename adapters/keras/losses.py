@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from harness.adapter import Loss, Precision
+from harness.adapter import Loss, Storage
 
 
-def targets(loss: Loss, y: npt.NDArray[Any], precision: Precision) -> npt.NDArray[Any]:
+def targets(loss: Loss, y: npt.NDArray[Any], precision: Storage) -> npt.NDArray[Any]:
     """The targets as the loss takes them: class numbers int32 `[rows]`, or floats of the outputs' shape."""
     match loss:
         case "cross_entropy":

@@ -13,6 +13,8 @@ from adapters.keras import layers
 from adapters.keras.built import Built, Padding, Setting, ValidSteps
 from harness.spec import Activation, AnyNode, Network, Node, ResidualNode
 
+OUTPUTS = "outputs"  # the layer that makes float32 of what the last one gives in mixed precision
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -26,6 +28,17 @@ class Model:
     parameters: dict[str, Any]
     seed_generators: tuple[Any, ...]
     recurrent: tuple[str, ...]
+
+    def mixture(self) -> dict[str, object]:
+        """The policy of dtypes, and of a mixed one the kinds of layers that compute in float32; nothing for a
+        plain one."""
+        policy = keras.config.dtype_policy()
+        if policy.compute_dtype == policy.variable_dtype:
+            return {}
+        layers = (layer for layer in self.keras.layers if layer.weights or layer.name == OUTPUTS)
+        wide = (layer for layer in layers if _is_wide(layer))
+        names = {OUTPUTS if layer.name == OUTPUTS else type(layer).__name__ for layer in wide}
+        return {"dtype_policy": policy.name, "float32_layers": sorted(names)}
 
     def seed(self, seed: int) -> None:
         """Start every stream of dropout masks anew, each at a place of its own."""
@@ -45,6 +58,8 @@ def build(network: Network, setting: Setting, kind: type | None = None) -> Model
         padding = Padding(lengths, ValidSteps(given.shape[0])(lengths))
     walk = _Walk(setting, padding)
     outputs = walk.chain(network.nodes, x)
+    if setting.mixed:  # as Keras' guide to mixed precision has it, so that losses and predictions are float32
+        outputs = keras.layers.Activation("linear", dtype="float32", name=OUTPUTS)(outputs)
     made = (kind or keras.Model)(inputs if padding else x, outputs, name="network")
     parameters: dict[str, Any] = {}
     for node, built in walk.done:
@@ -86,6 +101,13 @@ class _Walk:
             self.done.append((node, built))
             x = built.apply(x, self._padding)
         return x
+
+
+def _is_wide(layer: Any) -> bool:
+    """Whether a layer computes in float32 under a mixed policy: by its own dtype, or because Keras makes
+    float32 of what comes into a normalisation, and bfloat16 of what comes out."""
+    normalises = keras.layers.BatchNormalization | keras.layers.LayerNormalization
+    return layer.compute_dtype == "float32" or isinstance(layer, normalises)
 
 
 def _activation(node: AnyNode) -> Activation | None:

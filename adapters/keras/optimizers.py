@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from harness.adapter import Precision
+from harness.adapter import Storage
 from harness.optim import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, Rule, numbers
 from harness.state import DISPLACEMENT
 
@@ -112,9 +112,7 @@ class Optimizer:
         return f"keras.optimizers.{public.__name__}"
 
 
-def build(
-    rule: Rule, variables: Sequence[Any], steps: int, precision: Precision, look_up: LookUp
-) -> Optimizer:
+def build(rule: Rule, variables: Sequence[Any], steps: int, precision: Storage, look_up: LookUp) -> Optimizer:
     """The optimizer of a program, from what `harness.optim.program_rule` leaves of its rule."""
     rates = Rates(steps, look_up)
     optimizer = Shared(rule, rates) if rule.impl == "shared" else _native(rule, rates, precision)
@@ -133,7 +131,7 @@ def build(
     return Optimizer(optimizer, rates, {"weight_decay": decay}, slots)
 
 
-def _native(rule: Rule, rates: Rates, precision: Precision) -> Any:
+def _native(rule: Rule, rates: Rates, precision: Storage) -> Any:
     """Keras' own optimizer for a rule.
 
     In float64 the numbers are NumPy's, since `ops.cast(0.9, "float64")` on TensorFlow gives the float32

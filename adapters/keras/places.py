@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, assert_never
 
 import keras
 import numpy as np
 from keras import ops
 
-from adapters.keras.built import Built, of_valid, plain
+from adapters.keras.built import Built, Setting, of_valid, plain
 from harness.spec import BatchNorm, Conv1D, Conv2D, GlobalPool, Node, Pool, Upsample
 
 LAST = "channels_last"  # said each time, because a user's keras.json may have the other one as default
 
 
-def convolution(layer: Conv1D | Conv2D, activation: Any) -> Built:
-    """Keras' own; `activation` is a function or None."""
-    kind = keras.layers.Conv1D if isinstance(layer, Conv1D) else keras.layers.Conv2D
+def convolution(layer: Conv1D | Conv2D, activation: Any, setting: Setting) -> Built:
+    """Keras' own, on JAX with gradients that are fast on a CPU; `activation` is a function or None."""
+    ours = setting.compiler == "xla" and setting.device == "cpu" and keras.backend.backend() == "jax"
+    kinds = importlib.import_module("adapters.keras.jax_convolution") if ours else keras.layers
+    kind = kinds.Conv1D if isinstance(layer, Conv1D) else kinds.Conv2D
     made = kind(
         layer.filters,
         layer.kernel_size,

@@ -56,9 +56,10 @@ def parts(
     plan: Plan, compiler: Compiler, look_up: optimizers.LookUp = operator.getitem, kind: type | None = None
 ) -> Parts:
     """Build the model and the optimizer of a plan; `kind` is a subclass of keras.Model to make."""
-    built = model.build(plan.network, Setting(plan.precision, compiler, plan.device), kind)
+    setting = Setting(plan.dtype, compiler, plan.device, plan.precision == "bf16")
+    built = model.build(plan.network, setting, kind)
     variables = list(built.keras.trainable_variables)
-    optimizer = optimizers.build(plan.rule, variables, plan.steps, plan.precision, look_up)
+    optimizer = optimizers.build(plan.rule, variables, plan.steps, plan.dtype, look_up)
     return Parts(plan, built, optimizer)
 
 
@@ -148,6 +149,7 @@ class Program:
             "deviations": optimizers.deviations(rule, self._sparse),
             "loss": _loss_name(self._parts.plan),
             **({"recurrent": " and ".join(kernels)} if kernels else {}),
+            **self._parts.model.mixture(),
             **self._settings,
         }
 
@@ -165,7 +167,7 @@ class Trainer:
         self._rule = rule
         self._seed = seed
         self._inputs = _inputs(plan, examples)
-        loop.feed(self._inputs["train"], losses.targets(plan.loss, examples.y["train"], plan.precision))
+        loop.feed(self._inputs["train"], losses.targets(plan.loss, examples.y["train"], plan.dtype))
         self.sync = loop.sync
 
     def load(self, weights: Weights, state: State | None = None) -> None:
@@ -209,7 +211,7 @@ class Trainer:
         inputs, plan = self._inputs[split], self._parts.plan
         rows, size = len(inputs[0]), min(CHUNK, max(plan.rows))
         if not rows:
-            return np.zeros((0, *plan.network.out_shape), dtype=plan.precision)
+            return np.zeros((0, *plan.network.out_shape), dtype=plan.dtype)
         filled = np.arange(-(-rows // size) * size).reshape(-1, size) % rows
         chunks = [self._loop.predict(tuple(each[chunk] for each in inputs)) for chunk in filled]
         outputs: Float = np.concatenate(chunks)[:rows]
@@ -259,7 +261,7 @@ class Trainer:
 def _inputs(plan: Plan, examples: Examples) -> dict[Split, Inputs]:
     """What the model takes, by split."""
     given = plan.network.input
-    kind = "int32" if given.vocabulary else plan.precision
+    kind = "int32" if given.vocabulary else plan.dtype
     splits: tuple[Split, ...] = ("train", "val", "test")
     inputs: dict[Split, Inputs] = {split: (np.asarray(examples.x[split], kind),) for split in splits}
     if not given.lengths:

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from adapters.keras.fit import Fit
 from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
-from harness.adapter import AdapterOptions, Execution, Plan
+from harness import precision
+from harness.adapter import AdapterOptions, Execution, Plan, factors
 from harness.parse import ConfigError, Mistake
 from harness.spec import Conv1D, Conv2D, Embedding
 
@@ -27,7 +28,10 @@ def configure(options: AdapterOptions) -> None:
     """Set threads and device, which TensorFlow fixes when it first runs something."""
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
+    tf.config.experimental.enable_tensor_float_32_execution(options.precision == "tf32")
     if options.device == "cpu":
+        if refused := precision.mistakes(options.precision, options.device):
+            raise ConfigError(refused)
         tf.config.set_visible_devices([], "GPU")
         return
     cards = tf.config.list_physical_devices("GPU")
@@ -35,22 +39,41 @@ def configure(options: AdapterOptions) -> None:
         raise ConfigError([Mistake("device", f"{options.device!r} was asked for, TensorFlow sees no GPU")])
     for card in cards:  # else TensorFlow takes all of the GPU's memory at once
         tf.config.experimental.set_memory_growth(card, True)
+    capability = tf.config.experimental.get_device_details(cards[0]).get("compute_capability")
+    if refused := precision.mistakes(options.precision, options.device, capability):
+        raise ConfigError(refused)
 
 
 def environment(options: AdapterOptions) -> dict[str, object]:
     """Version, threads, devices, and whether matrix products on a GPU may use TF32."""
+    built, on_card = tf.sysconfig.get_build_info(), options.device != "cpu"
     return {
         "tensorflow": tf.__version__,
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "devices": [device.name for device in tf.config.get_visible_devices()],
         "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
+        **({"cuda": built["cuda_version"], "cudnn": built["cudnn_version"]} if on_card else {}),
     }
+
+
+def start_device_peak(options: AdapterOptions) -> bool:
+    """TensorFlow's allocator counts what tensors take."""
+    if options.device != "cpu":
+        tf.config.experimental.reset_memory_stats("GPU:0")
+    return True
+
+
+def device_peak_mb(options: AdapterOptions) -> float | None:
+    """Of tensors; what the allocator keeps in reserve for others is not in it."""
+    if options.device == "cpu":
+        return None
+    return float(tf.config.experimental.get_memory_info("GPU:0")["peak"]) / 1e6
 
 
 def product(size: int, options: AdapterOptions) -> Callable[[], None]:
     """A product of two matrices of so many rows, as a function that returns when it is computed."""
-    left, right = (tf.random.uniform((size, size), dtype=options.precision) for _ in range(2))
+    left, right = (tf.random.uniform((size, size), dtype=factors(options.precision)) for _ in range(2))
     on_device = options.device != "cpu"
 
     def multiply() -> None:
@@ -161,7 +184,7 @@ class _Compiled:
     def _whole(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
         # The program itself puts the rates into the optimizer: from here that takes longer than two steps.
         table = self._made.optimizer.table(learning_rates)
-        rates = tf.constant(table.astype(self._made.plan.precision))
+        rates = tf.constant(table.astype(self._made.plan.dtype))
         return self._compiled(order, rates)(*self._data, order, rates)
 
     def _steps(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
@@ -245,7 +268,7 @@ def _whole_epoch(made: Parts) -> Any:
             loss = step(inputs, y, order[number])
             return number + 1, losses.write(number, loss)
 
-        losses = tf.TensorArray(plan.precision, size=plan.steps, element_shape=())
+        losses = tf.TensorArray(plan.dtype, size=plan.steps, element_shape=())
         _, losses = tf.while_loop(lambda number, _: number < plan.steps, body, (0, losses))
         return losses.stack()
 

@@ -13,7 +13,8 @@ from torch.nn import functional
 from adapters.keras import losses
 from adapters.keras.fit import Arrays, Fit
 from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
-from harness.adapter import AdapterOptions, Execution, Loss, Plan
+from harness import precision
+from harness.adapter import AdapterOptions, Execution, Loss, Plan, factors
 from harness.parse import ConfigError, Mistake
 from harness.spec import Conv2D
 
@@ -21,27 +22,52 @@ EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "eager")
 
 
 def configure(options: AdapterOptions) -> None:
-    """Set the threads; Keras took its device from the environment."""
+    """Set the threads and what a card may round; Keras took its device from the environment."""
     torch.set_num_threads(options.threads)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError([Mistake("device", f"{options.device!r} was asked for, torch sees no GPU")])
+    capability = torch.cuda.get_device_capability() if options.device == "cuda" else None
+    if refused := precision.mistakes(options.precision, options.device, capability):
+        raise ConfigError(refused)
+    # torch's own default is that convolutions and recurrent layers may round, and matrix products may not
+    torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
+    torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
 
 
 def environment(options: AdapterOptions) -> dict[str, object]:
-    """Version, threads, devices, and whether matrix products on a GPU may use TF32."""
+    """Versions, threads, devices, and whether products on a GPU may use TF32."""
     cuda = options.device == "cuda"
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "inter_op_threads": torch.get_num_interop_threads(),
         "devices": [torch.cuda.get_device_name(0)] if cuda else ["cpu"],
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+        **({"cuda": torch.version.cuda, "cudnn": _cudnn()} if cuda else {}),
     }
+
+
+def _cudnn() -> int | None:
+    version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return version
+
+
+def start_device_peak(options: AdapterOptions) -> bool:
+    """The caching allocator counts what tensors take."""
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    return True
+
+
+def device_peak_mb(options: AdapterOptions) -> float | None:
+    """Of tensors; what the allocator keeps in reserve for others is not in it."""
+    return torch.cuda.max_memory_allocated() / 1e6 if options.device == "cuda" else None
 
 
 def product(size: int, options: AdapterOptions) -> Callable[[], None]:
     """A product of two matrices of so many rows, as a function that returns when it is computed."""
-    device, dtype = torch.device(options.device), getattr(torch, options.precision)
+    device, dtype = torch.device(options.device), getattr(torch, factors(options.precision))
     left, right, result = torch.rand(3, size, size, dtype=dtype, device=device)
 
     def multiply() -> None:
@@ -72,8 +98,9 @@ def build(plan: Plan) -> Program:
 
 
 def _look_up(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`table[index]`. By a Python number that takes half as long, but to read one from a GPU is to wait."""
-    return table[int(index)] if table.device.type == "cpu" else table[index]
+    """`table[index]`. By a Python number that takes half as long, but to read one from a GPU is to wait, as
+    torch does by itself where a tensor is indexed by a scalar one."""
+    return table[int(index)] if table.device.type == "cpu" else table.take(index.to(torch.int64))
 
 
 class _Loop:
@@ -157,8 +184,8 @@ def _build_loss(made: Parts) -> None:
     """Build the compiled loss now. Else the first `fit` tries the whole model out for it, which draws dropout
     masks from torch's stream, and the first run of a program gets other masks than the later ones."""
     plan = made.plan
-    outputs = np.zeros((1, *plan.network.out_shape), dtype=plan.precision)
-    y = losses.targets(plan.loss, outputs if plan.loss == "mse" else np.zeros(1, np.int64), plan.precision)
+    outputs = np.zeros((1, *plan.network.out_shape), dtype=plan.dtype)
+    y = losses.targets(plan.loss, outputs if plan.loss == "mse" else np.zeros(1, np.int64), plan.dtype)
     with torch.no_grad():
         made.model.keras.compute_loss(
             y=torch.as_tensor(y, device=plan.device), y_pred=torch.as_tensor(outputs, device=plan.device)

@@ -55,14 +55,17 @@ def idiomatic(run: Run) -> Loop:
     # a generator of its own, since the loader draws from it and dropout must not depend on that
     own = torch.Generator()
     rows = TensorDataset(*run.inputs, run.y)
-    loader = DataLoader(rows, run.batch_size, sampler=sampler, drop_last=True, generator=own)
     model, criterion, optimizer, device = run.model.module, run.criterion, run.optimizer, run.device
+    pinned = device.type == "cuda"  # memory that a card can read while the host goes on
+    loader = DataLoader(
+        rows, run.batch_size, sampler=sampler, drop_last=True, generator=own, pin_memory=pinned
+    )
 
     def epoch(order: Tensor, rates: list[float]) -> list[Tensor]:
         sampler.rows = order.flatten().tolist()
         losses = []
         for batch, rate in zip(loader, rates, strict=True):
-            *inputs, y = (part.to(device) for part in batch)
+            *inputs, y = (part.to(device, non_blocking=pinned) for part in batch)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
             loss = criterion(model(*inputs), y)

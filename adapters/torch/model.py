@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.torch import layers, places
 from adapters.torch.bound import Bound, Of, Padding
@@ -57,13 +58,23 @@ class Block(nn.Module):
 
 
 class TorchNetwork(Chain):
-    """A whole network, from a batch `[batch, *sample]` and, of padded sequences, its lengths `[batch]`."""
+    """A whole network, from a batch `[batch, *sample]` and, of padded sequences, its lengths `[batch]`.
+
+    In `mixed` precision torch's autocast picks the dtype of each operation; what comes out is float32 again,
+    so that losses are.
+    """
+
+    mixed = False
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        if lengths is None:
-            return super().forward(x, None)
-        valid = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
-        return super().forward(x, Padding(lengths, valid))
+        padding = None
+        if lengths is not None:
+            padding = Padding(lengths, torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1))
+        if not self.mixed:
+            return super().forward(x, padding)
+        # each weight is used once a step: a cache of what was cast has nothing to give
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            return super().forward(x, padding).float()
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,59 @@ def build(network: Network, setting: Setting) -> Model:
     """The module of a network, in training mode. Its weights mean nothing until `load`."""
     modules, bound, _ = _chain(network.nodes, False, setting)
     return Model(network, TorchNetwork(modules), tuple(bound))
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the names of the operations that torch's dispatcher is asked for, as `mkldnn_rnn_layer`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is seen of a network at work: the kinds of its layers with weights whose outputs are float32,
+    `outputs` for its own, and torch's operations."""
+
+    float32: tuple[str, ...]
+    operations: tuple[str, ...]
+
+
+def look_into(made: Model, device: torch.device) -> Seen:
+    """Send a row of zeros through in evaluation mode, which draws no masks and changes no statistics."""
+    found: set[str] = set()
+    weighty = [module for module in made.module.modules() if any(True for _ in module.parameters(False))]
+
+    def look(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        outputs = output if isinstance(output, tuple) else (output,)
+        if outputs[0].dtype == torch.float32:
+            found.add(type(module).__name__)
+
+    given = made.network.input
+    dtype = next(iter(made.module.parameters())).dtype
+    x = torch.zeros(1, *given.shape, dtype=torch.int64 if given.vocabulary else dtype, device=device)
+    lengths = (torch.ones(1, dtype=torch.int64, device=device),) if given.lengths else ()
+    hooks = [module.register_forward_hook(look) for module in weighty]
+    try:
+        made.module.eval()
+        with _Operations() as operations:  # gradients are asked for, as in training: some kernels have none
+            made.module(x, *lengths)
+    finally:
+        made.module.train()
+        for hook in hooks:
+            hook.remove()
+    return Seen(("outputs", *sorted(found)), tuple(sorted(operations.names)))
 
 
 def array(tensor: Tensor) -> Float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adapters.torch import compiling, loops, model, optimizers, recurrent, streams
 from adapters.torch.layers import Setting
-from harness import gauge
+from harness import gauge, precision
 from harness.adapter import (
     Adapter,
     AdapterOptions,
@@ -17,10 +17,12 @@ from harness.adapter import (
     Execution,
     Float,
     Plan,
+    Precision,
     Program,
     Split,
     Trainer,
     Weights,
+    factors,
 )
 from harness.optim import Rule
 from harness.parse import ConfigError, Mistake
@@ -40,10 +42,22 @@ def adapter(options: AdapterOptions) -> Adapter:
     if f"{device.type}:{device.index or 0}" not in devices and device.type != "cpu":
         problem = f"torch {torch.__version__} sees no {options.device!r} here"
         raise ConfigError([Mistake("device", problem, ", ".join(devices))])
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    if refused := precision.mistakes(options.precision, options.device, capability):
+        raise ConfigError(refused)
+    _round_products(options.precision)
     torch.set_num_threads(options.threads)
     if torch.get_num_interop_threads() != options.threads:
         torch.set_num_interop_threads(options.threads)
     return TorchAdapter(options)
+
+
+def _round_products(wanted: Precision) -> None:
+    """Whether a card may round the factors of float32 products: torch's own default is that convolutions and
+    recurrent layers may and matrix products may not. Its CPU kernels heed the first line too."""
+    torch.set_float32_matmul_precision("high" if wanted == "tf32" else "highest")
+    torch.backends.cuda.matmul.allow_tf32 = wanted == "tf32"
+    torch.backends.cudnn.allow_tf32 = wanted == "tf32"
 
 
 class TorchAdapter:
@@ -70,6 +84,7 @@ class TorchAdapter:
             "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]
             "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
         }
         if on_cuda:
             found |= {
@@ -77,8 +92,6 @@ class TorchAdapter:
                 "cuda": torch.version.cuda,
                 "cuda_driver": torch._C._cuda_getDriverVersion(),  # type: ignore[attr-defined]
                 "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-                "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-                "tf32_cudnn": torch.backends.cudnn.allow_tf32,
             }
         return found
 
@@ -103,7 +116,7 @@ class TorchAdapter:
 
     def multiply(self, size: int, repeats: int) -> list[float]:
         """torch.mm into a result that is there."""
-        dtype: torch.dtype = getattr(torch, self._precision)
+        dtype: torch.dtype = getattr(torch, factors(self._precision))
         left, right, product = torch.rand(3, size, size, dtype=dtype, device=self._device)
 
         def multiply() -> None:
@@ -113,6 +126,17 @@ class TorchAdapter:
 
         return gauge.times(multiply, repeats)
 
+    def start_device_peak(self) -> bool:
+        """The caching allocator counts what tensors take."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        return True
+
+    def device_peak_mb(self) -> float | None:
+        """Of tensors; what the allocator keeps in reserve for others is not in it."""
+        on_cuda = self._device.type == "cuda"
+        return torch.cuda.max_memory_allocated(self._device) / 1e6 if on_cuda else None
+
 
 class TorchProgram:
     """See `harness.adapter.Program`. Holds the module and what was compiled from it."""
@@ -120,9 +144,11 @@ class TorchProgram:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.device = torch.device(plan.device)
-        self.dtype = {"float32": torch.float32, "float64": torch.float64}[plan.precision]
+        self.dtype = {"float32": torch.float32, "float64": torch.float64}[plan.dtype]
         compiled = plan.execution == "compiled"
         self.model = model.build(plan.network, Setting(self.dtype, self.device, unrolled=compiled))
+        self.model.module.mixed = plan.precision == "bf16"
+        self._seen: model.Seen | None = None
         self._criterion = model.criterion(plan.loss)
         self._compiler: compiling.Compiler | None = None
         if compiled:
@@ -148,9 +174,18 @@ class TorchProgram:
         found["compiled"] = whole if self._compiler else ""
         found["compile_cache"] = bool(self._compiler) and torch._inductor.config.fx_graph_cache
         found["xla"] = False
+        if self.plan.precision == "bf16":
+            found |= {"autocast": "bfloat16", "float32_layers": list(self._look().float32)}
         if recurrent.steps(self.plan.network):
             found["recurrent"] = "unrolled" if self._compiler else "fused"
+            kernels = [name for name in self._look().operations if recurrent.is_kernel(name)]
+            found["recurrent_kernels"] = [] if self._compiler else kernels
         return found
+
+    def _look(self) -> model.Seen:
+        if self._seen is None:
+            self._seen = model.look_into(self.model, self.device)
+        return self._seen
 
     def loop(
         self, inputs: tuple[Tensor, ...], y: Tensor, rule: Rule, optimizer: torch.optim.Optimizer

@@ -33,6 +33,12 @@ def steps(network: Network) -> int:
     return found
 
 
+def is_kernel(operation: str) -> bool:
+    """Whether an operation of torch's is a part of a recurrent layer: all steps in one kernel of oneDNN's or
+    cuDNN's, or one cell's step in a kernel of torch's own."""
+    return any(word in operation for word in ("rnn", "lstm", "gru"))
+
+
 class Unrolled(nn.Module):
     """One direction of a recurrent layer, step by step, with the parameters of torch's own module.
 
@@ -96,6 +102,7 @@ class RecurrentLayer(nn.Module):
         self, node: Node, layer: Recurrent, unrolled: bool, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__()
+        self.dtype = dtype
         self.sequence = layer.returns == "sequence"
         self.paired = layer.bidirectional and not unrolled and not node.masked
         last = not self.sequence and not node.masked
@@ -110,6 +117,7 @@ class RecurrentLayer(nn.Module):
         self.backward_run = run() if layer.bidirectional and not self.paired else None
 
     def forward(self, x: Tensor, padding: Padding | None) -> Tensor:
+        x = x.to(self.dtype)  # of bfloat16, in mixed precision, torch's own modules want to be given nothing
         states: Tensor = self.onward(x)[0]
         if self.paired:
             onward, back = states.chunk(2, -1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness import calibration
 from harness.gauge import Noise
 from harness.parse import to_plain
 from harness.shell import limits
@@ -73,6 +74,7 @@ def findings(
         extras=missing_extras(bool(here.cards)),
         host=here,
         limits=tuple(measured),
+        choices=tuple(calibration.all_known(results_dir)),
         noise=noise,
         storage=stored,
         problems=tuple(problems),

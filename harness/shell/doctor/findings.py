@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.calibration import Choice
 from harness.gauge import Noise
 from harness.machine import Limit
 from harness.shell.cards import Card
@@ -80,7 +81,8 @@ class Storage:
 
 @dataclass(frozen=True)
 class Findings:
-    """All of it. `extras` are what is not installed, with the command that brings it."""
+    """All of it. `extras` are what is not installed, with the command that brings it, `choices` what is kept
+    of `execution=best`, of earlier versions too."""
 
     version: str
     python: str
@@ -88,6 +90,7 @@ class Findings:
     extras: dict[str, str]
     host: Host
     limits: tuple[DeviceLimit, ...]
+    choices: tuple[Choice, ...]
     noise: Noise | None
     storage: Storage
     problems: tuple[Problem, ...]

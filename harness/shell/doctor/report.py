@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from harness.calibration import Choice
 from harness.gauge import Noise
+from harness.shell.calibrate import label
 from harness.shell.cards import Card
 from harness.shell.doctor.findings import DeviceLimit, Findings, FrameworkState, Host, Storage
 from harness.shell.doctor.timings import verdict
@@ -21,6 +23,7 @@ def print_findings(found: Findings, console: Console) -> None:
         _frameworks(found),
         _pairs("Machine", _of_host(found.host)),
         _limits(found.limits),
+        *([_choices(found.choices)] if found.choices else []),
         _pairs("Noise", _of_noise(found.noise)),
         _pairs("Storage", _of_storage(found.storage)),
     ]
@@ -87,6 +90,25 @@ def _limits(found: Sequence[DeviceLimit]) -> Table:
         measured = f"{when} by {limit.framework}, load {limit.load:.1f}" + ", disturbed" * limit.disturbed
         numbers = str(limit.threads), f"{limit.gflops:,.1f}", str(limit.size)
         table.add_row(one.device, limit.precision, *numbers, measured)
+    return table
+
+
+def _choices(found: Sequence[Choice]) -> Table:
+    table = _table("execution=best")
+    for name in ("model", "framework", "data", "optimizer", "batch", "precision", "device", "chosen"):
+        table.add_column(name, overflow="fold")
+    table.add_column("ms a step (compiled in s)", overflow="fold")
+    table.add_column("measured", overflow="fold")
+    for choice in found:
+        keys = ("model", "framework", "data", "optimizer", "batch_size", "precision")
+        words = [str(choice.program.get(key, UNKNOWN)) for key in keys]
+        device = f"{choice.program.get('device')}, threads={choice.program.get('threads')}"
+        times = [
+            f"{label(one, choice)} {one.step_ms:.3g} ({one.compile_s or 0:.1f})" for one in choice.ranked
+        ]
+        times += [f"{label(one, choice)}: {one.reason}" for one in choice.candidates if one.reason]
+        measured = f"{choice.measured}, load {choice.load:.1f}" + ", disturbed" * bool(choice.disturbed)
+        table.add_row(*words, device, label(choice, choice), "; ".join(times), measured)
     return table
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
 
 from harness import gauge, machine
-from harness.adapter import Precision
 from harness.config import FrameworkConfig
 from harness.gauge import Noise
 from harness.parse import parse
 from harness.shell import limits
+from harness.shell.devices import precisions
 from harness.shell.doctor.findings import DeviceLimit, Problem
 from harness.shell.process import Worker, WorkerDiedError, WorkerKey
 
@@ -26,7 +25,7 @@ def measure_limits(
     again: bool,
     tell: Callable[[str], None],
 ) -> tuple[list[DeviceLimit], list[Problem]]:
-    """The limit of each device in each precision, with one thread and on a CPU with all cores' too.
+    """The limit of each device in each of its precisions, with one thread and on a CPU with all cores' too.
 
     `frameworks` are asked in this order. `again` measures what is known as well, as is always done
     with what was disturbed; the higher limit is kept.
@@ -35,7 +34,7 @@ def measure_limits(
     problems: list[Problem] = []
     for device in devices:
         counts = sorted({1, machine.usable_cores()}) if device == "cpu" else [1]
-        for precision in get_args(Precision):
+        for precision in precisions(device):
             for threads in counts:
                 kept = None if again else _kept(results_dir, frameworks, device, precision, threads)
                 if kept is not None:

@@ -15,12 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write `arrays` to `path` (npz, not compressed) under a temporary name, then rename."""
+def save(path: Path, arrays: Mapping[str, NDArray[Any]], durable: bool = False) -> None:
+    """Write `arrays` to `path` (npz, not compressed) under a temporary name, then rename.
+
+    `durable`: wait until they are on the disk, so that even a loss of power leaves the old file or the new.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

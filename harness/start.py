@@ -101,11 +101,11 @@ def initial(config: RunConfig, plan: Plan, source: Source | None) -> tuple[Weigh
 
     Weights of another precision are rounded. With another seed than the source's the masks are new ones.
     """
-    made = weights.initialise(plan.network.params(), config.seed, plan.precision)
+    made = weights.initialise(plan.network.params(), config.seed, plan.dtype)
     if source is None:
         return made, None
     new, _ = _unfit(config, plan, source)
-    kept = {name: array.astype(plan.precision) for name, array in source.weights.items() if name in made}
+    kept = {name: array.astype(plan.dtype) for name, array in source.weights.items() if name in made}
     found = {name: array if name in new else kept[name] for name, array in made.items()}
     before = source.state if config.init.resume else None
     if before is None:

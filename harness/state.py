@@ -76,16 +76,25 @@ def check_slots(given: Arrays, expected: Mapping[str, tuple[int, ...]]) -> None:
 
 def save(path: Path, state: State, epochs: int) -> None:
     """Write the state after so many epochs to an npz file, at once or not at all."""
-    numbers = {"epochs": np.int64(epochs), "steps": np.int64(state.steps), "rate": np.float64(state.rate)}
-    arrays: dict[str, Any] = {name: np.asarray(number) for name, number in numbers.items()}
-    arrays |= {f"slots/{name}": array for name, array in state.slots.items()}
-    arrays |= {f"masks/{name}": array for name, array in state.masks.items()}
-    npz.save(path, arrays)
+    npz.save(path, to_arrays(state, epochs))
 
 
 def load(path: Path) -> tuple[State, int]:
     """Read what `save` wrote: the state, and after how many epochs it was."""
-    arrays = npz.load(path)
+    return from_arrays(npz.load(path))
+
+
+def to_arrays(state: State, epochs: int) -> dict[str, npt.NDArray[Any]]:
+    """The state after so many epochs as arrays by name, as they are kept in a file."""
+    numbers = {"epochs": np.int64(epochs), "steps": np.int64(state.steps), "rate": np.float64(state.rate)}
+    arrays: dict[str, Any] = {name: np.asarray(number) for name, number in numbers.items()}
+    arrays |= {f"slots/{name}": array for name, array in state.slots.items()}
+    arrays |= {f"masks/{name}": array for name, array in state.masks.items()}
+    return arrays
+
+
+def from_arrays(arrays: Arrays) -> tuple[State, int]:
+    """What `to_arrays` was given; others among the arrays are passed over."""
 
     def below(prefix: str) -> dict[str, npt.NDArray[Any]]:
         return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

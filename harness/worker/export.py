@@ -65,7 +65,7 @@ def _export(command: Mapping[str, Any], exporter: Exporter, programs: Programs) 
         network=plan.network,
         weights=weights,
         loss=plan.loss,
-        precision=plan.precision,
+        precision=plan.dtype,
         inputs=_scaling(raw, "input"),
         outputs=_scaling(raw, "output"),
     )

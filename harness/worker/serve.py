@@ -1,10 +1,11 @@
 """The worker's loop: import one adapter, then serve runs until the shell goes away.
 
-Standard input carries one JSON line a task (`{"task": "run", "folder": ..., "again": bool}`; "trace",
-"export" and "gauge" have modules of their own), the first standard output carries events back. Both are moved
-out of the frameworks' reach at once: whatever they print goes to standard error, which is a file of the
-shell's, or the run's `worker.log` while there is a run. When standard input ends, the shell is gone, and so
-are we: an orphan must not go on writing where a new sweep writes.
+Standard input carries one JSON line a task (`{"task": "run", "folder": ..., "again": bool, "judged": bool}`;
+"trace", "export", "gauge" and "calibrate" have modules of their own), the first standard output carries
+events back. After each epoch of a run that is judged, a line `{"task": "go"}` or `{"task": "stop"}` says
+whether it goes on. Both pipes are moved out of the frameworks' reach at once: whatever they print goes to
+standard error, which is a file of the shell's, or the run's `worker.log` while there is a run. When standard
+input ends, the shell is gone, and so are we: an orphan must not go on writing where a new sweep writes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from harness import measure
 from harness.adapter import Adapter, AdapterOptions
 from harness.job import CONCLUSIVE, RunFolder
 from harness.parse import parse
-from harness.worker import gauge
+from harness.worker import calibrate, gauge
 from harness.worker.export import export
 from harness.worker.programs import Programs
 from harness.worker.trace import trace_all
@@ -36,7 +37,7 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 
 def main(arguments: str) -> None:
-    """Serve. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions)."""
+    """Serve. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions); `start` reads `cores`."""
     asked = json.loads(arguments)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     commands = os.fdopen(os.dup(0), "r", encoding="utf-8")
@@ -53,6 +54,9 @@ def main(arguments: str) -> None:
         except BrokenPipeError:  # the shell is gone, and the end of input is about to say so
             os._exit(0)
 
+    def judge() -> bool:
+        return bool(inbox.get()["task"] == "go")
+
     adapter, import_s = _load(asked["adapter"], parse(AdapterOptions, asked["options"]), emit)
     programs = Programs(adapter)
     while True:
@@ -66,13 +70,18 @@ def main(arguments: str) -> None:
         if command["task"] == "gauge":
             gauge.answer(command, adapter, import_s, asked["options"]["threads"], emit)
             continue
+        if command["task"] == "calibrate":
+            calibrate.answer(command, adapter, emit)
+            continue
         folder = RunFolder(Path(command["folder"]))
         with folder.locked():
             # another sweep may have finished the same run while we waited for the lock
             if command["again"] or folder.status() not in CONCLUSIVE:
+                if command["again"]:
+                    folder.checkpoint.unlink(missing_ok=True)
                 folder.set_aside()
                 _print_to(os.open(folder.path / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
-                run(folder, programs, import_s, emit)
+                run(folder, programs, import_s, emit, judge if command["judged"] else None)
                 _print_to(os.dup(log))
         emit({"event": "ended"})
 

@@ -2,12 +2,15 @@
 
 That interpreter may be another one than the shell's, with its own packages, so the shell's folders must not
 get onto its path as a whole: only `harness` and `adapters` are found in the place where this file lies.
+Cores are given here too: libraries start threads as soon as they are imported, which keep the cores they had.
 """
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +27,8 @@ class ProjectFinder(importlib.abc.MetaPathFinder):
 
 
 if __name__ == "__main__":
+    if cores := json.loads(sys.argv[1])["cores"]:
+        os.sched_setaffinity(0, cores)
     sys.meta_path.insert(0, ProjectFinder())
     from harness.worker.serve import main
 

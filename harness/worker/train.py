@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,34 +23,50 @@ from harness import start as start_of
 from harness.adapter import Examples, Plan, Program, Trainer, Weights
 from harness.config import RunConfig
 from harness.data import Dataset, batch_order, open_dataset
-from harness.job import Failure, Job, Result, RunFolder, Status
+from harness.job import CONCLUSIVE, Failure, Job, Result, RunFolder, Status
 from harness.parse import parse, to_plain
 from harness.start import Source
 from harness.state import State
+from harness.worker import surroundings
+from harness.worker.checkpoints import Checkpoints
 from harness.worker.programs import Programs
 
 Emit = Callable[[Mapping[str, Any]], None]
+Record = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Notes an event in the folder and tells the shell; gives it back with its time."""
+Judge = Callable[[], bool]
+"""Asks the shell whether the run is to go on; it answers each epoch that it is told of."""
 
 
 class DivergedError(Exception):
     """A loss or an output is not a finite number any more."""
 
 
-def run(folder: RunFolder, programs: Programs, import_s: float, emit: Emit) -> None:
+class PrunedError(Exception):
+    """The shell wants no more of the run."""
+
+
+def run(
+    folder: RunFolder, programs: Programs, import_s: float, emit: Emit, judge: Judge | None = None
+) -> None:
     """Do the run of a folder and leave its result there; every error becomes a recorded failure."""
     job = parse(Job, folder.job())
 
-    def record(event: Mapping[str, Any]) -> None:
-        stamped = {**event, "time_ms": time.time_ns() // 1_000_000}
+    def record(event: Mapping[str, Any]) -> dict[str, Any]:
+        stamped = dict(event)  # an epoch that an earlier attempt trained keeps its time
+        stamped.setdefault("time_ms", time.time_ns() // 1_000_000)
         folder.append_event(stamped)
         emit(stamped)
+        return stamped
 
-    training = Training(job, folder, programs, import_s, record)
+    training = Training(job, folder, programs, import_s, record, judge)
     try:
         training.run()
         result = training.result("finished")
     except DivergedError as error:
         result = training.result("diverged", Failure("diverged", str(error)))
+    except PrunedError:
+        result = training.result("pruned")
     except Exception as error:
         traceback.print_exc()
         sys.stderr.flush()
@@ -59,6 +74,8 @@ def run(folder: RunFolder, programs: Programs, import_s: float, emit: Emit) -> N
         failure = Failure(type(error).__name__, str(error), folder.log_tail())
         result = training.result("failed", failure)
     folder.write_result(to_plain(result))
+    if result.status in CONCLUSIVE:
+        folder.checkpoint.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -79,28 +96,39 @@ class Training:
     """One run in progress. What is known so far can be asked for at any time with `result`."""
 
     def __init__(
-        self, job: Job, folder: RunFolder, programs: Programs, import_s: float, record: Emit
+        self,
+        job: Job,
+        folder: RunFolder,
+        programs: Programs,
+        import_s: float,
+        record: Record,
+        judge: Judge | None,
     ) -> None:
         self._job = job
         self._folder = folder
         self._programs = programs
         self._record = record
+        self._judge = judge
         self._epochs: list[dict[str, Any]] = []
+        self._kept = 0  # of the epochs, those of an earlier attempt
         self._metrics: dict[str, float] = {}
         self._timing: dict[str, Any] = {"import_s": import_s}
         self._environment: dict[str, Any] = {"versions": job.versions}
         self._start: dict[str, Any] | None = None
 
     def run(self) -> None:
-        """Train and evaluate; raises DivergedError, or whatever the framework raises."""
+        """Train and evaluate; raises DivergedError, PrunedError, or whatever the framework raises."""
         peak_is_of_run = measure.reset_peak_memory()
+        device_peak_is_of_run = self._programs.adapter.start_device_peak()
         self._record({"event": "started", "pid": os.getpid()})
         setting, new = self._set_up()
+        checkpoints = Checkpoints(self._folder, setting.config.checkpoint)
+        setting = self._go_on(setting, checkpoints)
         compiled_before = setting.program.compilations()
         if new:
             self._warm_up(setting)
         load_before, ticks_before = measure.load_average(), machine.ticks()
-        self._train(setting)
+        self._train(setting, checkpoints)
         self._timing["load"] = [load_before, measure.load_average()]
         self._timing["steal"] = machine.steal_since(ticks_before)
         self._timing["compilations"] = setting.program.compilations() - (0 if new else compiled_before)
@@ -108,6 +136,8 @@ class Training:
         trainer, epochs = setting.trainer, setting.config.train.epochs
         self._folder.write_end(trainer.weights(), trainer.state(), epochs)
         self._summarise(setting, peak_is_of_run)
+        if setting.plan.device != "cpu":
+            self._timing["device_peak_of"] = "run" if device_peak_is_of_run else "worker"
 
     def result(self, status: Status, error: Failure | None = None) -> Result:
         """The result as it stands."""
@@ -144,8 +174,9 @@ class Training:
         self._timing["data_s"] = loaded.since(start).wall_s
         self._timing["build_s"] = built.since(loaded).wall_s
         self._timing["new_program"] = new
-        self._environment |= _machine() | self._programs.adapter.environment()
-        self._environment["settings"] = program.settings()
+        self._meter = surroundings.meter(plan.device)
+        adapter, settings = self._programs.adapter, program.settings()
+        self._environment = surroundings.describe(self._job, plan, adapter, settings, self._meter)
         return setting, new
 
     def _source(self, config: RunConfig) -> Source | None:
@@ -157,6 +188,27 @@ class Training:
             raise RuntimeError(f"run {source.run_id} was done again meanwhile; ask for this one once more")
         return source
 
+    def _go_on(self, setting: _Setting, checkpoints: Checkpoints) -> _Setting:
+        """The setting at the checkpoint of an earlier attempt, if it left one; its epochs are ours too."""
+        kept = checkpoints.take_up(setting.trainer, setting.weights, setting.state)
+        if kept is None:
+            return setting
+        self._timing["resumed_from_epoch"] = kept.epoch
+        for event in kept.events:
+            self._kept += 1
+            checkpoints.add(self._ended(event))
+        return replace(setting, weights=kept.weights, state=kept.state, epochs_before=kept.epoch)
+
+    def _ended(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Record an epoch; raises PrunedError where the shell wants no more."""
+        stamped = self._record(event)
+        record = {key: value for key, value in stamped.items() if key not in ("event", "time_ms")}
+        self._epochs.append(record)
+        if self._judge is not None and not self._judge():
+            self._metrics |= record["metrics"]
+            raise PrunedError
+        return stamped
+
     def _warm_up(self, setting: _Setting) -> None:
         order, rates = _orders(setting, 1), _rates(setting)[0]
         start = measure.Reading.now()
@@ -166,33 +218,38 @@ class Training:
         setting.trainer.predict("val")
         setting.trainer.load(setting.weights, setting.state)
 
-    def _train(self, setting: _Setting) -> None:
+    def _train(self, setting: _Setting, checkpoints: Checkpoints) -> None:
         trainer = setting.trainer
         rates = _rates(setting)
         for epoch in range(1 + setting.epochs_before, setting.config.train.epochs + 1):
             order = _orders(setting, epoch)
             trainer.sync()
+            self._meter.begin()
             start = measure.Reading.now()
             trainer.train_epoch(order, rates[epoch - 1])
             trainer.sync()
             passed = measure.Reading.now().since(start)
+            energy = self._meter.end()
             losses = trainer.losses()
             self._check_finite(setting, epoch, bool(np.isfinite(losses).all()))
             found = _evaluate(setting, "val")
             self._check_finite(setting, epoch, math.isfinite(found["val/loss"]))
             wanted = ("val/loss", "val/accuracy", "val/f1", "val/mse", "val/mae", "val/r2")
             values = {"train/loss": float(losses.mean())} | {k: found[k] for k in wanted if k in found}
-            record = {
+            event = {
+                "event": "epoch",
                 "epoch": epoch,
                 "steps": len(order),
                 "samples": int(order.size),
                 "train_s": passed.wall_s,
                 "cpu_s": passed.cpu_s,
                 "switches": passed.switches,
+                **energy,
                 "metrics": values,
             }
-            self._epochs.append(record)
-            self._record({"event": "epoch", **record})
+            checkpoints.add(self._ended(event))
+            if epoch < setting.config.train.epochs:
+                checkpoints.write_if_due(trainer)
 
     def _check_finite(self, setting: _Setting, epoch: int, finite: bool) -> None:
         if not finite:
@@ -210,7 +267,8 @@ class Training:
         step_s = measure.median(epoch_s) / steps
         first = self._timing.get("first_epoch_s")
         # a program's first epoch compiles and trains; what a later one takes is the training
-        compile_s = 0.0 if first is None else max(0.0, first - measure.median(epoch_s))
+        later_s = measure.median(epoch_s[self._kept :] or epoch_s)
+        compile_s = 0.0 if first is None else max(0.0, first - later_s)
         step_ms = [1000 * value / steps for value in epoch_s]
         self._timing |= {
             "compile_s": compile_s,
@@ -221,6 +279,7 @@ class Training:
                 sum(epoch["cpu_s"] for epoch in self._epochs),
                 self._timing["steal"],
                 computes=setting.plan.device == "cpu",
+                beside=self._job.beside,
             ),
             "peak_memory_of": "run" if peak_is_of_run else "worker",
         }
@@ -236,6 +295,9 @@ class Training:
         if self._job.limit_gflops is not None:
             self._metrics["speed/share_of_limit"] = self._metrics["speed/gflops"] / self._job.limit_gflops
         self._metrics |= _time_to_target(setting.config, self._epochs)
+        if all("energy_j" in epoch for epoch in self._epochs):
+            self._metrics["energy/train_j"] = sum(epoch["energy_j"] for epoch in self._epochs)
+        self._metrics |= surroundings.device_memory(self._programs.adapter)
 
 
 def _orders(setting: _Setting, epoch: int) -> Any:
@@ -284,16 +346,6 @@ def _likely_cause(setting: _Setting) -> str:
     if data.task.kind == "regression" and not config.standardise_targets and largest > 10:
         return f"the targets are not standardised and reach {largest:g}: try data.standardise_targets=true"
     return f"the learning rate {rate:g} is probably too high: try optimizer.learning_rate={rate / 10:g}"
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "host": platform.node(),
-    }
 
 
 __all__ = ["DivergedError", "Programs", "Training", "run"]

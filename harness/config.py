@@ -8,6 +8,7 @@ again whatever the study is called and wherever its results lie.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -19,12 +20,21 @@ from harness.adapter import Execution, Loss, Plan, Precision
 from harness.data import DataConfig, Dataset, Sample
 from harness.init import InitConfig
 from harness.parse import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
-from harness.spec import ModelSpec, Network, Reconstruction
+from harness.spec import Input, ModelSpec, Network, Reconstruction
+
+BEST: Literal["best"] = "best"
+"""The execution that stands for the fastest one, until the shell has found out which that is."""
 
 Whole = Annotated[int, Range(min=0)]
 Positive = Annotated[int, Range(min=1)]
 
 METRICS = ("val/loss", "val/accuracy", "val/f1", "val/mse", "val/mae", "val/r2")
+MAX_SPECS = 64  # layer trees, and networks made of them, that are kept for the next run
+NOT_IN_IDENTITY = (
+    *("study", "results_dir", "tracking", "force", "certify", "isolation", "timeout_s", "limit"),
+    *("checkpoint", "workers", "pin", "timings", "search"),
+)
+"""Keys that change no number of a result."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class ModelConfig:
     @property
     def spec(self) -> ModelSpec:
         """The layer tree, read; raises ConfigError."""
-        return ModelSpec.parse(list(self.layers))
+        return read_spec(list(self.layers))
 
     @property
     def reconstructs(self) -> bool:
@@ -59,7 +69,8 @@ class FrameworkConfig:
     """The section `framework`: which adapter, in which interpreter, and what it can do.
 
     `adapter` is the module that speaks the framework's language, `backend` what it is told to run on,
-    `distributions` the packages whose versions belong to a result. `python` names another interpreter for
+    `distributions` the packages whose versions belong to a result; one of `cuda_distributions`, if there are
+    any, is what it needs for a card. `python` names another interpreter for
     the worker, `env` more of its environment. `xla` asks TensorFlow to compile with XLA; null leaves it to
     the adapter.
     """
@@ -73,6 +84,7 @@ class FrameworkConfig:
     xla: bool | None = False
     python: str | None = None
     env: dict[str, Any] = field(default_factory=dict)
+    cuda_distributions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,23 @@ class TrainConfig:
     batch_size: Positive
     loss: Literal["auto", "mse", "binary_cross_entropy", "cross_entropy"] = "auto"
     target: Target | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """The section `checkpoint`: after how many epochs, and how many minutes, a run that goes on for longer
+    notes where it is; null is never. The minutes are looked at when an epoch ends."""
+
+    every_epochs: Positive | None = None
+    every_minutes: Annotated[float, Range(min=0.0, exclusive_min=True)] | None = 5.0
+
+
+@dataclass(frozen=True)
+class TrialMark:
+    """The section `search` of a run that a search asked for: the trial's number, the objectives in words."""
+
+    trial: Whole
+    objectives: str
 
 
 @dataclass(frozen=True)
@@ -113,7 +142,7 @@ class RunConfig:
     seed: Whole
     repeat: Whole
     precision: Precision
-    execution: Execution
+    execution: Literal[Execution, "best"]
     threads: Positive
     device: str
     certify: Literal["auto", "off"]
@@ -125,6 +154,11 @@ class RunConfig:
     force: bool
     limit: Literal["auto", "off"] = "auto"  # not in the jobs of earlier versions
     init: InitConfig = field(default_factory=InitConfig)  # jobs of an earlier version have none
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # nor this
+    workers: Positive = 1  # nor these
+    pin: bool = False
+    timings: Literal["alone", "shared"] = "alone"
+    search: TrialMark | None = None
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> RunConfig:
@@ -146,7 +180,8 @@ class RunConfig:
         mistakes.extend(_layer_mistakes(plain.get("model")))
         mistakes.extend(init.check(raw.get("init"), _spec(plain.get("model"))))
         mistakes.extend(_device_mistakes(plain.get("device")))
-        mistakes.extend(_execution_mistakes(plain))
+        if found := _execution_mistakes(plain):  # which says what this framework has, as the type can't
+            mistakes = [mistake for mistake in mistakes if mistake.key != "execution"] + found
         if mistakes:
             raise ConfigError(mistakes)
         return config
@@ -158,7 +193,10 @@ class RunConfig:
         return plain
 
     def plan(self, dataset: Dataset) -> Plan:
-        """What has to be compiled for this run on `dataset`; raises ConfigError where they don't fit."""
+        """What has to be compiled for this run on `dataset`; raises ConfigError where they don't fit.
+
+        As long as it is not known which execution is the best, it is the framework's default.
+        """
         network, loss = fit(self.model, self.train.loss, dataset.sample, self.init.freeze)
         rows = dataset.rows("train"), dataset.rows("val"), dataset.rows("test")
         batch_size = data.effective_batch(rows[0], self.train.batch_size)
@@ -170,9 +208,9 @@ class RunConfig:
             steps=rows[0] // batch_size,
             rows=rows,
             precision=self.precision,
-            execution=self.execution,
+            execution=self.framework.execution if self.execution == BEST else self.execution,
             xla=self.framework.xla,
-            device=self.device,
+            device=self.device.partition(":")[0],  # a worker sees one card
         )
 
     def label(self) -> str:
@@ -204,7 +242,7 @@ def fit(model: ModelConfig, loss: str, sample: Sample, freeze: tuple[str, ...] =
         raise ConfigError(mistakes)
     spec = model.spec.freeze(freeze)
     with _said_of(model, sample):
-        network = spec.resolve(sample.input, losses.outputs(task, loss))
+        network = _resolved(spec, sample.input, losses.outputs(task, loss))
     weighty = {node.path for node in network.layers() if node.params}
     empty = [name for name in freeze if not spec.meant(name) & weighty]
     mistakes = [Mistake("init.freeze", f"{name!r} has no weights that could be frozen") for name in empty]
@@ -213,6 +251,24 @@ def fit(model: ModelConfig, loss: str, sample: Sample, freeze: tuple[str, ...] =
     if mistakes:
         raise ConfigError(mistakes)
     return network, loss
+
+
+_specs: dict[str, ModelSpec] = {}
+
+
+def read_spec(layers: object) -> ModelSpec:
+    """A layer tree, read once for all runs of a sweep that have the same; raises ConfigError."""
+    text = repr(layers)
+    if text not in _specs:
+        if len(_specs) >= MAX_SPECS:
+            del _specs[next(iter(_specs))]
+        _specs[text] = ModelSpec.parse(layers)
+    return _specs[text]
+
+
+@functools.lru_cache(MAX_SPECS)
+def _resolved(spec: ModelSpec, shape: Input, outputs: int) -> Network:
+    return spec.resolve(shape, outputs)
 
 
 @contextlib.contextmanager
@@ -241,10 +297,10 @@ def identity(
     `versions` are those of the distributions in the worker's interpreter, this project's own included;
     `fingerprint` is that of the data, which stands for the code and the packages that made it; `source` is
     the digest of what `init.from_run` left, whose id must be the whole one. Left out is what can't change a
-    number: names of studies and folders, tracking, certificates, isolation, timeouts, `force`.
+    number: `NOT_IN_IDENTITY`.
     """
     plain = config.to_plain()
-    for key in ("study", "results_dir", "tracking", "force", "certify", "isolation", "timeout_s", "limit"):
+    for key in NOT_IN_IDENTITY:
         del plain[key]
     framework = plain["framework"]
     plain["framework"] = {key: framework[key] for key in ("name", "adapter", "backend", "xla", "env")}
@@ -275,7 +331,7 @@ def _layer_mistakes(model: object) -> tuple[Mistake, ...]:
     if not isinstance(model, Mapping) or "layers" not in model:
         return ()
     try:
-        ModelSpec.parse(model["layers"])
+        read_spec(model["layers"])
     except ConfigError as error:
         return error.mistakes
     return ()
@@ -284,7 +340,7 @@ def _layer_mistakes(model: object) -> tuple[Mistake, ...]:
 def _spec(model: object) -> ModelSpec | None:
     """The layer tree, or None for one that can't be read."""
     readable = isinstance(model, Mapping) and "layers" in model and not _layer_mistakes(model)
-    return ModelSpec.parse(model["layers"]) if isinstance(model, Mapping) and readable else None
+    return read_spec(model["layers"]) if isinstance(model, Mapping) and readable else None
 
 
 def _device_mistakes(device: object) -> list[Mistake]:
@@ -304,8 +360,8 @@ def _execution_mistakes(plain: Mapping[str, Any]) -> list[Mistake]:
     kind = str(plain.get("device")).partition(":")[0]
     known = framework["executions"]
     possible = known.get(kind) or known.get("cpu") or []
-    if execution in possible:
+    if execution in possible or (possible and execution == BEST):
         return []
     problem = f"{framework.get('name')} on {kind} has no execution {execution!r}"
-    allowed = ", ".join(map(str, possible))
-    return [Mistake("execution", problem, allowed, nearest(str(execution), map(str, possible)))]
+    choices = [*map(str, possible), BEST]
+    return [Mistake("execution", problem, ", ".join(choices), nearest(str(execution), choices))]

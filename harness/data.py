@@ -13,6 +13,7 @@ the vocabulary doesn't have, 2 the most frequent word of the training part, and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -276,6 +277,7 @@ def _options(config: DataConfig) -> Any:
     return parse(_options_type(LOADERS[config.name]), config.options, "data.options")
 
 
+@functools.cache
 def _options_type(loader: Callable[..., Raw]) -> type:
     hints = typing.get_type_hints(loader, include_extras=True)
     parameters = inspect.signature(loader).parameters.values()

@@ -24,11 +24,16 @@ from harness import npz
 from harness.adapter import Weights
 from harness.state import State
 
-Status = Literal["finished", "failed", "timeout", "killed", "diverged"]
+Status = Literal["finished", "failed", "timeout", "killed", "diverged", "pruned"]
+"""`pruned`: a search stopped it on purpose, because others of its runs were better by then."""
 
 CONCLUSIVE: tuple[Status, ...] = ("finished", "diverged")
 """Statuses that doing the run again would only repeat: a divergence is a property of the configuration."""
 
+INTENDED: tuple[Status, ...] = ("finished", "pruned")
+"""Statuses of a run with which nothing is wrong."""
+
+CHECKPOINT, UNUSABLE = "checkpoint.npz", "checkpoint.unusable.npz"
 ATTEMPT_FILES = ("events.jsonl", "result.json", "weights.npz", "state.npz", "worker.log")
 TAIL_BYTES = 16384  # of a log, at most; a worker may print without end
 
@@ -38,7 +43,9 @@ class Job:
     """What a worker is told: `config` is the plain form of a RunConfig, `data_file` a path relative to the
     results folder, `versions` those that went into the run id, `certificate` what is proved of the run,
     `limit_gflops` the rate at which the device multiplies matrices, `source` the digest of what the run
-    `init.from_run` had left when this one was identified."""
+    `init.from_run` had left when this one was identified, `beside` how many others may go on beside it on
+    the machine, `revisions` git's of the code (`harness.shell.revisions`), `calibration` the times by which
+    the execution was chosen, where the best was asked for (`harness.calibration`)."""
 
     run_id: str
     study: str
@@ -48,6 +55,9 @@ class Job:
     certificate: dict[str, Any] | None = None
     limit_gflops: float | None = None
     source: str | None = None
+    beside: int = 0
+    revisions: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,16 +98,61 @@ class RunFolder:
         return self.path.name
 
     def write_job(self, job: Mapping[str, Any]) -> None:
-        """Make the folder and say what is asked for."""
+        """Make the folder and say what is asked for. The studies that the run belonged to keep it."""
         self.path.mkdir(parents=True, exist_ok=True)
+        new, studies = str(job.get("study", "default")), self.studies()
+        for study in studies:
+            if study != new:
+                self._note(study, True)
+        if studies and new not in studies:
+            self._note(new, True)
         write_json(self.path / "job.json", job)
+
+    def studies(self) -> list[str]:
+        """The studies that the run belongs to: the one that it was done for, and those that asked for it
+        when it was there (`studies.jsonl`), without those that were removed. The first one is its home."""
+        job = self.job()
+        members = {} if job is None else {str(job.get("study", "default")): None}
+        for line in self._study_lines():
+            if line["member"]:
+                members[line["study"]] = None
+            else:
+                members.pop(line["study"], None)
+        return list(members)
+
+    def join(self, study: str) -> bool:
+        """Add the run to a study; False if it is in it."""
+        if study in self.studies():
+            return False
+        self._note(study, True)
+        return True
+
+    def leave(self, study: str) -> None:
+        """Take the run out of a study."""
+        self._note(study, False)
+
+    def _study_lines(self) -> list[dict[str, Any]]:
+        try:
+            text = (self.path / "studies.jsonl").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):  # blank, or half of one that a crash cut off
+                found.append(json.loads(line))
+        return found
+
+    def _note(self, study: str, member: bool) -> None:
+        """Add a line to `studies.jsonl`: only ever appended to, because two commands may do so at once."""
+        with (self.path / "studies.jsonl").open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps({"study": study, "member": member}) + "\n")
 
     def set_aside(self) -> None:
         """Keep what an earlier attempt left in `attempts/<n>/`, so that a new one starts clean.
 
-        Whoever calls it holds the lock.
+        Its checkpoint stays where the new one finds it. Whoever calls it holds the lock.
         """
-        for name in ("result.json", "weights.npz", "state.npz"):
+        for name in ("result.json", "weights.npz", "state.npz", CHECKPOINT):
             for half_written in self.path.glob(f".{name}.*.tmp"):
                 half_written.unlink()
         left = [name for name in ATTEMPT_FILES if (self.path / name).exists()]
@@ -147,6 +202,15 @@ class RunFolder:
         optimizer and of the dropout masks that another run goes on with."""
         harness.state.save(self.path / "state.npz", state, epochs)
         npz.save(self.path / "weights.npz", weights)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file with where the last attempt was, see `harness.checkpoint`; gone once the run has ended."""
+        return self.path / CHECKPOINT
+
+    def set_checkpoint_aside(self) -> None:
+        """Keep a checkpoint that is of no use where no attempt looks for it."""
+        os.replace(self.checkpoint, self.path / UNUSABLE)
 
     def log_tail(self) -> str:
         """The last lines of `worker.log`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import sys
 import types
@@ -125,8 +126,13 @@ def to_plain(value: object) -> Any:
     return value
 
 
-def field_types(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> Mapping[str, Any]:
     """The resolved type hints of a dataclass' fields, `Annotated` kept."""
+    return _field_types(kind)
+
+
+@functools.cache
+def _field_types(kind: type) -> Mapping[str, Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
 

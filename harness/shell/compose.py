@@ -29,6 +29,12 @@ def run_config(composed: DictConfig, origins: Origins, shelf: DataShelf) -> RunC
     first = {problem: key for key, problem in reversed(unresolved.items())}
     mistakes = [Mistake(key, problem, "a value, or ${key} of one") for problem, key in first.items()]
     mistakes += _unused_hyperparameters(origins.raw.get("model"))
+    section = raw.pop("search", None)
+    if isinstance(section, Mapping) and "mark" in section:  # a trial's, see `search_request`
+        raw["search"] = section["mark"]
+    elif section is not None:
+        problem = "is for one search among runs, which Hydra's default sweeper does"
+        mistakes.append(Mistake("search", problem, "evenbench -m search=tpe"))
     for group in [key for key in composed.hydra.runtime.choices if key in raw and key not in SECTIONS]:
         del raw[group]
         problem = "sets a section of its own name, which means nothing"

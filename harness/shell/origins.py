@@ -107,7 +107,7 @@ def _keys_in(path: str) -> frozenset[str]:
         if isinstance(node, Mapping) and node:
             for key, value in node.items():
                 yield from keys(value, f"{prefix}.{key}" if prefix else str(key))
-        else:
+        elif prefix:
             yield prefix
 
     loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if Path(path).exists() else {}

@@ -18,22 +18,26 @@ from harness.config import FrameworkConfig, RunConfig, fit, identity, model_conf
 from harness.data import DataConfig, Dataset
 from harness.job import Job, RunFolder
 from harness.parse import ConfigError, Mistake, parse, to_plain
+from harness.shell import devices
 from harness.shell.lookup import find_run
 from harness.shell.process import WorkerKey
-from harness.shell.store import resolve_uri
+from harness.shell.revisions import revisions
+from harness.shell.shared import Shared
+from harness.shell.store import file_lock, resolve_uri
 from harness.shell.versions import versions
 from harness.start import Source, Start
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that can start."""
+    """A run that can start. Runs of equal `program` can share a compiled one, in equal workers."""
 
     config: RunConfig
     job: Job
     folder: RunFolder
     worker: WorkerKey
     start: Start
+    program: int
 
     @property
     def results_dir(self) -> Path:
@@ -46,6 +50,7 @@ class DataShelf:
     runs that others start from, read only once."""
 
     def __init__(self) -> None:
+        self.shared = Shared()
         self._loaded: dict[tuple[Path, str], Dataset] = {}
         self._sources: dict[Path, tuple[int, Source]] = {}
         self._named: dict[tuple[Path, str], RunFolder] = {}
@@ -79,7 +84,11 @@ class DataShelf:
             path = folder / name
             if folder == results_dir and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                data.save(dataset, path)
+                with file_lock(folder / ".data.lock"):  # so what is half-written is what a kill left
+                    for half_written in path.parent.glob(f".{path.name}.*.tmp"):
+                        half_written.unlink()
+                    if not path.exists():
+                        data.save(dataset, path)
 
 
 def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:
@@ -132,6 +141,10 @@ def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:
     except ConfigError as error:
         mistakes.extend(error.mistakes)
     try:
+        config = devices.resolved(config)
+    except ConfigError as error:
+        mistakes.extend(error.mistakes)
+    try:
         resolve_uri(results_dir, config.tracking.uri)
     except ConfigError as error:
         mistakes.extend(error.mistakes)
@@ -153,5 +166,7 @@ def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:
         raise ConfigError(mistakes)
     digest = source.digest if source else None
     run_id = identity(config, found, dataset.fingerprint(), digest)
-    job = Job(run_id, config.study, config.to_plain(), file, found, source=digest)
-    return Prepared(config, job, RunFolder(results_dir / "runs" / run_id), WorkerKey.of(config), begin)
+    plain, of = shelf.shared.parts(config.to_plain()), shelf.shared.of
+    job = Job(run_id, config.study, plain, file, of(found), source=digest, revisions=of(revisions()))
+    folder = RunFolder(results_dir / "runs" / run_id)
+    return Prepared(config, job, folder, of(WorkerKey.of(config)), of(begin), hash(plan))

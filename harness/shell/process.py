@@ -18,17 +18,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.config import FrameworkConfig, RunConfig
 from harness.job import Status, last_lines
+from harness.shell import devices
 
 START = Path(__file__).resolve().parents[1] / "worker" / "start.py"
 START_TIMEOUT_S = 300.0
 GAUGE_TIMEOUT_S = 120.0
+CALIBRATE_TIMEOUT_S = 900.0  # a compiler may take minutes
 CLOSE_TIMEOUT_S = 2.0
 # These come from outside: a person, a batch system, the kernel when memory runs out.
 OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -80,8 +82,8 @@ class WorkerKey:
         threads = {name: str(self.threads) for name in THREAD_VARIABLES}
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
         wide = {"JAX_ENABLE_X64": "1"} if self.precision == "float64" else {}
-        hidden = {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
-        return {**os.environ, **quiet, **threads, **wide, **hidden, **dict(self.env)}
+        seen = devices.environment(self.device)
+        return {**os.environ, **quiet, **threads, **wide, **seen, **dict(self.env)}
 
 
 def interpreter(framework: FrameworkConfig) -> str:
@@ -108,9 +110,13 @@ class WorkerDiedError(Exception):
 
 
 class Worker:
-    """One child process. `start` returns at once; the import goes on beside whatever the shell does."""
+    """One child process. `start` returns at once; the import goes on beside whatever the shell does.
 
-    def __init__(self, key: WorkerKey) -> None:
+    `cores` pins it, and whatever threads it will have, to these. One thread at a time may use a worker, but
+    any may `kill` it.
+    """
+
+    def __init__(self, key: WorkerKey, cores: Sequence[int] = ()) -> None:
         self.key = key
         self.ready = False
         self._death: Death | None = None
@@ -120,11 +126,12 @@ class Worker:
             "backend": key.backend,
             "precision": key.precision,
             "threads": key.threads,
-            "device": key.device,
+            "device": key.device.partition(":")[0],  # it sees one card
         }
+        asked = {"adapter": key.adapter, "options": options, "cores": list(cores)}
         # -P: the folder of the script must not get onto the path of modules
         self._process = subprocess.Popen(
-            [key.python, "-P", str(START), json.dumps({"adapter": key.adapter, "options": options})],
+            [key.python, "-P", str(START), json.dumps(asked)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -132,6 +139,7 @@ class Worker:
             text=True,
             process_group=0,
         )
+        self._reaping = threading.Lock()
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -153,13 +161,16 @@ class Worker:
             raise self._died(Death("failed", event["type"], message, last_lines(self._log)))
         self.ready = True
 
-    def run(self, folder: Path, again: bool, timeout_s: float | None) -> Iterator[dict[str, Any]]:
+    def run(
+        self, folder: Path, again: bool, timeout_s: float | None, judged: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Do the run of a folder (`again`: even if it is finished) and yield its events.
 
-        The time starts when the run does, not while another sweep holds the folder. Raises WorkerDiedError.
+        `judged`: the worker waits after each `epoch` event for `judge`. The time starts when the run does,
+        not while another sweep holds the folder. Raises WorkerDiedError.
         """
         self.wait_ready()
-        self._send({"task": "run", "folder": str(folder.resolve()), "again": again})
+        self._send({"task": "run", "folder": str(folder.resolve()), "again": again, "judged": judged})
         deadline: float | None = None
         limit = "" if timeout_s is None else f"the run took longer than timeout_s={timeout_s:g}"
         while True:
@@ -169,6 +180,10 @@ class Worker:
             if event["event"] == "started" and timeout_s is not None:
                 deadline = time.monotonic() + timeout_s
             yield event
+
+    def judge(self, go: bool) -> None:
+        """Let the run in progress go on after an epoch, or end it; raises WorkerDiedError."""
+        self._send({"task": "go" if go else "stop"})
 
     def trace(self, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Have the cases of a certificate trained (see `harness/worker/trace.py`); yields an event for each.
@@ -205,23 +220,35 @@ class Worker:
             said = event
         return said
 
+    def calibrate(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Have executions timed (see `harness/worker/calibrate.py`); raises WorkerDiedError."""
+        self.wait_ready()
+        self._send({"task": "calibrate", **command})
+        deadline, slow = time.monotonic() + CALIBRATE_TIMEOUT_S, f"no times within {CALIBRATE_TIMEOUT_S:g} s"
+        said: dict[str, Any] = {}
+        while (event := self._next(deadline, slow))["event"] != "ended":
+            said = event
+        return said
+
     def close(self, kill: bool = False) -> None:
         """End the process, gently if it is idle, and wait for it."""
         assert self._process.stdin is not None
         if kill:
-            self._kill()
+            self.kill()
         with contextlib.suppress(BrokenPipeError):  # it is dead, and did not read its last command
             self._process.stdin.close()
         self._watcher.join(CLOSE_TIMEOUT_S)
-        self._kill()
+        self.kill()
         self._log.close()
 
-    def _kill(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-        self._watcher.join()
-        self._process.wait()
+    def kill(self) -> None:
+        """End the process at once; whoever waits for its events finds it dead, and closes it."""
+        with self._reaping:  # once it is reaped, its number may be another's
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+                self._watcher.join()
+                self._process.wait()
 
     def _watch(self) -> None:
         """Wait for its death and end what it forked, which keeps the pipe open, while its number is taken."""
@@ -255,7 +282,7 @@ class Worker:
         except queue.Empty:
             os.kill(self.pid, signal.SIGABRT)  # makes it write down where it hangs
             self._watcher.join(CLOSE_TIMEOUT_S)
-            self._kill()
+            self.kill()
             raise self._died(Death("timeout", "timeout", limit, last_lines(self._log))) from None
         if event is None:
             raise self._died(self._last_words())
@@ -268,7 +295,9 @@ class Worker:
     def _last_words(self) -> Death:
         """What a process that ended by itself, or by a signal, has to say."""
         self._watcher.join()
-        code, log_tail = self._process.wait(), last_lines(self._log)
+        with self._reaping:
+            code = self._process.wait()
+        log_tail = last_lines(self._log)
         when = "in the middle of the run" if self.ready else f"while it imported {self.key.adapter}"
         if code >= 0:
             return Death("failed", "exit", f"the worker exited with status {code} {when}", log_tail)

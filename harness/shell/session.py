@@ -1,15 +1,16 @@
-"""What one command does: runs in order, in warm workers, into folders, into MLflow.
+"""What one command does with the runs that are asked for: which are done already, which are to be done.
 
 A session lasts as long as the command, so that a sweep which hands over its runs in several portions (as a
-search does) keeps its workers, its store and its progress bar. Workers are started together and waited for
-before the first run, and MLflow is imported meanwhile: nothing of that may happen beside a run that is timed.
+search does) keeps its workers, its store and its progress bar. It prepares runs, leaves out those that are
+finished, has certificates and limits made, and hands the rest to an engine (see `engine`), whose news it
+passes on to MLflow and to people. Workers are started together and waited for before the first run, and
+MLflow is imported meanwhile: nothing of that may happen beside a run that is timed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -17,36 +18,45 @@ from typing import Any
 
 from harness.config import RunConfig
 from harness.data import Dataset
-from harness.job import CONCLUSIVE, Failure, Result, RunFolder
+from harness.job import CONCLUSIVE, INTENDED
 from harness.parse import to_plain
 from harness.shell import links
 from harness.shell.axes import labels
+from harness.shell.calibrate import Choices
 from harness.shell.certificate import Shelf
 from harness.shell.certify import make_missing, statement
+from harness.shell.deaths import is_attempt
+from harness.shell.engine import Engine, Judge, Record, Verdict
 from harness.shell.limits import Limits
-from harness.shell.prepare import DataShelf, Prepared, prepare
-from harness.shell.process import Death, Worker, WorkerDiedError, WorkerKey
+from harness.shell.local import LocalEngine
+from harness.shell.prepare import DataShelf, Prepared
+from harness.shell.process import Worker, WorkerKey
 from harness.shell.progress import Reporter
 from harness.shell.store import resolve_uri, sqlite_path
 from harness.shell.trackthread import TrackingThread
 from harness.start import Start
 
-MAX_WORKERS = 6  # kept alive at a time; each holds a framework in memory
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # from a batch system, from a terminal that is closed
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run and what came out of it; `skipped` if that was known before."""
+    """A run and what came out of it; `skipped` if that was known before. `result` is that of the run's folder
+    without its epochs, which would fill the memory in a long sweep."""
 
     config: RunConfig
-    result: dict[str, Any]
+    result: Mapping[str, Any]
     skipped: bool
 
     @property
     def finished(self) -> bool:
         """Whether the run trained to its end."""
         return bool(self.result["status"] == "finished")
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is wrong with it."""
+        return self.result["status"] not in INTENDED
 
 
 class Session:
@@ -57,11 +67,12 @@ class Session:
 
     def __init__(self, reporter: Reporter) -> None:
         self.outcomes: list[Outcome] = []
+        self.report: Callable[[], None] | None = None  # what a search has to say when all is done
         self._reporter = reporter
         self._shelf = DataShelf()
         self._limits = Limits(reporter.note)
-        self._labels: dict[str, str] = {}
-        self._workers: dict[WorkerKey, Worker] = {}
+        self._choices = Choices(reporter.note)
+        self._engines: list[Engine] = [LocalEngine(reporter.note)]
         self._tracking: dict[tuple[str, str | None], TrackingThread] = {}
         # those that are ignored stay so: `nohup` does that
         self._signals = [number for number in END_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
@@ -79,8 +90,8 @@ class Session:
                 signal.signal(number, signal.SIG_DFL)
 
     def _close(self, broken: bool) -> None:
-        for worker in self._workers.values():
-            worker.close(kill=broken)
+        for engine in self._engines:
+            engine.close(kill=broken)
         self._reporter.close()
         for tracking in self._tracking.values():
             missed = tracking.close()
@@ -88,24 +99,26 @@ class Session:
                 what = f"{len(missed.folders)} runs are not in MLflow ({missed.error})"
                 self._reporter.note(f"{what}; `evenbench sync` adds them")
 
-    def execute(self, configs: Sequence[RunConfig]) -> list[Outcome]:
-        """Do the runs that are not done, in the given order; raises ConfigError before anything starts.
+    def execute(
+        self, configs: Sequence[RunConfig], engine: Engine | None = None, judge: Judge | None = None
+    ) -> list[Outcome]:
+        """Do the runs that are not done; raises ConfigError before anything starts.
 
-        Returns an outcome for each configuration; those that describe the same run share one.
+        `engine` is this machine's by default; one that is given is closed with the session. `judge` ends runs
+        early. Returns an outcome for each configuration; those that describe the same run share one.
         """
-        asked = prepare(configs, self._shelf)
+        engine = self._adopt(engine)
+        asked = self._choices.prepare(configs, self._shelf, here=engine is self._engines[0])
         runs = list({run.job.run_id: run for run in asked}.values())
+        engine.check(runs)
         done = {run.job.run_id: result for run in runs if (result := _known(run)) is not None}
         todo = self._certified([run for run in runs if run.job.run_id not in done])
-        self._labels |= dict(
-            zip((run.job.run_id for run in todo), labels([r.config for r in todo]), strict=True)
-        )
         for text in dict.fromkeys(text for run in todo if (text := starting(run.start))):
             self._reporter.note(text)
-        self._reporter.begin(len(todo), len(done))
-        warm = dict.fromkeys(run.worker for run in todo if run.config.isolation == "warm")
-        for key in list(warm)[:MAX_WORKERS]:
-            self._worker(key)
+        epochs = sum(run.config.train.epochs - run.start.epochs for run in todo)
+        self._reporter.begin(epochs, len(todo), len(done))
+        engine.begin(todo)
+        _join([run for run in asked if run.job.run_id in done])
         unseen = [run for run in runs if run.job.run_id in done and not _is_tracked(run)]
         for run in unseen:
             self._track(run).sync(run.folder.path)
@@ -113,19 +126,43 @@ class Session:
             self._track(run).study(run.config.study)
         for tracking in self._tracking.values():
             tracking.wait_open()
-        for worker in list(self._workers.values()):
-            with contextlib.suppress(WorkerDiedError):  # the first run that needs it records the reason
-                worker.wait_ready()
-        fresh = {run.job.run_id: self._run(run) for run in self._limited(todo)}
+        workers = engine.ready()
+        desk = _Desk(self._tracking, self._reporter, labels([run.config for run in todo]), todo)
+        if todo:
+            limited = todo if workers is None else self._limited(todo, workers)
+            engine.execute(limited, desk, _verdict(judge, asked))
+        for run in _join([run for run in asked if run.job.run_id not in done]):
+            self._track(run).sync(run.folder.path)
         for run in {run.config.study: run for run in todo}.values():
-            self._track(run).finish_study(run.config.study, _study_status(list(fresh.values())))
-        results = done | fresh
+            self._track(run).finish_study(run.config.study, _study_status(desk.results.values()))
+        results = done | desk.results
         outcomes = {
             run.job.run_id: Outcome(run.config, results[run.job.run_id], run.job.run_id in done)
             for run in runs
         }
         self.outcomes += outcomes.values()
         return [outcomes[run.job.run_id] for run in asked]
+
+    def note(self, text: str) -> None:
+        """Tell people."""
+        self._reporter.note(text)
+
+    def search(self, runs: int, epochs: int, objective: str, direction: str) -> None:
+        """What comes is a search of so many runs of so many epochs each."""
+        self._reporter.search(runs, epochs, objective, max if direction == "maximize" else min)
+
+    def conclude(self, config: RunConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Say in MLflow what the study of a run came to altogether, after its last runs."""
+        key = config.results_dir, config.tracking.uri
+        if key in self._tracking:  # else nothing was done, and it is said already
+            self._tracking[key].finish_study(config.study, "finished", metrics, tags)
+
+    def _adopt(self, engine: Engine | None) -> Engine:
+        if engine is None:
+            return self._engines[0]
+        if engine not in self._engines:
+            self._engines.append(engine)
+        return engine
 
     def _certified(self, runs: Sequence[Prepared]) -> list[Prepared]:
         """The runs with their certificates, of which those that are missing are made first."""
@@ -141,10 +178,10 @@ class Session:
         said = statement(run.config, self._dataset(run), Shelf(run.results_dir))
         return replace(run, job=replace(run.job, certificate=said))
 
-    def _limited(self, runs: Sequence[Prepared]) -> list[Prepared]:
+    def _limited(self, runs: Sequence[Prepared], workers: Mapping[WorkerKey, Worker]) -> list[Prepared]:
         """The runs with the limits that they are held against; those not known are measured first."""
         return [
-            replace(run, job=replace(run.job, limit_gflops=self._limits.of(run, self._workers)))
+            replace(run, job=replace(run.job, limit_gflops=self._limits.of(run, workers)))
             if run.config.limit == "auto"
             else run
             for run in runs
@@ -154,104 +191,63 @@ class Session:
         return self._shelf.get(run.config.data, run.results_dir)[0]
 
     def _track(self, run: Prepared) -> TrackingThread:
-        key = run.config.results_dir, run.config.tracking.uri
+        key = _store(run)
         if key not in self._tracking:
             thread = TrackingThread(Path(key[0]).resolve(), key[1], warn=self._reporter.note)
             thread.close_orphans()
             self._tracking[key] = thread
         return self._tracking[key]
 
-    def _run(self, run: Prepared) -> dict[str, Any]:
-        label = self._labels[run.job.run_id]
-        tracking, folder = self._track(run), run.folder
-        self._reporter.started(label, run.config.train.epochs)
-        folder.write_job(to_plain(run.job))
-        Shelf(run.results_dir).copy_to(folder.path, (run.job.certificate or {}).get("id"))
-        begun: dict[str, Any] | None = None
-        try:
-            for event in self._events(run):
-                if event["event"] == "started":
-                    begun = event
-                    tracking.begin(folder.path, to_plain(run.job))
-                elif event["event"] == "epoch":
-                    tracking.epochs(folder.path, [event])
-                    self._reporter.epoch(event)
-        except WorkerDiedError as error:
-            self._record_death(run, error.death, begun)
-        except KeyboardInterrupt:
-            self._drop(run.worker, kill=True)
-            death = Death("killed", "interrupted", "the sweep was interrupted")
-            with contextlib.suppress(BlockingIOError):  # another sweep does the run: it is not ours to end
-                self._record_death(run, death, begun, wait=False)
-            raise
-        finally:
-            result = folder.result() or {}
-            if result and _is_attempt(folder, begun):
-                tracking.finish(folder.path, result)
-            else:  # the worker never started it, or another sweep finished it
-                tracking.sync(folder.path)
-        self._reporter.ended(label, result)
-        return result
 
-    def _events(self, run: Prepared) -> Iterator[dict[str, Any]]:
-        fresh = run.config.isolation == "fresh"
-        if fresh:  # not one that an earlier portion of the sweep left warm
-            self._drop(run.worker)
-        worker = self._worker(run.worker)
-        try:
-            yield from worker.run(run.folder.path, run.config.force, run.config.timeout_s)
-        except WorkerDiedError:
-            self._drop(run.worker)
-            raise
-        # an error on a GPU may have left nothing there that works
-        doubtful = run.config.device != "cpu" and run.folder.status() == "failed"
-        if fresh or doubtful:
-            self._drop(run.worker)
+class _Desk:
+    """Passes on what an engine says: to the runs' folders, to MLflow, to people."""
 
-    def _record_death(
-        self, run: Prepared, death: Death, begun: dict[str, Any] | None, wait: bool = True
+    def __init__(
+        self,
+        tracking: Mapping[tuple[str, str | None], TrackingThread],
+        reporter: Reporter,
+        names: Sequence[str],
+        runs: Sequence[Prepared],
     ) -> None:
-        """Write the result that the worker could not write any more.
+        self.results: dict[str, dict[str, Any]] = {}
+        self._tracking = tracking
+        self._reporter = reporter
+        self._labels = dict(zip((run.job.run_id for run in runs), names, strict=True))
+        self._begun: dict[str, Mapping[str, Any]] = {}
 
-        The lock is free when it is dead, and another sweep may have taken the run over. `begun` is the event
-        that began our attempt. Raises BlockingIOError with `wait=False`, where another sweep works on it.
-        """
-        folder = run.folder
-        with folder.locked(wait):
-            status = folder.status()
-            if _is_attempt(folder, begun):
-                if status is not None:
-                    return
-            elif status is not None and (begun or (status in CONCLUSIVE and not run.config.force)):
-                return
-            else:
-                folder.set_aside()
-            epochs = [
-                {key: value for key, value in event.items() if key not in ("event", "time_ms")}
-                for event in folder.events()
-                if event["event"] == "epoch"
-            ]
-            failure = Failure(death.type, death.message, folder.log_tail() or death.log_tail)
-            run_id, proof = run.job.run_id, run.job.certificate
-            result = Result(run_id, death.status, failure, epochs=tuple(epochs), certificate=proof)
-            folder.write_result(to_plain(result))
+    def started(self, run: Prepared, slot: str) -> None:
+        """Make the run's folder."""
+        run_id = run.job.run_id
+        self._begun.pop(run_id, None)  # of an attempt that was lost
+        run.folder.write_job(to_plain(run.job))
+        Shelf(run.results_dir).copy_to(run.folder.path, (run.job.certificate or {}).get("id"))
+        epochs, before = run.config.train.epochs, run.start.epochs
+        self._reporter.started(run_id, self._labels[run_id], slot, epochs, before)
 
-    def _worker(self, key: WorkerKey) -> Worker:
-        worker = self._workers.pop(key, None)
-        if worker is not None and worker.ready and not worker.alive:
-            worker.close()  # killed while it was idle, which is no run's fault
-            worker = None
-        if worker is None:
-            if len(self._workers) >= MAX_WORKERS:
-                self._drop(next(iter(self._workers)))
-            worker = Worker(key)
-        self._workers[key] = worker
-        return worker
+    def event(self, run: Prepared, event: Mapping[str, Any]) -> None:
+        """Log what a worker says."""
+        tracking = self._tracking[_store(run)]
+        if event["event"] == "started":
+            self._begun[run.job.run_id] = event
+            tracking.begin(run.folder.path, to_plain(run.job))
+        elif event["event"] == "epoch":
+            tracking.epochs(run.folder.path, [event])
+            self._reporter.epoch(run.job.run_id, event)
 
-    def _drop(self, key: WorkerKey, kill: bool = False) -> None:
-        worker = self._workers.pop(key, None)
-        if worker is not None:
-            worker.close(kill)
+    def ended(self, run: Prepared, result: Mapping[str, Any]) -> None:
+        """Log what came out of a run."""
+        run_id, tracking = run.job.run_id, self._tracking[_store(run)]
+        if result and is_attempt(run.folder, self._begun.pop(run_id, None)):
+            tracking.finish(run.folder.path, result)
+        else:  # the worker never started it, or another sweep finished it
+            tracking.sync(run.folder.path)
+        self.results[run_id] = _without_epochs(result)
+        if result:  # none of a run that was interrupted while another sweep did it
+            self._reporter.ended(run_id, result)
+
+    def note(self, text: str) -> None:
+        """Tell people."""
+        self._reporter.note(text)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -271,9 +267,15 @@ def starting(start: Start) -> str:
     return "; ".join(parts)
 
 
-def _is_attempt(folder: RunFolder, begun: dict[str, Any] | None) -> bool:
-    """Whether what the folder holds is the attempt that began with this event."""
-    return begun is not None and folder.events()[:1] == [begun]
+def _verdict(judge: Judge | None, asked: Sequence[Prepared]) -> Verdict | None:
+    if judge is None:
+        return None
+    places = {run.job.run_id: place for place, run in reversed(list(enumerate(asked)))}
+
+    def verdict(run: Prepared, record: Record) -> bool:
+        return judge(places[run.job.run_id], record)
+
+    return verdict
 
 
 def _known(run: Prepared) -> dict[str, Any] | None:
@@ -281,7 +283,15 @@ def _known(run: Prepared) -> dict[str, Any] | None:
     result = run.folder.result()
     if run.config.force or result is None or result["status"] not in CONCLUSIVE:
         return None
-    return result
+    return _without_epochs(result)
+
+
+def _without_epochs(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "epochs"}
+
+
+def _store(run: Prepared) -> tuple[str, str | None]:
+    return run.config.results_dir, run.config.tracking.uri
 
 
 def _is_tracked(run: Prepared) -> bool:
@@ -291,8 +301,13 @@ def _is_tracked(run: Prepared) -> bool:
     database = sqlite_path(uri)
     if link is None or link.tracking_uri != uri or (database is not None and not database.exists()):
         return False
-    return link.digest == links.digest(run.folder.path)
+    return link.digest == links.digest(run.folder.path) and link.studies == run.folder.studies()
 
 
-def _study_status(results: Sequence[dict[str, Any]]) -> str:
-    return "finished" if all(result["status"] == "finished" for result in results) else "failed"
+def _join(runs: Sequence[Prepared]) -> list[Prepared]:
+    """Let runs that were done for one study belong to the others that ask for them; those that did not."""
+    return [run for run in runs if run.folder.join(run.config.study)]
+
+
+def _study_status(results: Iterable[Mapping[str, Any]]) -> str:
+    return "finished" if all(result["status"] in INTENDED for result in results) else "failed"

@@ -1,0 +1,88 @@
+"""What a node does with an order, without a cluster around it: the same process, a folder of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.parse import to_plain
+from harness.shell.cluster.node import PREFIX, Post, unfit
+from harness.shell.prepare import DataShelf, Prepared, prepare
+from tests.composing import composing, config_of
+
+
+@pytest.fixture
+def run(workdir: Path) -> Prepared:
+    with composing():
+        config = config_of("data=iris", "train.epochs=3", "limit=off", "checkpoint.every_epochs=1")
+    return prepare([config], DataShelf())[0]
+
+
+@pytest.fixture
+def post(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Post]:
+    temporary = workdir / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    post = Post()
+    yield post
+    post.close()
+    assert list(temporary.iterdir()) == []
+
+
+def order_of(run: Prepared, **changes: Any) -> dict[str, Any]:
+    return {"job": to_plain(run.job) | changes, "judged": False, "program": run.program}
+
+
+def test_an_order(run: Prepared, post: Post) -> None:
+    """Catches: a file that does not come back, a result that comes before what belongs to it, data that are
+    sent twice, a run's folder that stays on the node, a worker that is started anew for each run."""
+    name = run.job.data_file
+    assert post.lacks([name]) == [name]
+    post.put(name, (run.results_dir / name).read_bytes())
+    assert post.lacks([name]) == []
+    said = list(post.run(order_of(run)))
+    epochs = [message["epoch"] for message in said if message["event"] == "epoch"]
+    assert epochs == [1, 2, 3]
+    files = [message["name"] for message in said if message["event"] == "file"]
+    assert set(files[:-4]) == {"checkpoint.npz"}
+    assert files[-4:] == ["worker.log", "state.npz", "weights.npz", "result.json"]
+    assert said[-1] == {"event": "ended"}
+    result = json.loads(said[-2]["content"])
+    assert result["status"] == "finished"
+    again = list(post.run(order_of(run, run_id="another")))
+    pids = {message["pid"] for message in said + again if message["event"] == "started"}
+    assert len(pids) == 1
+
+
+def test_a_node_with_other_versions(run: Prepared, post: Post) -> None:
+    """Catches: a run that is recorded with versions which it didn't have."""
+    wanted = run.job.versions | {"torch": "0.4.1"}
+    here = run.job.versions["torch"]
+    (said,) = post.run(order_of(run, versions=wanted))
+    assert said["event"] == "refused"
+    assert said["message"].endswith(f"has torch {here} (the sweep has 0.4.1)")
+    assert unfit(run.config, run.job.versions) == ""
+
+
+def test_what_a_killed_place_left(post: Post, workdir: Path) -> None:
+    """Catches: data sets that fill a node's disk, sweep by sweep; a living place's folder that is removed."""
+    temporary = workdir / "tmp"
+    left, living = temporary / f"{PREFIX}left", temporary / f"{PREFIX}living"
+    for folder in (left, living):
+        (folder / "data").mkdir(parents=True)
+        (folder / "lock").touch()
+    with (living / "lock").open("r") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = Post()
+        other.close()
+        assert not left.exists()
+        assert living.exists()
+    Post().close()
+    assert not living.exists()
+    assert post.lacks(["data/x"]) == ["data/x"]

@@ -1,0 +1,208 @@
+"""`evenbench study ls` and `show`: which studies there are, and what one of them holds, run by run.
+
+Everything is read from the run folders, so that it is right without MLflow, while a sweep goes on, and for
+runs of a version whose configuration this one can't read.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.job import RunFolder, runs
+from harness.shell.axes import split
+from harness.shell.leaderboard import SCORES
+from harness.shell.study import members, unknown
+from harness.shell.tracking import is_live
+
+RUNNING, UNFINISHED = "running", "unfinished"
+REPETITIONS = ("seed", "repeat")  # no axes, but what tells runs of the same settings apart
+
+
+@dataclass(frozen=True)
+class Study:
+    """A line of `ls`. `runs` counts by status: a result's own, `running` while a process works on it,
+    `unfinished` if none does; times are unix times in s, `size_mb` is that of the run folders."""
+
+    name: str
+    runs: dict[str, int]
+    models: list[str]
+    frameworks: list[str]
+    first_s: float
+    last_s: float
+    size_mb: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A line of `show`: `score` is of the metric named `metric`; `reason` says why it did not finish."""
+
+    run_id: str
+    axes: dict[str, str]
+    status: str
+    metric: str
+    score: float | None
+    train_s: float | None
+    reason: str
+
+
+def studies(results_dir: Path) -> list[Study]:
+    """All studies, the one that was last worked on last."""
+    found = [_study(name, folders) for name, folders in members(results_dir).items()]
+    return sorted(found, key=lambda study: study.last_s)
+
+
+def print_studies(results_dir: Path, as_json: bool) -> None:
+    """Print the table of `ls`."""
+    found = studies(results_dir)
+    if as_json:
+        print(json.dumps([asdict(study) for study in found], indent=1))
+        return
+    if not found:
+        print(f"no studies in {str(results_dir)!r}")
+        return
+    table = _table("study", "runs", "models", "frameworks", "first", "last", "MB")
+    table.columns[-1].justify = "right"
+    for study in found:
+        counts = ", ".join(f"{count} {status}" for status, count in study.runs.items())
+        what = ", ".join(study.models), ", ".join(study.frameworks)
+        table.add_row(
+            study.name, counts, *what, _date(study.first_s), _date(study.last_s), f"{study.size_mb:,.1f}"
+        )
+    _console().print(table)
+
+
+def print_study(results_dir: Path, name: str, as_json: bool) -> None:
+    """Print what `show` says of one study; raises ConfigError where there is none of that name."""
+    found = members(results_dir)
+    if name not in found:
+        raise unknown(name, found)
+    folders = sorted(found[name], key=_begun_s)
+    configs = [_config(folder) for folder in folders]
+    shared, axes = split(configs)
+    again = [key for key in REPETITIONS if len({config[key] for config in configs}) > 1]
+    shared |= {key: str(configs[0][key]) for key in REPETITIONS if key not in again}
+    rows = [
+        _run(folder, own | {key: str(config[key]) for key in again})
+        for folder, config, own in zip(folders, configs, axes, strict=True)
+    ]
+    if as_json:
+        print(json.dumps({"study": name, "shared": shared, "runs": [asdict(row) for row in rows]}, indent=1))
+        return
+    console = _console()
+    settings = " ".join(f"{key}={value}" for key, value in shared.items())
+    text = textwrap.fill(f"{name}: {settings}", console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(text, markup=False, soft_wrap=True)
+    console.print(_runs_table(rows))
+    for row in (row for row in rows if row.reason):
+        console.print(f"{row.run_id} {row.status}: {row.reason}", markup=False, soft_wrap=True)
+
+
+def state_of(folder: RunFolder) -> str:
+    """The run's status, or how it stands where there is none yet."""
+    return folder.status() or (RUNNING if is_live(folder.path) else UNFINISHED)
+
+
+def size_mb(folders: Iterable[RunFolder]) -> float:
+    """What the files in run folders take, in MB (10^6 bytes)."""
+    files = (path for folder in folders for path in folder.path.rglob("*"))
+    return sum(path.lstat().st_size for path in files if path.is_file()) / 1e6
+
+
+def dependants(results_dir: Path, removed: Iterable[RunFolder]) -> list[tuple[str, str]]:
+    """The other runs that started from these, as (run, the one that it started from)."""
+    sources = {folder.run_id for folder in removed}
+    found = []
+    for folder in runs(results_dir):
+        source = (_config(folder).get("init") or {}).get("from_run")
+        if source in sources and folder.run_id not in sources:
+            found.append((folder.run_id, str(source)))
+    return found
+
+
+def _study(name: str, folders: Sequence[RunFolder]) -> Study:
+    configs = [_config(folder) for folder in folders]
+    return Study(
+        name,
+        dict(Counter(state_of(folder) for folder in folders).most_common()),
+        _names(configs, "model"),
+        _names(configs, "framework"),
+        min(map(_begun_s, folders)),
+        max(map(_ended_s, folders)),
+        size_mb(folders),
+    )
+
+
+def _run(folder: RunFolder, axes: dict[str, str]) -> Run:
+    result = folder.result() or {}
+    metrics: Mapping[str, float] = result.get("metrics") or {}
+    metric = next((name for name in SCORES if name in metrics), "")
+    error = result.get("error") or {}
+    return Run(
+        folder.run_id,
+        axes,
+        state_of(folder),
+        metric,
+        metrics.get(metric),
+        metrics.get("time/train_s"),
+        f"{error.get('type')}: {error.get('message')}" if error else "",
+    )
+
+
+def _runs_table(rows: Sequence[Run]) -> Table:
+    names = list(rows[0].axes)
+    table = _table("run", *(name.rpartition(".")[2] for name in names), "status", "test score", "train s")
+    for column in table.columns[-2:]:
+        column.justify = "right"
+    for row in rows:
+        kind = row.metric.rpartition("/")[2]
+        score = "-" if row.score is None else f"{kind} {row.score:.3f}"
+        train_s = "-" if row.train_s is None else f"{row.train_s:.2f}"
+        table.add_row(row.run_id, *(row.axes[name] for name in names), row.status, score, train_s)
+    return table
+
+
+def _config(folder: RunFolder) -> dict[str, Any]:
+    config: dict[str, Any] = (folder.job() or {})["config"]
+    return config
+
+
+def _names(configs: Sequence[Mapping[str, Any]], section: str) -> list[str]:
+    return list(dict.fromkeys(str(config[section]["name"]) for config in configs))
+
+
+def _begun_s(folder: RunFolder) -> float:
+    events = folder.events()
+    return events[0]["time_ms"] / 1e3 if events else (folder.path / "job.json").stat().st_mtime
+
+
+def _ended_s(folder: RunFolder) -> float:
+    events = folder.events()
+    return events[-1]["time_ms"] / 1e3 if events else (folder.path / "job.json").stat().st_mtime
+
+
+def _date(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a file has no width: whole lines are easier to read, and to search
+    return console

@@ -28,7 +28,9 @@ from rich.console import Console
 
 from harness import measure
 from harness.config import RunConfig
+from harness.job import RunFolder
 from harness.measure import Interval
+from harness.shell.local import LocalEngine
 from harness.shell.progress import BarReporter
 from harness.shell.session import Session
 from tests.bench.contest import ROOT
@@ -77,10 +79,11 @@ def _config(framework: str, execution: str, epochs: int, results: Path) -> RunCo
 
 
 def _compare(config: RunConfig, pairs: int) -> Row:
-    said, bare = [], []
+    said: list[float] = []
+    bare: list[float] = []
     with _terminal() as console, Session(BarReporter(console)) as session:
-        steps = session.execute([config])[0].result["epochs"][0]["steps"]  # starts worker and store
         runner = _Runner(session, config)
+        steps = runner.epochs()[0]["steps"]  # starts worker and store
         for number in range(pairs):
             turns = [runner.said, runner.bare]
             for turn in turns[:: -1 if number % 2 else 1]:
@@ -98,16 +101,21 @@ class _Runner:
     """The run in both ways, in the session's worker; each returns the median time of its epochs in s."""
 
     def __init__(self, session: Session, config: RunConfig) -> None:
-        self._session, self._config = session, config
-        (self._worker,) = session._workers.values()
-        (self._tracking,) = session._tracking.values()
-        (self._folder,) = (Path(config.results_dir) / "runs").iterdir()
+        self._session, self._config, self._engine = session, config, LocalEngine(session.note)
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Do the run in the session; its epochs."""
+        self._session.execute([self._config], self._engine)
+        (self._worker,) = self._engine.ready().values()
+        (self._tracking,) = self._session._tracking.values()
+        (self._folder,) = (Path(self._config.results_dir) / "runs").iterdir()
+        found: list[dict[str, Any]] = (RunFolder(self._folder).result() or {})["epochs"]
+        return found
 
     def said(self) -> float:
         """As the command does it. Logging goes on while the run does, but of no other run."""
         self._tracking.flush()
-        (outcome,) = self._session.execute([self._config])
-        return measure.median([epoch["train_s"] for epoch in outcome.result["epochs"]])
+        return measure.median([epoch["train_s"] for epoch in self.epochs()])
 
     def bare(self) -> float:
         """With nobody who does anything."""

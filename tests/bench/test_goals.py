@@ -5,9 +5,21 @@ These depend on the machine and on what else runs on it, which is why `make test
 
 from __future__ import annotations
 
+from statistics import fmean, median
+
 import pytest
 
-from tests.bench import fnn_speed, overhead, quiet, rivals, shares, warm_trials
+from tests.bench import (
+    fnn_speed,
+    kills,
+    overhead,
+    quiet,
+    rivals,
+    shares,
+    sweep_64,
+    two_workers,
+    warm_trials,
+)
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -79,3 +91,34 @@ def test_a_warm_trial_takes_less_than_half_a_second() -> None:
     for sweep in report.values["sweeps"]:
         assert sweep["ours"]["further_s"] < warm_trials.GOAL_S, sweep["framework"]
         assert sweep["after_first_s"] < warm_trials.GOAL_S, sweep["framework"]
+
+
+def test_a_sweep_is_fifteen_times_as_fast_as_the_usual_way() -> None:
+    """Catches: what every trial of a sweep waits for and should not; accuracy that was given for it."""
+    report = sweep_64.measure_sweep(trials="8,64,512")
+    print(report.markdown())
+    assert max(report.values["faster"].values()) >= sweep_64.GOAL
+    means = {name: fmean(side["accuracies"]) for name, side in report.values["sides"].items()}
+    usual = means.pop(sweep_64.USUAL)
+    assert min(means.values()) > usual - 0.01
+    few, some, many = report.values["grown"].values()
+    each = [(b["wall_s"] - a["wall_s"]) / n for a, b, n in ((few, some, 56), (some, many, 448))]
+    assert each[1] < 1.3 * each[0]
+    assert many["own_mb"] + many["others_mb"] < 1.1 * (some["own_mb"] + some["others_mb"])
+
+
+def test_two_workers_are_nearly_twice_as_fast_as_one() -> None:
+    """Catches: workers that wait for each other, or for the shell."""
+    report = two_workers.measure_workers()
+    print(report.markdown())
+    one, two = (
+        median([taken["whole"]["wall_s"] for taken in each]) for each in report.values["workers"].values()
+    )
+    assert one / two >= two_workers.GOAL
+
+
+def test_nothing_is_lost_or_done_twice_after_fifty_kills() -> None:
+    """Catches: whatever a kill at some instant may leave that the next command does not put right."""
+    report = kills.measure_kills()
+    print(report.markdown())
+    assert not [kill for kill in report.values["kills"] if kill["wrong"]]

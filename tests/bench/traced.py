@@ -24,13 +24,14 @@ def main(spans_file: Path, arguments: list[str]) -> int:
     spans: list[Span] = []
     start = time.time()
     from harness.shell import cli, session, task
+    from harness.shell.calibrate import Choices
     from harness.shell.process import Worker
     from harness.shell.tracking import Tracker
     from harness.shell.trackthread import TrackingThread
 
     spans.append(("import of the shell", "MainThread", start, time.time()))
     doors: list[tuple[Any, str, str]] = [
-        (session, "prepare", "prepare"),
+        (Choices, "prepare", "prepare"),
         (session.Session, "execute", "execute"),
         (session.Session, "__exit__", "exit of the session"),
         (task, "print_leaderboard", "leaderboard"),

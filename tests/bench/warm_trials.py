@@ -91,15 +91,15 @@ def measure_sweep(framework: str, trials: int, repeats: int, folder: Path) -> tu
     naive: dict[int, list[Command]] = {1: [], trials: []}
     after, parts = [], []
     for repeat in range(repeats):
-        composing_s = []
+        composing = []
         for count in ours:
             say(f"{framework} {count} trials, repeat {repeat + 1}")
             place = folder / f"{repeat}-{count}"
             ours[count].append(_ours(framework, count, place))
             naive[count].append(_naive(framework, count, place / "naive"))
-            composing_s.append(_composing_s(_spans(place)))
+            composing.append(composing_s(spans_of(place)))
         found = timeline(place)  # of the last one, which had all trials
-        found["trial: Hydra composes and checks"] = (composing_s[1] - composing_s[0]) / (trials - 1)
+        found["trial: Hydra composes and checks"] = (composing[1] - composing[0]) / (trials - 1)
         after.append(found.pop("after the first trial") / (trials - 1))
         parts.append(found)
     costs = [Cost.of(each[1], each[trials], trials) for each in (ours, naive)]
@@ -129,14 +129,11 @@ def _naive(framework: str, trials: int, place: Path) -> Command:
 
 def _timed(module: Sequence[str], place: Path, more: dict[str, str] | None = None) -> Command:
     """The cost of `python -m ...` in a folder; raises RuntimeError if it fails."""
-    threads = dict.fromkeys((*THREADS, *THREADS_TF), "1")
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment = os.environ | threads | quiet | (more or {})
     cpu_s, start = _children_s(), time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", *module],
         cwd=place,
-        env=environment,
+        env=environment() | (more or {}),
         capture_output=True,
         text=True,
         check=False,
@@ -147,6 +144,13 @@ def _timed(module: Sequence[str], place: Path, more: dict[str, str] | None = Non
     return taken
 
 
+def environment() -> dict[str, str]:
+    """What both sides run in: one thread, nothing said that nobody reads."""
+    threads = dict.fromkeys((*THREADS, *THREADS_TF), "1")
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return os.environ | threads | quiet
+
+
 def _children_s() -> float:
     """Processor time of all children that have ended, and of theirs."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -155,13 +159,15 @@ def _children_s() -> float:
 
 def timeline(place: Path) -> dict[str, float]:
     """Where a sweep's time went, in seconds: first what happens once, then medians of its later trials."""
-    spans = _spans(place)
-    runs = sorted((_run(path) for path in (place / "results/runs").iterdir()), key=lambda run: run["started"])
+    spans = spans_of(place)
+    runs = sorted(
+        (run_times(path) for path in (place / "results/runs").iterdir()), key=lambda run: run["started"]
+    )
     of = {label: [end - start for name, _, start, end in spans if name == label] for label, *_ in spans}
     ends = {label: end for label, _, _, end in spans}
     found = {
         "once: import of the shell": of["import of the shell"][0],
-        "once: Hydra composes and checks": _composing_s(spans),
+        "once: Hydra composes and checks": composing_s(spans),
         "once: data, shapes, run ids": sum(of["prepare"]),
         "once: wait for MLflow": sum(of["wait for MLflow"]),
         "once: wait for the worker": of["wait for workers"][0],
@@ -188,18 +194,18 @@ def timeline(place: Path) -> dict[str, float]:
     return found
 
 
-def _spans(place: Path) -> list[Span]:
+def spans_of(place: Path) -> list[Span]:
     spans: list[Span] = json.loads((place / "spans.json").read_text())
     return spans
 
 
-def _composing_s(spans: Sequence[Span]) -> float:
+def composing_s(spans: Sequence[Span]) -> float:
     """From the end of the imports to the session that gets the checked configurations."""
     imported = next(end for label, _, _, end in spans if label == "import of the shell")
     return next(start for label, _, start, _ in spans if label == "execute") - imported
 
 
-def _run(folder: Path) -> dict[str, float]:
+def run_times(folder: Path) -> dict[str, float]:
     """A run's instants (s since the epoch) and spans (s)."""
     result = json.loads((folder / "result.json").read_text())
     events: list[dict[str, Any]] = [json.loads(line) for line in (folder / "events.jsonl").open()]

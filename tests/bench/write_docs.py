@@ -17,7 +17,18 @@ from inspect import cleandoc
 from pathlib import Path
 from types import ModuleType
 
-from tests.bench import fnn_speed, growth, overhead, quiet, rivals, shares, warm_trials
+from tests.bench import (
+    fnn_speed,
+    growth,
+    kills,
+    overhead,
+    quiet,
+    rivals,
+    shares,
+    sweep_64,
+    two_workers,
+    warm_trials,
+)
 from tests.bench.report import Report, command, machine, say
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
@@ -56,6 +67,9 @@ def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -
         Part("How much of the machine is used", shares, shares.measure_shares),
         Part("What the loop decides", fnn_speed, fnn_speed.measure_speed),
         Part("What a trial costs", warm_trials, lambda: warm_trials.measure_sweeps(repeats=repeats)),
+        Part("A sweep beside the usual way", sweep_64, lambda: sweep_64.measure_sweep(repeats=repeats)),
+        Part("Two workers", two_workers, lambda: two_workers.measure_workers(repeats=repeats)),
+        Part("What a kill leaves", kills, kills.measure_kills),
         Part("What logging costs", quiet, quiet.measure_quiet),
         Part(
             "How times grow",

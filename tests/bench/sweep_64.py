@@ -1,0 +1,226 @@
+"""A sweep of 64 trials beside the same sweep written the usual way; and whether 512 cost eight times as much.
+
+    python -m tests.bench.sweep_64 [--json] [--beside 64] [--trials 8,64,512] [--repeats 3] [--ways ...]
+
+Each trial is a feed-forward network on digits, 10 epochs of batches of 32, in PyTorch on one thread, logged
+to MLflow on SQLite. The usual way (tests/bench/naive/train_lightning.py) is Hydra's multirun with Lightning,
+its MLflow logger and its checkpoints, as the template does it that most people start with; without the
+progress bar, the summary and the check of the validation before the training, which would cost it time.
+What is compared are whole commands, imports and exit included, which take turns; ratios are medians over
+the repeats. Ours is done in several ways (`--ways "workers=1; workers=2 execution=compiled"`), each of which
+is some overrides. Both sides score on the same test part, ours the last epoch, the usual way its best
+checkpoint.
+
+Where the time goes is read from the runs' own files and from a clock at a few doors of the shell
+(tests/bench/traced.py), for ways with one worker; the parts add up to the whole command. The longer sweeps
+are ours alone. Memory is sampled, of the shell and of its workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sqlite3
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import measure
+from tests.bench.report import Report, Table, command, plain, say
+from tests.bench.warm_trials import composing_s, run_times, spans_of
+from tests.bench.watched import Watched, watch
+
+GOAL = 15.0
+WAYS = "workers=1; workers=2"
+TRIALS = "8,64,512"
+USUAL = "Hydra, Lightning, MLflow"
+EPOCHS = 10
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the comparison: its commands, and the test accuracies of all of their trials."""
+
+    commands: list[Watched]
+    accuracies: list[float]
+
+    @property
+    def wall_s(self) -> float:
+        """The median command."""
+        return measure.median([command.wall_s for command in self.commands])
+
+
+def measure_sweep(beside: int = 64, ways: str = WAYS, trials: str = TRIALS, repeats: int = 3) -> Report:
+    """The comparison at `beside` trials, and our sweeps of each of `trials`; 0 or empty leaves one out."""
+    tables: list[Table] = []
+    values: dict[str, object] = {"goal": GOAL}
+    with tempfile.TemporaryDirectory(prefix="sweep-64-") as name:
+        folder = Path(name)
+        if beside:
+            ours = [way.strip() for way in ways.split(";")]
+            sides, parts = _compare(beside, ours, repeats, folder)
+            values |= {"beside": beside, "sides": {name: plain(side) for name, side in sides.items()}}
+            values |= {"faster": {way: _faster(sides, way) for way in ours}, "where": parts}
+            tables.append(_beside_table(sides, beside))
+            tables += [_parts_table(way, found, beside) for way, found in parts.items()]
+        counts = sorted(int(count) for count in trials.split(",") if count)
+        if counts:
+            grown = {count: _ours("", count, folder / f"grown-{count}") for count in counts}
+            values["grown"] = {count: plain(command) for count, command in grown.items()}
+            tables.append(_grown_table(grown))
+    return Report(values, tuple(tables))
+
+
+def _compare(
+    trials: int, ways: Sequence[str], repeats: int, folder: Path
+) -> tuple[dict[str, Side], dict[str, dict[str, float]]]:
+    """All sides by name, and of our ways with one worker where their time went (medians)."""
+    sides = {name: Side([], []) for name in (*ways, USUAL)}
+    parts: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for repeat in range(repeats):
+        for number, (name, side) in list(enumerate(sides.items()))[:: -1 if repeat % 2 else 1]:
+            place = folder / f"{number}-{repeat}"
+            if name == USUAL:
+                side.commands.append(_usual(trials, place))
+                side.accuracies.extend(_usual_accuracies(place))
+            else:
+                side.commands.append(_ours(name, trials, place))
+                side.accuracies.extend(_our_accuracies(place))
+                if dict(text.split("=", 1) for text in name.split()).get("workers", "1") == "1":
+                    parts[name].append(where(place, side.commands[-1]))
+    found = {
+        way: {label: measure.median([part[label] for part in each]) for label in each[0]}
+        for way, each in parts.items()
+        if each
+    }
+    return sides, found
+
+
+def _ours(way: str, trials: int, place: Path) -> Watched:
+    say(f"ours, {trials} trials {way}")
+    asked = ("framework=torch", f"seed=range({trials})", f"train.epochs={EPOCHS}", *way.split())
+    return watch(("tests.bench.traced", "spans.json", "-m", *asked), place)
+
+
+def _usual(trials: int, place: Path) -> Watched:
+    say(f"the usual way, {trials} trials")
+    asked = (f"seed=range({trials})", f"trainer.max_epochs={EPOCHS}")
+    return watch(("tests.bench.naive.train_lightning", "-m", *asked), place)
+
+
+def _faster(sides: Mapping[str, Side], way: str) -> float:
+    """How many times as fast our way is: the median over the repeats."""
+    pairs = zip(sides[way].commands, sides[USUAL].commands, strict=True)
+    return measure.median([usual.wall_s / ours.wall_s for ours, usual in pairs])
+
+
+def _our_accuracies(place: Path) -> list[float]:
+    files = (place / "results" / "runs").glob("*/result.json")
+    return [json.loads(path.read_text())["metrics"]["test/accuracy"] for path in files]
+
+
+def _usual_accuracies(place: Path) -> list[float]:
+    with contextlib.closing(sqlite3.connect(place / "mlflow.db")) as database:
+        found = database.execute("select value from latest_metrics where key = 'test/acc'").fetchall()
+    return [float(value) for (value,) in found]
+
+
+def where(place: Path, taken: Watched) -> dict[str, float]:
+    """Where the time of one of our commands went, in s; the parts add up to the whole."""
+    spans = spans_of(place)
+    runs = sorted(map(run_times, (place / "results/runs").iterdir()), key=lambda run: run["started"])
+    of: dict[str, list[float]] = {}
+    for label, _, start, end in spans:
+        of.setdefault(label, []).append(end - start)
+    began = next(start for label, _, start, _ in spans if label == "import of the shell")
+    over = next(end for label, _, _, end in spans if label == "main")
+    handed = (after["started"] - run["ended"] for run, after in itertools.pairwise(runs))
+    found = {
+        "start of Python": began - taken.started,
+        "import of the shell": of["import of the shell"][0],
+        "Hydra composes, everything is checked": composing_s(spans),
+        "data, shapes, run ids": sum(of["prepare"]),
+        "wait for MLflow's import and store": sum(of["wait for MLflow"]),
+        "wait for the worker's import": of["wait for workers"][0],
+        "worker: data, programs, weights": sum(run["set_up"] for run in runs),
+        "worker: training": sum(run["training"] for run in runs),
+        "worker: validation, events": sum(run["epochs"] - run["training"] for run in runs),
+        "worker: test, files": sum(
+            run["ended"] - run["started"] - run["set_up"] - run["epochs"] for run in runs
+        ),
+        "from one run to the next": sum(handed),
+        "end of the worker": sum(of["end of workers"]),
+        "last logging": sum(of["last logging"]),
+        "leaderboard": sum(of["leaderboard"]),
+        "exit of Python": taken.started + taken.wall_s - over,
+    }
+    return found | {"everything else": taken.wall_s - sum(found.values())}
+
+
+def _beside_table(sides: Mapping[str, Side], trials: int) -> Table:
+    columns = (
+        "",
+        f"{trials} trials, s",
+        "a trial, s",
+        "times as fast",
+        "test accuracy",
+        "shell MB",
+        "workers MB",
+    )
+    rows = [
+        (
+            name if name == USUAL else f"evenbench {name}",
+            f"{side.wall_s:.1f}",
+            f"{side.wall_s / trials:.3f}",
+            "-" if name == USUAL else f"{_faster(sides, name):.1f}",
+            _spread(side.accuracies),
+            *_peaks(side.commands),
+        )
+        for name, side in sides.items()
+    ]
+    note = f"At least {GOAL:g} times as fast is the goal. Accuracies are mean and deviation over all trials."
+    return Table(f"{trials} trials beside the usual way", columns, tuple(rows), (note,))
+
+
+def _parts_table(way: str, parts: Mapping[str, float], trials: int) -> Table:
+    whole = sum(parts.values())
+    rows = tuple((label, f"{taken:.2f}", f"{taken / whole:.0%}") for label, taken in parts.items())
+    return Table(f"Where the time of {trials} trials goes: evenbench {way}", ("", "s", "share"), rows)
+
+
+def _grown_table(grown: dict[int, Watched]) -> Table:
+    columns = ("trials", "s", "s a further trial", "shell MB", "worker MB", "MB a further trial")
+    rows: list[tuple[object, ...]] = []
+    before, fewer = None, 0
+    for count, taken in grown.items():
+        further_s = further_mb = "-"
+        if before is not None:
+            more = count - fewer
+            further_s = f"{(taken.wall_s - before.wall_s) / more:.3f}"
+            grown_mb = taken.own_mb + taken.others_mb - before.own_mb - before.others_mb
+            further_mb = f"{grown_mb / more:+.3f}"
+        rows.append((count, f"{taken.wall_s:.1f}", further_s, *_peaks([taken]), further_mb))
+        before, fewer = taken, count
+    return Table("Our sweep against its length; peaks of resident memory", columns, tuple(rows))
+
+
+def _peaks(commands: Sequence[Watched]) -> tuple[str, str]:
+    own, others = max(each.own_mb for each in commands), max(each.others_mb for each in commands)
+    return f"{own:,.0f}", f"{others:,.0f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.4f} ± {_deviation(values):.4f}"
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+if __name__ == "__main__":
+    description = "A sweep of 64 trials beside the usual way, and how it grows to 512."
+    sys.exit(command(measure_sweep, description, beside=64, ways=WAYS, trials=TRIALS, repeats=3))

@@ -1,0 +1,66 @@
+"""A command with a clock, and with an eye on the memory of its processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.bench.warm_trials import environment
+
+EVERY_S = 0.25
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a command took: `started` is a unix time in s; the peaks of resident memory in MB, as sampled, are
+    of its first process and of all those that it started, together."""
+
+    started: float
+    wall_s: float
+    own_mb: float
+    others_mb: float
+
+
+def watch(module: Sequence[str], place: Path) -> Watched:
+    """Run `python -m ...` in a folder (made if need be); raises RuntimeError if it fails."""
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile("w+") as log:
+        started, start = time.time(), time.perf_counter()
+        command = [sys.executable, "-m", *module]
+        child = subprocess.Popen(command, cwd=place, env=environment(), stdout=log, stderr=log)
+        peaks, over = [0.0, 0.0], threading.Event()
+        watcher = threading.Thread(target=_sample, args=(child.pid, peaks, over))
+        watcher.start()
+        status = child.wait()
+        wall_s = time.perf_counter() - start
+        over.set()
+        watcher.join()
+        if status:
+            log.seek(0)
+            raise RuntimeError(f"{' '.join(module)} failed\n{log.read()[-4000:]}")
+    return Watched(started, wall_s, *peaks)
+
+
+def _sample(pid: int, peaks: list[float], over: threading.Event) -> None:
+    while not over.wait(EVERY_S):
+        try:
+            process = psutil.Process(pid)
+            others = sum(map(_resident_mb, process.children(recursive=True)))
+            peaks[:] = max(peaks[0], _resident_mb(process)), max(peaks[1], others)
+        except psutil.NoSuchProcess:
+            return
+
+
+def _resident_mb(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_info().rss / 1e6)
+    except psutil.NoSuchProcess:  # it ended since it was listed
+        return 0.0

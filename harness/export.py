@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import parity
-from harness.adapter import Float, Loss, Precision, Weights
+from harness.adapter import Float, Loss, Storage, Weights
 from harness.loaders import Task
 from harness.spec import Network, SelfAttention, Shape
 
@@ -46,7 +46,7 @@ class Export:
     network: Network
     weights: Weights
     loss: Loss
-    precision: Precision
+    precision: Storage
     inputs: Scaling | None
     outputs: Scaling | None
 

@@ -5,12 +5,13 @@ Programs are kept by their plan, as a worker keeps them, so that tests find out 
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 from harness import optim
-from harness.adapter import Adapter, Examples, Plan, Program
+from harness.adapter import Adapter, Examples, Plan, Program, Trainer
 from harness.job import RunFolder
 from harness.parse import ConfigError, parse
 from harness.spec import Input, ModelSpec
@@ -142,11 +143,51 @@ def description(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) ->
     }
 
 
-def do_run(adapter: Adapter, folder: str) -> dict[str, Any]:
-    """What a worker does with the folder of a run that was prepared; gives its result."""
+def do_run(adapter: Adapter, folder: str, epochs: int | None = None) -> dict[str, Any]:
+    """What a worker does with the folder of a run that was prepared, where it is told to stop after so many
+    epochs; gives its result."""
     if not _of_worker:
         _of_worker.append(Programs(adapter))
     run = RunFolder(Path(folder))
     run.set_aside()
-    worker.run(run, _of_worker[0], 0.0, lambda event: None)
+    asked = itertools.count(1)
+    judge = None if epochs is None else lambda: next(asked) < epochs
+    worker.run(run, _of_worker[0], 0.0, lambda event: None, judge)
     return run.result() or {}
+
+
+def broken_off(
+    adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], run: dict[str, Any], after: int
+) -> list[dict[str, Any]]:
+    """The run of a task (see `train`) unbroken; with its weights and state read after each epoch; and gone on
+    with, in a program of its own, from what was read `after` so many. Each has `losses`, `predictions` of the
+    validation part after each epoch, `weights`, `slots`."""
+    key = plan(task, rule)
+    real = parse(optim.Rule, rule)  # type: ignore[arg-type]
+    data = examples(task)
+
+    def follow(trainer: Trainer, epochs: slice, read: bool) -> dict[str, Any]:
+        losses, predictions, states = [], [], []
+        for order, rates in zip(run["orders"][epochs], run["rates"][epochs], strict=True):
+            trainer.train_epoch(order, rates)
+            trainer.sync()
+            losses.append(trainer.losses())
+            predictions.append(trainer.predict("val"))
+            if read:
+                states.append((trainer.weights(), trainer.state()))
+        read_then.append(states)
+        end = {"weights": trainer.weights(), "slots": trainer.state().slots}
+        return {"losses": losses, "predictions": predictions, **end}
+
+    read_then: list[Any] = []
+    trainer = adapter.build(key).trainer(data, real, run["seed"])
+    found = []
+    for read in (False, True):
+        trainer.load(run["weights"])
+        found.append(follow(trainer, slice(None), read))
+    weights, state = read_then[1][after - 1]
+    trainer = adapter.build(key).trainer(data, real, run["seed"])
+    trainer.load(run["weights"])
+    trainer.load(weights, state)
+    found.append(follow(trainer, slice(after, None), False))
+    return found

@@ -140,7 +140,7 @@ class Laboratory:
         self._labs: dict[tuple[str, str], Lab] = {}
 
     def __call__(self, framework: str, precision: str) -> Lab:
-        """The lab of a framework ("torch", "keras", ...) in "float32" or "float64"."""
+        """The lab of a framework ("torch", "keras", ...) in "float32", "float64" or "bf16"."""
         key = (framework, precision)
         if key not in self._labs:
             folder = self._folder / "-".join(key)
@@ -155,7 +155,7 @@ class Laboratory:
 
 
 def _precision(name: str) -> Any:
-    assert name in ("float32", "float64")
+    assert name in ("float32", "float64", "bf16")
     return name
 
 

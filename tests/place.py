@@ -81,14 +81,17 @@ class Place:
         """From now on, the run of a seed (`*`: of any) suffers from a fault."""
         self._faults.write_text(json.dumps({str(seed): fault for seed, fault in faults.items()}))
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to work with the faulty framework, and is known by as ours."""
+        return {"PYTHONPATH": os.pathsep.join((str(ROOT), str(FAULTY))), "FAULTS": str(self._faults)}
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `evenbench ARGUMENTS` here."""
-        path = os.pathsep.join((str(ROOT), str(FAULTY)))
-        own = {"PYTHONPATH": path, "FAULTS": str(self._faults), "TMPDIR": str(self.temporary)}
         return subprocess.Popen(
             [sys.executable, "-m", "harness", *arguments, "--config-dir", str(FAULTY / "conf")],
             cwd=self.folder,
-            env={**os.environ, **own},
+            env={**os.environ, **self.environment, "TMPDIR": str(self.temporary)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -81,7 +81,7 @@ def test_weights_come_back_as_they_were_loaded(place: tuple[Lab, str]) -> None:
     assert same(result["loaded"], run["weights"])
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("precision", ["float32", "float64", "bf16"])
 @pytest.mark.parametrize("framework", frameworks())
 def test_products_are_timed_one_by_one_until_they_are_there(
     framework: str, precision: str, lab: Callable[[str, str], Lab]

@@ -22,6 +22,7 @@ STDLIB = frozenset(sys.stdlib_module_names)
 
 FRAMEWORKS = frozenset({"torch", "keras", "tensorflow", "jax", "jaxlib"})
 ORCHESTRATION = frozenset({"hydra", "omegaconf", "mlflow"})
+CLUSTERS = {"ray": "ray_cluster", "submitit": "slurm_cluster"}  # each imported by one module, when it is used
 
 # What an adapter may import beside core and NumPy: the framework it is named after, or the ones given here.
 OWN_FRAMEWORKS = {
@@ -114,6 +115,8 @@ def allowed(item: Import, module: str, core: frozenset[str]) -> bool:
     layer = layer_of(module)
     if item.top in STDLIB:
         return True
+    if item.top in CLUSTERS:
+        return item.inside and module == f"harness.shell.cluster.{CLUSTERS[item.top]}"
     if layer in ("shell", "command"):
         return item.top not in FRAMEWORKS | {"adapters"} and not (
             item.top == "harness" and item.second in WORKER_FOLDERS
@@ -179,6 +182,8 @@ def test_layer_imports_nothing_above_it(layer: str) -> None:
         ("harness.shell.engine", "import importlib\nimportlib.import_module('torch.cuda')"),
         ("harness.shell.engine", "if TYPE_CHECKING:\n    from adapters import torch"),
         ("harness.hydra_plugins.launcher", "import tensorflow as tf"),
+        ("harness.shell.cluster.ray_cluster", "import ray"),
+        ("harness.shell.cluster.engine", "def f():\n    import ray"),
         ("adapters.torch.step", "import tensorflow"),
         ("adapters.torch.step", "from adapters.keras import layers"),
         ("adapters.torch.step", "from ..keras import layers"),
@@ -200,6 +205,7 @@ def test_the_rule_sees_what_it_forbids(module: str, source: str) -> None:
         ("harness.worker.main", "from harness import spec\nfrom harness.worker import io\nfrom . import io"),
         ("harness.worker.main", "from importlib import import_module\nimport_module(f'adapters.{name}')"),
         ("harness.shell.engine", "import mlflow\nfrom harness import spec\nfrom .cli import main"),
+        ("harness.shell.cluster.ray_cluster", "def f():\n    from ray.util import x"),
         ("adapters.torch.step", "import torch\nfrom torch import nn\nfrom harness.spec import Dense"),
         ("adapters.torch.step", "from . import layers\nfrom adapters.torch.layers import build"),
         ("adapters.keras.step", "import jax\nimport tensorflow as tf"),

@@ -297,7 +297,8 @@ def test_what_only_shows_something_writes_nothing(
 
 
 def test_a_run_of_a_sweep_is_composed_once(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: Hydra's own sweeper, which composes each run, throws that away and composes it again."""
+    """Catches: Hydra's own sweeper, which composes each run, throws that away and composes it again; runs
+    that differ in numbers alone, composed from their files each."""
     composed: list[list[str]] = []
     load = ConfigLoaderImpl.load_sweep_config
 
@@ -306,8 +307,8 @@ def test_a_run_of_a_sweep_is_composed_once(workdir: Path, monkeypatch: pytest.Mo
         return load(self, master_config, sweep_overrides)
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
-    assert len(task.collect(["data=iris", "seed=range(3)"])) == 3
-    assert composed == [["data=iris", f"++seed={seed}"] for seed in range(3)]
+    assert len(task.collect(["data=iris,wine", "seed=range(3)"])) == 6
+    assert composed == [[f"data={name}", "++seed=0"] for name in ("iris", "wine")]
 
 
 def test_a_run_is_done_once_shown_and_done_again_when_asked(workdir: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from harness import gauge, machine
 from harness.machine import Device, Limit, Ticks
+from harness.precision import ON_CPU
 from harness.shell.cards import cards
 from harness.shell.doctor import doctor_command, host
 from harness.shell.doctor import frameworks as installed
@@ -98,7 +99,7 @@ def test_a_sound_machine(place: Place) -> None:
             assert state["install"].startswith("pip install ")
     limits = {(one["limit"]["precision"], one["limit"]["threads"]): one for one in found["limits"]}
     threads = {1, machine.usable_cores()}
-    assert set(limits) == {(precision, count) for precision in ("float32", "float64") for count in threads}
+    assert set(limits) == {(precision, count) for precision in ON_CPU for count in threads}
     assert all(one["new"] and one["limit"]["gflops"] > 0 for one in limits.values())
     noise = found["noise"]
     assert noise["ratio"]["low"] <= noise["ratio"]["estimate"] <= noise["ratio"]["high"]
@@ -301,7 +302,9 @@ def test_without_a_limit_runs_go_on(place: Place, monkeypatch: pytest.MonkeyPatc
     """Catches: a run that is lost because of a number beside it; a try for each run of a sweep."""
     sweep = [word for word in FAULTY_SWEEP if word != "limit=off"]
     monkeypatch.setenv("AT_MULTIPLY", "raise")
-    status, printed = end(place.start("-m", *sweep, "seed=0,1", "device=cuda:9"))
+    # a card that the command is told of and torch does not see
+    tree(place.folder, {"pynvml.py": NVML.format(broken="False")})
+    status, printed = end(place.start("-m", *sweep, "seed=0,1", "device=cuda:1"))
     assert status == 0 and printed.count("how fast matrices are multiplied can't be measured") == 1, printed
     assert all("speed/share_of_limit" not in run.result["metrics"] for run in place.runs())
 
@@ -391,6 +394,8 @@ def nvmlSystemGetDriverVersion(): return b"570.1"
 def nvmlDeviceGetCount(): return 2
 def nvmlDeviceGetHandleByIndex(index): return index
 def nvmlDeviceGetName(handle): return f"H100 {{handle}}"
+def nvmlDeviceGetUUID(handle): return f"GPU-{{handle}}"
+def nvmlDeviceGetCudaComputeCapability(handle): return 9, 0
 def nvmlDeviceGetMemoryInfo(handle): return Memory
 def nvmlDeviceGetTotalEnergyConsumption(handle):
     if handle: raise NVMLError("not supported")
@@ -406,6 +411,7 @@ def test_cards(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(system, {"pynvml.py": NVML.format(broken="False")})
     first, second = cards()
     assert (first.name, first.driver, first.memory_mb, first.energy) == ("H100 0", "570.1", 80_000.0, True)
+    assert (first.id, first.capability) == ("GPU-0", (9, 0))
     assert second.energy is False
     monkeypatch.delitem(sys.modules, "pynvml")
     tree(system, {"pynvml.py": NVML.format(broken="not False"), "dev/nvidia0": "", "dev/nvidiactl": ""})

@@ -221,7 +221,7 @@ def test_the_line_that_opens_the_ui_names_the_results_folder(
 
 def write(results: Path, name: str, config: RunConfig, result: dict[str, Any] | None) -> None:
     folder = RunFolder(results / "runs" / name)
-    folder.write_job({"config": config.to_plain()})
+    folder.write_job({"study": config.study, "config": config.to_plain()})
     if result is not None:
         folder.write_result(result)
 

@@ -161,6 +161,12 @@ def test_the_commands_that_cannot_be_run_here_exist(tmp_path: Path) -> None:
             if program == "make":
                 make = ["make", "--dry-run", *arguments]
                 assert subprocess.run(make, cwd=ROOT, capture_output=True).returncode == 0, arguments
+            elif program == "ray":
+                pytest.importorskip("ray")
+                asked = [Path(sys.executable).with_name("ray"), arguments[0], "--help"]
+                said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+                options = [word.partition("=")[0] for word in arguments[1:]]
+                assert all(option in said for option in options), arguments
             elif arguments[0] in cli.COMMANDS:
                 assert run(["-m", "harness", *arguments, "--help"], tmp_path).returncode == 0
             else:

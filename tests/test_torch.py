@@ -16,6 +16,12 @@ from tests import cases
 from tests.lab import Lab, frameworks
 from tests.tasks import BOUND, RULES, Run, Task, expected, make_run, make_task
 
+WITHOUT_WAITING: list[list[dict[str, Any]]] = [
+    [{"kind": "flatten"}, {"kind": "dense", "units": 4}, {"kind": "dropout", "rate": 0.3}],
+    [{"kind": "lstm", "units": 4, "returns": "sequence"}, {"kind": "attention", "heads": 2}],
+    [{"kind": "conv1d", "filters": 2, "kernel_size": 3}, {"kind": "batch_norm"}],
+]
+
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("execution", frameworks()["torch"].executions)
@@ -122,3 +128,59 @@ def test_a_long_recurrence_is_refused_where_it_would_be_unrolled(lab: Callable[[
     assert "66 steps" in refusal("compiled", 33) and "eager" in refusal("compiled", 33)
     assert not refusal("eager", 33)
     assert not refusal("compiled", 32)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_kernels_of_images_lie_channels_last(channels: int, lab: Callable[[str, str], Lab]) -> None:
+    """Catches: strides of the other order, which no value tells: for a single channel both orders are the
+    same places in memory, but torch.compile goes by the strides, and takes half the time with these."""
+    layers = [{"kind": "conv2d", "filters": 3}, {"kind": "flatten"}, {"kind": "output"}]
+    task = make_task("eager", layers=layers, in_shape=[4, 4, channels])
+    found = lab("torch", "float64").call("tests.test_torch:strides", task=task, run=make_run(task, 0.1))
+    assert found == [[9 * channels, 1, 3 * channels, channels]]
+
+
+def strides(adapter: Any, task: Task, run: Run) -> list[list[int]]:
+    """The case: the strides of each kernel once weights are loaded."""
+    rule = {"name": "sgd", "learning_rate": 0.1}
+    program = adapter.build(cases.plan(task, rule))
+    program.trainer(cases.examples(task), cases.rule(rule), 0).load(run["weights"])
+    return [list(kernel.stride()) for kernel in program.model.parameters.values() if kernel.dim() == 4]
+
+
+def waits(adapter: object, task: Task, rule: dict[str, Any], mixed: bool) -> str:
+    """The case: an epoch on tensors without values, so that whatever asks for one fails; says what did."""
+    import torch
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    from adapters.torch import loops, model, optimizers
+    from adapters.torch.layers import Setting
+
+    network, real, cpu = cases.network(task), cases.rule(rule), torch.device("cpu")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        made = model.build(network, Setting(torch.float32, cpu, unrolled=False))
+        made.module.mixed = mixed
+        optimizer = optimizers.make(real, list(made.parameters.values()), fused=True)
+        inputs = [torch.zeros(26, *network.input.shape)]
+        if network.input.lengths:
+            inputs.append(torch.ones(26, dtype=torch.int64))
+        y = torch.zeros(26, dtype=torch.int64)
+        run = loops.Run(made, model.criterion("cross_entropy"), optimizer, tuple(inputs), y, 4, cpu)
+        try:
+            losses = loops.eager(run)(torch.zeros(3, 4, dtype=torch.int64), [0.1, 0.2, 0.3])
+        except DataDependentOutputException as error:
+            return str(error)
+        return "" if len(losses) == 3 else "steps are missing"
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("layers", WITHOUT_WAITING, ids=lambda layers: layers[0]["kind"])
+def test_no_step_waits_for_a_value(layers: Any, mixed: bool, lab: Callable[[str, str], Lab]) -> None:
+    """Catches: a value that is read on the host in the middle of an epoch (a loss, a length, a step count),
+    for which a GPU has to be waited for at every step. Tensors without values show it without a GPU."""
+    for name in ("adam", "rmsprop", "nesterov"):
+        for impl in ("native", "shared"):
+            whole = [*layers, {"kind": "flatten"}, {"kind": "output"}]
+            task = make_task("eager", layers=whole, in_shape=[6, 3], padded=layers[0]["kind"] == "lstm")
+            arguments = {"task": task, "rule": {"name": name, "impl": impl} | RULES[name], "mixed": mixed}
+            assert not lab("torch", "float64").call("tests.test_torch:waits", **arguments)

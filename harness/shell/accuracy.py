@@ -26,6 +26,7 @@ from harness.parse import ConfigError, Mistake, to_plain
 from harness.shell import task
 from harness.shell.axes import axes
 from harness.shell.certificate import today
+from harness.shell.engine import Engine, Judge
 from harness.shell.leaderboard import SCORES
 from harness.shell.progress import reporter
 from harness.shell.session import Outcome, Session
@@ -37,7 +38,8 @@ STUDY = "accuracy"
 OF_FRAMEWORK = ("framework", "execution")
 OF_RUN = (
     *("seed", "repeat", "study", "results_dir", "tracking"),
-    *("force", "certify", "limit", "isolation", "timeout_s"),
+    *("force", "certify", "limit", "isolation", "timeout_s", "checkpoint"),
+    *("workers", "pin", "timings", "search"),
 )
 
 
@@ -80,9 +82,9 @@ def accuracy_command(arguments: Sequence[str], margin: float, as_json: bool) -> 
     """Train, compare, store and print; 0 where all is equivalent, else 1, as `undecided` proves nothing."""
     with Session(reporter()) as session:
 
-        def train(configs: list[RunConfig]) -> list[dict[str, float]]:
+        def train(configs: list[RunConfig], engine: Engine | None, judge: Judge | None) -> Sequence[Outcome]:
             _check(configs)
-            return [outcome.result["metrics"] for outcome in session.execute(configs)]
+            return session.execute(configs, engine, judge)
 
         status = task.compose(["--multirun", *_defaults(arguments), *arguments], train)
     if not session.outcomes:

@@ -20,7 +20,15 @@ NO_AXES = {
     "limit",
     "isolation",
     "timeout_s",
+    "workers",
+    "pin",
+    "timings",
+    "search",
+    "search.trial",
+    "search.objectives",
     "tracking.uri",
+    "checkpoint.every_epochs",
+    "checkpoint.every_minutes",
 }
 ALWAYS = ("model", "data", "framework", "execution")
 IN_LABEL = ("model", "data", "framework")
@@ -28,10 +36,23 @@ IN_LABEL = ("model", "data", "framework")
 
 def axes(configs: Iterable[RunConfig]) -> list[dict[str, str]]:
     """For each configuration its value on every axis: those of `ALWAYS`, and whatever else varies."""
-    plain = [_flat(config) for config in configs]
-    keys = dict.fromkeys((*ALWAYS, *(key for flat in plain for key in flat)))
-    shown = [key for key in keys if key in ALWAYS or _varies(key, plain)]
+    plain = [_flat(config.to_plain()) for config in configs]
+    shown = [key for key in _keys(plain) if key in ALWAYS or _varies(key, plain)]
     return [{key: flat.get(key, "-") for key in shown} for flat in plain]
+
+
+def split(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """What plain configurations have in common, and each one's value where they differ; null is left out of
+    the common part. They may be of a version whose configuration this one can't read."""
+    plain = [_flat(config) for config in jobs]
+    values = {key: {flat.get(key, "-") for flat in plain} for key in _keys(plain)}
+    shared = {key: value for key, (value, *more) in values.items() if not more and value != "None"}
+    varied = [key for key, found in values.items() if len(found) > 1 and _varies(key, plain)]
+    return shared, [{key: flat.get(key, "-") for key in varied} for flat in plain]
+
+
+def _keys(plain: Iterable[Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys((*ALWAYS, *(key for flat in plain for key in flat))))
 
 
 def labels(configs: Sequence[RunConfig]) -> list[str]:
@@ -40,15 +61,16 @@ def labels(configs: Sequence[RunConfig]) -> list[str]:
     varied = [key for key in found[0] if key not in IN_LABEL and _varies(key, found)] if found else []
     names: list[str] = []
     for config, values in zip(configs, found, strict=True):
-        others = (f"{key.rpartition('.')[2]}={values[key]}" for key in varied if values[key] != "-")
+        shown = varied if config.search is None else []  # the trial's number says it shorter
+        others = (f"{key.rpartition('.')[2]}={values[key]}" for key in shown if values[key] != "-")
         again = [f"r{config.repeat}"] if config.repeat else []
-        names.append(" ".join([config.label(), *again, *others]))
+        trial = [f"trial {config.search.trial}"] if config.search else []
+        names.append(" ".join([config.label(), *again, *trial, *others]))
     return names
 
 
-def _flat(config: RunConfig) -> dict[str, str]:
-    """A configuration, flat: a section's name under the section itself, its other keys below it."""
-    plain: Mapping[str, Any] = config.to_plain()
+def _flat(plain: Mapping[str, Any]) -> dict[str, str]:
+    """A plain configuration, flat: a section's name under the section itself, its other keys below it."""
     flat = {key: str(value) for key, value in flatten(plain).items() if key not in NO_AXES}
     names = {section: flat.pop(f"{section}.name") for section in SECTIONS}
     inner = ("model.layers", "framework.")

@@ -134,20 +134,33 @@ def _sync(arguments: Sequence[str]) -> int:
 
 
 def _leaderboard(arguments: Sequence[str]) -> int:
-    examples = "  evenbench leaderboard\n  evenbench leaderboard bench --json"
+    examples = (
+        "  evenbench leaderboard\n  evenbench leaderboard bench --json\n  evenbench leaderboard --phases"
+    )
     parser = _parser("leaderboard", "The table of finished runs, of one study or of all.", examples)
     parser.add_argument("study", nargs="?", help="default: all")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    phases = "where the time of a run goes: import, data, build, compile, epochs, evaluation"
+    parser.add_argument("--phases", action="store_true", help=phases)
     options = parser.parse_args(arguments)
     from harness.shell.leaderboard import print_leaderboard, rows_as_json
+    from harness.shell.phases import print_phases
     from harness.shell.study import load_outcomes
 
     outcomes = load_outcomes(options.results_dir, options.study)
-    if options.json:
+    if options.phases:
+        print_phases(outcomes, options.json)
+    elif options.json:
         print(rows_as_json(outcomes))
     else:
         print_leaderboard(outcomes)
     return 0
+
+
+def _study(arguments: Sequence[str]) -> int:
+    from harness.shell.studycommand import study_command
+
+    return study_command(arguments, _parser)
 
 
 def _certify(arguments: Sequence[str]) -> int:
@@ -211,6 +224,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "show": _show,
     "export": _export,
     "leaderboard": _leaderboard,
+    "study": _study,
     "doctor": _doctor,
     "ui": _ui,
     "sync": _sync,

@@ -18,7 +18,7 @@ AXES = (
 # MLflow's limits: characters of a key, a param's value, a tag's value; params or tags, metrics in one call.
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
 ENTITIES_PER_CALL, METRICS_PER_CALL = 100, 1000
-ENVIRONMENT_TAGS = 30  # what a run says of its environment is cut here; all of it is in result.json
+ENVIRONMENT_TAGS = 40  # what a run says of its environment is cut here; all of it is in result.json
 
 
 def run_name(axes: Mapping[str, str]) -> str:
@@ -100,8 +100,11 @@ def result_tags(result: Mapping[str, Any]) -> dict[str, str]:
             text = tail if isinstance(tail, str) else "\n".join(map(str, tail))
             # The note is what a run's page shows first.
             tags["mlflow.note.content"] = f"**{tags['error']}**\n\n```\n{text[-2000:]}\n```"
-    if (disturbed := (result.get("timing") or {}).get("disturbed")) is not None:
+    timing = result.get("timing") or {}
+    if (disturbed := timing.get("disturbed")) is not None:
         tags["timing.disturbed"] = "; ".join(disturbed) or "no"
+    if (epoch := timing.get("resumed_from_epoch")) is not None:
+        tags["timing.resumed_from_epoch"] = str(epoch)
     if certificate := result.get("certificate"):
         named = isinstance(certificate, Mapping)
         tags["certificate"] = str(

@@ -20,6 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from harness import npz
+from harness.adapter import Precision, storage
 from harness.config import FrameworkConfig, RunConfig
 from harness.export import Target
 from harness.job import Job, RunFolder, write_json
@@ -47,6 +48,7 @@ PACKAGES: dict[Target, tuple[str, ...]] = {
 """What it takes besides the framework."""
 
 LOSS_BOUND = 1e-3
+ROUGH_LOSS_BOUND = 0.05  # of a run in tf32 or bf16: a model is checked, and used, in float32
 """Of the difference between the test loss that the run recorded and the one that its weights have now,
 relative to a loss of at least 1: a run on a GPU may have multiplied in TF32, which resolves 1e-3 of a factor.
 Data or weights that are not the run's are further off."""
@@ -122,12 +124,14 @@ def export(results_dir: Path, name: str, to: Target, output: Path | None) -> tup
     dataset, file = shelf.get(config.data, results_dir)
     shelf.write(results_dir)
     fitted = preprocessing(config.data, config.model.view(dataset))
-    asked = replace(config, framework=framework, execution=framework.execution, device="cpu")
+    precision: Precision = storage(config.precision)
+    own = replace(config, framework=framework, execution=framework.execution)
+    asked = replace(own, device="cpu", precision=precision)
     command = {"to": to, "run_id": job.run_id, "config": asked.to_plain()}
     paths = {"weights": folder.path / "weights.npz", "data": results_dir / file}
     with _staged(target) as staging:
         said = _work(asked, command, paths, fitted, staging)
-        _check(said, folder)
+        _check(said, folder, LOSS_BOUND if asked.precision == config.precision else ROUGH_LOSS_BOUND)
         described = {
             "run_id": job.run_id,
             "to": to,
@@ -187,7 +191,7 @@ def _work(
         worker.close()
 
 
-def _check(said: Mapping[str, Any], folder: RunFolder) -> None:
+def _check(said: Mapping[str, Any], folder: RunFolder, loss_bound: float) -> None:
     """Raise FailedExportError unless the model is the run's network and gives the run's own test loss."""
     if "error" in said:
         raise FailedExportError(f"run {folder.run_id} can't be exported: {said['error']}")
@@ -198,7 +202,7 @@ def _check(said: Mapping[str, Any], folder: RunFolder) -> None:
             "rounding in float32, which the same run with precision=float64 would show"
         )
     recorded = (folder.result() or {})["metrics"]["test/loss"]
-    if not abs(said["test_loss"] - recorded) <= LOSS_BOUND * max(1.0, abs(recorded)):
+    if not abs(said["test_loss"] - recorded) <= loss_bound * max(1.0, abs(recorded)):
         raise FailedExportError(
             f"the weights of run {folder.run_id} give a test loss of {said['test_loss']:.6g}, "
             f"and {recorded:.6g} was recorded: its data or weights are not what they were"

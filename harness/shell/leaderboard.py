@@ -31,6 +31,7 @@ class Row:
     axes: dict[str, str]
     runs: int
     failed: int
+    pruned: int
     score: str
     score_mean: float
     score_deviation: float
@@ -79,11 +80,11 @@ def print_leaderboard(outcomes: Sequence[Outcome]) -> None:
             console.print(table(part, f"{model} on {data}", found, left_out))
     disturbed = sum(row.disturbed for row in found)
     if disturbed:
-        runs = sum(row.runs - row.failed for row in found)
+        runs = sum(row.runs - row.failed - row.pruned for row in found)
         console.print(f"{MARK} other work disturbed the timing of {disturbed} of {runs} runs", markup=False)
     config = outcomes[0].config
     place = "" if config.results_dir == "results" else f" --results-dir {shlex.quote(config.results_dir)}"
-    for outcome in (outcome for outcome in outcomes if not outcome.finished):
+    for outcome in (outcome for outcome in outcomes if outcome.failed):
         error = outcome.result.get("error") or {}
         what = f"{outcome.result['status']}: {outcome.config.label()}: {error.get('message', '')}"
         console.print(what, markup=False, soft_wrap=True)
@@ -132,7 +133,8 @@ def _cells(row: Row, mixed: bool) -> list[str]:
     """The numbers of a row; `mixed` where scores of several kinds share a column, so that each is named."""
     kind = f"{row.score.rpartition('/')[2]} " if mixed else ""
     spread = "" if math.isnan(row.score_deviation) else f" ± {row.score_deviation:.3f}"
-    runs = str(row.runs) + (f" ({row.failed} failed)" if row.failed else "")
+    others = [f"{count} {what}" for count, what in ((row.failed, "failed"), (row.pruned, "pruned")) if count]
+    runs = str(row.runs) + (f" ({', '.join(others)})" if others else "")
     numbers = (
         (row.score_mean, f"{kind}{row.score_mean:.3f}{spread}"),
         (row.step_ms, f"{row.step_ms:.3f}" + MARK * bool(row.disturbed)),
@@ -148,6 +150,7 @@ def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
     finished = [outcome.result["metrics"] for outcome in group if outcome.finished]
     score = next((name for name in SCORES if finished and name in finished[0]), "")
     scores = [metrics[score] for metrics in finished] if score else []
+    failed = sum(outcome.failed for outcome in group)
 
     def middle(name: str) -> float:
         return measure.median([metrics[name] for metrics in finished])
@@ -155,7 +158,8 @@ def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
     return Row(
         axes=axes,
         runs=len(group),
-        failed=len(group) - len(finished),
+        failed=failed,
+        pruned=len(group) - len(finished) - failed,
         score=score,
         score_mean=statistics.fmean(scores) if scores else math.nan,
         score_deviation=statistics.stdev(scores) if len(scores) > 1 else math.nan,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ LOCK = "lock"
 @dataclass(frozen=True)
 class Link:
     """What is in `mlflow.json`. `attempt`: see `attempt()`; `epochs`: the last one that MLflow has; `digest`:
-    empty while open."""
+    empty while open; `studies`: those that MLflow says the run is of."""
 
     tracking_uri: str
     store: str
@@ -34,6 +34,7 @@ class Link:
     attempt: int
     epochs: int = 0
     digest: str = ""
+    studies: list[str] = field(default_factory=list)
 
     @property
     def closed(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.job import RunFolder
 from harness.shell import links
 from harness.shell.store import Store
 from harness.shell.tracking import Tracker, is_live
@@ -60,9 +61,15 @@ def sync_run(tracker: Tracker, folder: Path, *, own: bool = False) -> Outcome:
         return "live"
     link = links.read_link(folder)
     known = link is not None and link.store == tracker.store.id
-    if link is not None and known and link.digest == links.digest(folder):
-        return "present"
+    whole = link is not None and known and link.digest == links.digest(folder)
     job = links.read_json(folder / "job.json")
+    if link is not None and whole:
+        if "run_id" not in job or link.studies == RunFolder(folder).studies():
+            return "present"
+        if not _is_active(tracker, link.run_id):  # its user has deleted it
+            return "present"
+        tracker.place(folder)
+        return "completed"
     if "run_id" not in job:
         return "unreadable"
     outcome: Outcome = "completed"

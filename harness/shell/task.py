@@ -13,11 +13,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -30,20 +32,22 @@ from harness.parse import ConfigError, Mistake
 from harness.shell import overrides
 from harness.shell.alternatives import with_alternatives
 from harness.shell.compose import run_config
+from harness.shell.engine import Engine, Judge
 from harness.shell.frameworks import conf_folder
 from harness.shell.leaderboard import print_leaderboard
 from harness.shell.origins import Origins, locate
 from harness.shell.prepare import DataShelf
 from harness.shell.progress import reporter
 from harness.shell.session import Session
+from harness.shell.shared import Shared
 from harness.shell.versions import installed
 
 PACKAGE = Path(harness.__file__).resolve().parent
 OK, FAILED, WRONG = 0, 1, 2
 
 
-CarryOut = Callable[[list[RunConfig]], list[dict[str, float]]]
-"""What is done with the runs that Hydra composed; gives the metrics of each back to Hydra."""
+CarryOut = Callable[[list[RunConfig], Engine | None, Judge | None], Sequence[object]]
+"""What is done with the runs that Hydra composed; what it returns for each is given back to Hydra."""
 
 
 @dataclass
@@ -53,6 +57,10 @@ class _Command:
     carry_out: CarryOut
     mistakes: list[Mistake]
     refused: bool = False
+    session: Session | None = None  # of a command that does runs, and so may search
+    searching: bool = False  # a combination that can't be is then a failed trial
+    options: Sequence[str] = ()  # those of Hydra
+    groups: overrides.Groups = field(default_factory=dict)
 
 
 _commands: list[_Command] = []
@@ -61,10 +69,13 @@ _commands: list[_Command] = []
 def main(arguments: Sequence[str]) -> int:
     """Run or sweep as the arguments (in Hydra's syntax) say; returns the exit status."""
     with Session(reporter()) as session:
-        status = compose(arguments, lambda configs: [o.result["metrics"] for o in session.execute(configs)])
-    if session.outcomes:
+        status = compose(arguments, session.execute, session)
+    if session.report is not None:
+        session.report()
+    elif session.outcomes:
         print_leaderboard(session.outcomes)
-        return OK if all(outcome.finished for outcome in session.outcomes) else FAILED
+    if session.outcomes:
+        return FAILED if any(outcome.failed for outcome in session.outcomes) else OK
     return status
 
 
@@ -72,9 +83,9 @@ def collect(arguments: Sequence[str]) -> list[RunConfig]:
     """The runs that the arguments of a sweep describe, checked; nothing is run. Raises ConfigError."""
     found: list[RunConfig] = []
 
-    def take(configs: list[RunConfig]) -> list[dict[str, float]]:
+    def take(configs: list[RunConfig], engine: Engine | None, judge: Judge | None) -> Sequence[object]:
         found.extend(configs)
-        return [{}] * len(configs)
+        return configs
 
     status = compose(["--multirun", *arguments], take)
     if status:
@@ -82,18 +93,22 @@ def collect(arguments: Sequence[str]) -> list[RunConfig]:
     return found
 
 
-def compose(arguments: Sequence[str], carry_out: CarryOut) -> int:
-    """Have Hydra compose what the arguments say, and carry it out; returns Hydra's exit status."""
+def compose(arguments: Sequence[str], carry_out: CarryOut, session: Session | None = None) -> int:
+    """Have Hydra compose what the arguments say, and carry it out; returns Hydra's exit status.
+
+    `session` is that of `carry_out` where a sweep may be a search.
+    """
     options, asked, others = overrides.split(arguments)
     folders = [conf_folder()]
     if options.config_dir:
         folders.append(Path(options.config_dir))
         overrides.check_folder(folders[1], folders[0])
-    kept, mistakes = overrides.check(asked, overrides.find_groups(folders))
+    groups = overrides.find_groups(folders)
+    kept, mistakes = overrides.check(asked, groups)
     if mistakes and (options.cfg or options.info):
         raise ConfigError(mistakes)
     _prepare_hydra(folders)
-    command = _Command(carry_out, mistakes)
+    command = _Command(carry_out, mistakes, session=session, options=others, groups=groups)
     _commands.append(command)
     try:
         status = _run_hydra(kept + others)
@@ -106,27 +121,55 @@ def compose(arguments: Sequence[str], carry_out: CarryOut) -> int:
     return status
 
 
-def execute(composed: Iterable[DictConfig]) -> list[dict[str, float]]:
+def execute(
+    composed: Iterable[DictConfig], engine: Engine | None = None, judge: Judge | None = None
+) -> Sequence[Any]:
     """Check composed configurations and carry them out; a wrong request ends the command.
 
-    Returns the metrics of each.
+    `engine` and `judge` are those of the launcher, see `harness.shell.engine`. Returns what the command has
+    for each: an `Outcome` where runs are done.
     """
     command = _commands[-1]
     configs: list[RunConfig] = []
     origins: list[Origins] = []
-    mistakes, shelf = list(command.mistakes), DataShelf()
+    mistakes, shelf, shared = list(command.mistakes), DataShelf(), Shared()
     for config in composed:
-        origins.append(Origins.of(config))
+        origin = Origins.of(config)
+        origins.append(Origins(origin.places, shared.parts(origin.raw)))
         try:
             run = run_config(config, origins[-1], shelf)
             fit(run.model, run.train.loss, data.sample(run.data))  # before any data are loaded
-            configs.append(run)
+            configs.append(shared.config(run))
         except ConfigError as error:
             mistakes.extend(locate(error.mistakes, origins[-1:]))
     with _refusing(command, origins):
         if mistakes:
             raise ConfigError(mistakes)
-        return command.carry_out(configs)
+        return command.carry_out(configs, engine, judge)
+
+
+def search(composed: DictConfig, arguments: Sequence[str], loader: ConfigLoader, launcher: object) -> None:
+    """Carry out a sweep that is a search; raises ConfigError.
+
+    `composed` is what Hydra composed for the sweep, `arguments` are its overrides.
+    """
+    from harness.shell.search_request import Composer, understand  # Optuna: for searches alone
+    from harness.shell.search_sweep import Launcher, SearchSweep
+
+    command = _commands[-1]
+    if command.session is None:
+        problem = "searches among runs, which this command does not do"
+        raise ConfigError([*command.mistakes, Mistake("search", problem)])
+    if not isinstance(launcher, Launcher):
+        problem = f"a search can't use {type(launcher).__name__}"
+        raise ConfigError([*command.mistakes, Mistake("hydra/launcher", problem, "evenbench, ray, slurm")])
+    composer = Composer(composed, loader, command.groups)
+    try:
+        request = understand(composed, arguments, composer, command.mistakes, launcher.engine)
+        command.searching = True
+        SearchSweep(request, composer, launcher, command.session, command.options).run()
+    except ConfigError as error:
+        raise ConfigError(with_alternatives(error.mistakes)) from error
 
 
 @contextmanager
@@ -134,6 +177,8 @@ def _refusing(command: _Command, origins: Sequence[Origins]) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
+        if command.searching:
+            raise
         command.refused = True
         mistakes = with_alternatives(locate(error.mistakes, origins))
         print(ConfigError(mistakes), file=sys.stderr)
@@ -148,7 +193,7 @@ def _run_hydra(arguments: list[str]) -> int:
         full = HydraConfig.instance().cfg
         merged = OmegaConf.merge(full, config) if full is not None else config
         assert isinstance(merged, DictConfig)
-        return execute([merged])[0]
+        return execute([merged])
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what is wrong instead of printing it
     before = sys.argv
@@ -180,7 +225,12 @@ def _prepare_hydra(folders: Sequence[Path]) -> None:
         """Those of the named frameworks that are installed, as choices of a sweep."""
         return ",".join(name for name in names if _is_installed(name, folders))
 
+    def mode(search: object) -> str | None:
+        """Hydra's mode: a search is a sweep without `-m` too."""
+        return None if search is None else "MULTIRUN"
+
     OmegaConf.register_new_resolver("installed", present, replace=True)
+    OmegaConf.register_new_resolver("mode_of", mode, replace=True)
 
 
 def _is_installed(framework: str, folders: Sequence[Path]) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from harness.job import CHECKPOINT, UNUSABLE, RunFolder
 from harness.shell import links
 from harness.shell.entities import (
     AXES,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 STATUS = {
     "finished": "FINISHED",
+    # as the loggers of Optuna and Ray Tune have it: nothing went wrong; the tag `status` tells them apart
+    "pruned": "FINISHED",
     "failed": "FAILED",
     "timeout": "FAILED",
     "diverged": "FAILED",
@@ -53,7 +57,8 @@ NO_RESULT: Mapping[str, Any] = {
     "status": "killed",
     "error": {"type": "Killed", "message": "the process ended without leaving a result"},
 }
-PRIVATE = {links.LINK, links.LOCK}  # files of a run's folder that are no results
+# Files of a run's folder that are no results.
+PRIVATE = {links.LINK, links.LOCK, "studies.jsonl", CHECKPOINT, UNUSABLE}
 IMMUTABLE = (".json", ".npz")  # written under another name and renamed, never altered: may be linked
 
 
@@ -65,6 +70,7 @@ class Tracker:
         self._studies: dict[str, str] = {}  # those that are open
         self._parents: dict[str, str] = {}  # those that are not
         self._locks: dict[str, IO[str]] = {}
+        self._noted: set[str] = set()  # studies whose parent says that runs of theirs are elsewhere
 
     # -- studies ---------------------------------------------------------------------------------------------
 
@@ -118,7 +124,7 @@ class Tracker:
 
     def study_lock(self, name: str) -> Path:
         """The file that processes lock (shared) while they work on the study."""
-        return self.store.results_dir / ".studies" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+        return study_lock(self.store.results_dir, name)
 
     def study_is_live(self, name: str) -> bool:
         """Whether this or another process works on the study."""
@@ -172,20 +178,20 @@ class Tracker:
         links.forget(folder)
         run_id = str(job["run_id"])
         config = job.get("config") or {}
-        study = str(job.get("study") or "default")
-        parent = self._parent(study)
+        studies = RunFolder(folder).studies() or [str(job.get("study") or "default")]
+        placed = self._study_tags(studies)
         self.supersede(run_id)
         attempt = links.attempt(folder)
         axes = {axis: axis_name(config[axis]) for axis in AXES if config.get(axis) is not None}
         tags = {
-            "mlflow.parentRunId": parent,
+            **placed,
             "kind": "trial",
-            "study": study,
             "run_id": run_id,
             "results": self.store.results_id,
             "status": "running",
             "group": group_name(axes),
             **axes,
+            **{f"search.{key}": str(value) for key, value in (config.get("search") or {}).items()},
         }
         client = self.store.client
         run = client.create_run(
@@ -195,11 +201,30 @@ class Tracker:
             run_name=run_name(axes),
         )
         store = self.store
-        link = Link(store.uri, store.id, store.experiment_id, run.info.run_id, attempt)
+        link = Link(store.uri, store.id, store.experiment_id, run.info.run_id, attempt, studies=studies)
         links.write_link(folder, link)
         for part in parts(list(flatten(config).items()), ENTITIES_PER_CALL):
             client.log_batch(link.run_id, params=params_of(part))
         return link.run_id
+
+    def place(self, folder: Path) -> None:
+        """Say anew which studies a run belongs to."""
+        link, studies = self._link(folder), RunFolder(folder).studies()
+        self.store.client.log_batch(link.run_id, tags=tags_of(self._study_tags(studies)))
+        links.write_link(folder, dataclasses.replace(link, studies=studies))
+
+    def _study_tags(self, studies: Sequence[str]) -> dict[str, str]:
+        """A run is a child of the first of its studies, since MLflow gives it one parent; the tag `studies`
+        has all of them, and the parents of the others say how to find it."""
+        home, *others = studies
+        for study in others:
+            if study not in self._noted:
+                said = f"tags.studies LIKE '%{json.dumps(study)}%'"
+                note = f"Other studies have runs of this one too, and list them. All of its runs: `{said}`"
+                self.store.client.set_tag(self._parent(study), "mlflow.note.content", note)
+                self._noted.add(study)
+        parent = self._parent(home)
+        return {"mlflow.parentRunId": parent, "study": home, "studies": json.dumps(list(studies))}
 
     def supersede(self, run_id: str) -> int:
         """Soft-delete every MLflow run that an earlier attempt of ours left, and end it if it still runs."""
@@ -244,13 +269,16 @@ class Tracker:
         client.set_terminated(link.run_id, STATUS[status], end_time=ended)
         links.write_link(folder, dataclasses.replace(link, digest=fingerprint))
 
-    def search(self, query: str) -> list[Run]:
-        """Our own active runs (of this results folder) that match the query."""
+    def search(self, query: str, deleted: bool = False) -> list[Run]:
+        """Our own runs (of this results folder) that match the query: active ones, or deleted ones."""
+        from mlflow.entities import ViewType
+
         found: list[Run] = []
         token: str | None = None
         query = f"tags.results = '{self.store.results_id}' and {query}"
+        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
         while True:
-            page = self.store.client.search_runs([self.store.experiment_id], query, page_token=token)
+            page = self.store.client.search_runs([self.store.experiment_id], query, view, page_token=token)
             found += page
             token = page.token
             if not token:
@@ -274,6 +302,11 @@ class Tracker:
             _link_or_copy(path, target / path.name)
 
 
+def study_lock(results_dir: Path, name: str) -> Path:
+    """The file that processes lock (shared) while they work on a study."""
+    return results_dir / ".studies" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+
+
 def is_live(folder: Path) -> bool:
     """Whether a living process works on the run: it holds a lock on the folder's `lock` file."""
     return is_locked(folder / links.LOCK)
@@ -285,8 +318,8 @@ def _now_ms() -> int:
 
 def _ended_ms(folder: Path, epochs: Sequence[Mapping[str, Any]]) -> int:
     """When the run ended. The same each time it is asked, so that repeated final metrics are dropped."""
-    if epochs:
-        return int(epochs[-1]["time_ms"])
+    if epochs:  # which an earlier attempt may have trained, before this one began
+        return max(int(epochs[-1]["time_ms"]), links.attempt(folder))
     for name in ("result.json", "job.json"):
         with contextlib.suppress(FileNotFoundError):
             return int((folder / name).stat().st_mtime * 1000)

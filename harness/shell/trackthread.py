@@ -127,6 +127,7 @@ class TrackingThread:
 
         def call() -> None:
             self._missed.pop(folder, None)
+            self._waiting.pop(folder, None)  # of an attempt that broke off: they are none of this one's
             self._guarded((folder,), lambda tracker: tracker.begin(folder, job))
 
         self._put(call)

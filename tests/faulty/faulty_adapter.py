@@ -2,7 +2,8 @@
 
 It lives outside of the project, as a user's would: a module on the path and a file in a folder for
 `--config-dir`. The file named by FAULTS maps seeds to faults (see `Faults`), read anew in each run, so that
-the same command can go well the second time. What trains is the reference that adapters are tested against.
+the same command can go well the second time; the executions in REFUSED can't be built. What trains is the
+reference that adapters are tested against.
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from typing import Any
 import numpy as np
 
 from harness import gauge
-from harness.adapter import Adapter, AdapterOptions, Examples, Execution, Plan, Program, Trainer, Weights
+from harness.adapter import (
+    Adapter,
+    AdapterOptions,
+    Examples,
+    Execution,
+    Plan,
+    Program,
+    Trainer,
+    Weights,
+    storage,
+)
 from harness.optim import Rule
 from harness.state import State
 from tests import reference
@@ -130,13 +141,21 @@ class FaultyAdapter:
         return {"numpy": np.__version__}
 
     def build(self, plan: Plan) -> Program:
+        if plan.execution in os.environ.get("REFUSED", "").split():
+            raise ValueError(f"{plan.execution} is refused")
         return FaultyProgram(plan)
 
     def multiply(self, size: int, repeats: int) -> list[float]:
         if os.environ.get("AT_MULTIPLY") == "raise":
             raise_error()
-        factors = np.ones((size, size), self._precision)
+        factors = np.ones((size, size), storage(self._precision))
         return gauge.times(lambda: factors @ factors, repeats)
+
+    def start_device_peak(self) -> bool:
+        return True
+
+    def device_peak_mb(self) -> float | None:
+        return None
 
 
 class FaultyProgram:
@@ -192,7 +211,7 @@ class FaultyTrainer:
         return WRONG_OUTPUTS[self._fault](outputs) if self._fault in WRONG_OUTPUTS else outputs
 
     def weights(self) -> dict[str, Any]:
-        return {name: weight.astype(self._plan.precision) for name, weight in self._weights.items()}
+        return {name: weight.astype(self._plan.dtype) for name, weight in self._weights.items()}
 
     def state(self) -> State:
         return self._state or State(0, 0.0, {}, {})

@@ -11,7 +11,7 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from harness.shell.leaderboard import rows, table
-from harness.shell.study import load_outcomes
+from harness.shell.studies.members import load_outcomes
 
 
 def draw(results_dir: Path, study: str, path: Path) -> None:

@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 
 from harness.config import RunConfig
 from harness.shell import task
-from harness.shell.compose import run_config
-from harness.shell.origins import Origins
 from harness.shell.prepare import DataShelf
+from harness.shell.request.compose import run_config
+from harness.shell.request.origins import Origins
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

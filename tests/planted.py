@@ -22,7 +22,7 @@ from harness.adapter import Adapter, Execution
 from harness.optim import SGD, Adam, AdamW, Cosine, Momentum, Nesterov, RMSprop, Rule
 from harness.parity import STEPS, Case, Native, Trace
 from harness.parse import parse, to_plain
-from harness.shell.certify import STEPS_PER_EPOCH
+from harness.shell.proof.certify import STEPS_PER_EPOCH
 from harness.spec import Input
 from harness.worker.programs import Programs
 from harness.worker.trace import _Tracer

@@ -116,7 +116,7 @@ def allowed(item: Import, module: str, core: frozenset[str]) -> bool:
     if item.top in STDLIB:
         return True
     if item.top in CLUSTERS:
-        return item.inside and module == f"harness.shell.cluster.{CLUSTERS[item.top]}"
+        return item.inside and module == f"harness.shell.engines.cluster.{CLUSTERS[item.top]}"
     if layer in ("shell", "command"):
         return item.top not in FRAMEWORKS | {"adapters"} and not (
             item.top == "harness" and item.second in WORKER_FOLDERS
@@ -169,21 +169,21 @@ def test_layer_imports_nothing_above_it(layer: str) -> None:
     ("module", "source"),
     [
         ("harness.spec", "import torch"),
-        ("harness.spec", "from harness.shell import engine"),
+        ("harness.spec", "from harness.shell.engines import protocol"),
         ("harness.spec", "from .worker import main"),
         ("harness.spec", "def f():\n    import mlflow"),
         ("harness.spec", "def f():\n    from sklearn.datasets import load_iris"),
         ("harness.data", "import sklearn"),
         ("harness.worker.main", "import hydra"),
-        ("harness.worker.main", "from ..shell import engine"),
+        ("harness.worker.main", "from ..shell.engines import protocol"),
         ("harness.worker.main", "from adapters.torch import Adapter"),
         ("harness.worker.main", "from importlib import import_module\nimport_module('adapters.torch')"),
-        ("harness.shell.engine", "def f():\n    import keras"),
-        ("harness.shell.engine", "import importlib\nimportlib.import_module('torch.cuda')"),
-        ("harness.shell.engine", "if TYPE_CHECKING:\n    from adapters import torch"),
+        ("harness.shell.engines.protocol", "def f():\n    import keras"),
+        ("harness.shell.engines.protocol", "import importlib\nimportlib.import_module('torch.cuda')"),
+        ("harness.shell.engines.protocol", "if TYPE_CHECKING:\n    from adapters import torch"),
         ("harness.hydra_plugins.launcher", "import tensorflow as tf"),
-        ("harness.shell.cluster.ray_cluster", "import ray"),
-        ("harness.shell.cluster.engine", "def f():\n    import ray"),
+        ("harness.shell.engines.cluster.ray_cluster", "import ray"),
+        ("harness.shell.engines.cluster.engine", "def f():\n    import ray"),
         ("adapters.torch.step", "import tensorflow"),
         ("adapters.torch.step", "from adapters.keras import layers"),
         ("adapters.torch.step", "from ..keras import layers"),
@@ -204,8 +204,8 @@ def test_the_rule_sees_what_it_forbids(module: str, source: str) -> None:
         ("harness.data", "def f():\n    from sklearn.datasets import load_iris"),
         ("harness.worker.main", "from harness import spec\nfrom harness.worker import io\nfrom . import io"),
         ("harness.worker.main", "from importlib import import_module\nimport_module(f'adapters.{name}')"),
-        ("harness.shell.engine", "import mlflow\nfrom harness import spec\nfrom .cli import main"),
-        ("harness.shell.cluster.ray_cluster", "def f():\n    from ray.util import x"),
+        ("harness.shell.engines.protocol", "import mlflow\nfrom harness import spec\nfrom .cli import main"),
+        ("harness.shell.engines.cluster.ray_cluster", "def f():\n    from ray.util import x"),
         ("adapters.torch.step", "import torch\nfrom torch import nn\nfrom harness.spec import Dense"),
         ("adapters.torch.step", "from . import layers\nfrom adapters.torch.layers import build"),
         ("adapters.keras.step", "import jax\nimport tensorflow as tf"),

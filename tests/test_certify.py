@@ -21,7 +21,7 @@ from harness.adapter import AdapterOptions
 from harness.optim import SGD
 from harness.parity import Case, Comparison, Gate, Native
 from harness.parse import to_plain
-from harness.shell.certificate import Certificate, Shelf, named_deviations
+from harness.shell.proof.certificate import Certificate, Shelf, named_deviations
 from harness.spec import Input
 from harness.worker.programs import Programs
 from harness.worker.trace import _Tracer

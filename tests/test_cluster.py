@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.parse import to_plain
-from harness.shell.cluster.node import PREFIX, Post, unfit
+from harness.shell.engines.cluster.node import PREFIX, Post, unfit
 from harness.shell.prepare import DataShelf, Prepared, prepare
 from tests.composing import composing, config_of
 

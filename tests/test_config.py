@@ -17,8 +17,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from harness import data
 from harness.config import RunConfig, fit, identity
 from harness.parse import ConfigError, to_plain
-from harness.shell.origins import Origins
 from harness.shell.prepare import DataShelf, check_parts
+from harness.shell.request.origins import Origins
 from harness.shell.versions import installed
 from tests.composing import CONF, choices, composed, composing, config_of
 

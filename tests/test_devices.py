@@ -18,8 +18,9 @@ import pytest
 from harness import energy, machine
 from harness.config import RunConfig
 from harness.parse import ConfigError
-from harness.shell import beside, cards, devices
-from harness.shell.process import WorkerKey
+from harness.shell import cards, devices
+from harness.shell.engines import beside
+from harness.shell.engines.process import WorkerKey
 from tests.composing import composing, config_of
 
 LIBRARY = """

@@ -15,7 +15,7 @@ from scipy import stats
 
 from harness.config import RunConfig
 from harness.equivalence import compare, t_quantile
-from harness.shell.accuracy import evaluate, print_reports
+from harness.shell.proof.accuracy import evaluate, print_reports
 from harness.shell.session import Outcome
 from tests.composing import composing, config_of
 from tests.place import Place, end, left_clean

@@ -17,7 +17,7 @@ from harness.job import RunFolder
 from harness.parse import ConfigError
 from harness.shell.leaderboard import print_leaderboard, rows, rows_as_json
 from harness.shell.session import Outcome
-from harness.shell.study import load_outcomes
+from harness.shell.studies.members import load_outcomes
 from tests.composing import composing, config_of
 
 

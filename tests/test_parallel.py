@@ -25,11 +25,11 @@ from rich.console import Console
 from harness.config import RunConfig
 from harness.parse import ConfigError
 from harness.shell import progress, task
-from harness.shell.beside import check, seats
-from harness.shell.engine import Record
-from harness.shell.frames import Frames
+from harness.shell.engines.beside import check, seats
+from harness.shell.engines.protocol import Record
 from harness.shell.prepare import DataShelf, Prepared, prepare
 from harness.shell.progress import reporter
+from harness.shell.request.frames import Frames
 from harness.shell.session import Session
 from tests.place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
 

@@ -23,7 +23,8 @@ from hydra.errors import HydraException
 
 from harness.config import RunConfig
 from harness.parse import ConfigError
-from harness.shell import cli, overrides
+from harness.shell import cli
+from harness.shell.request import overrides
 from harness.spec import Layer
 from harness.weights import INITIALISERS
 from tests.composing import CONF, choices, composed, composing, config_of

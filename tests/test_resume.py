@@ -160,8 +160,8 @@ def test_two_commands_at_once(place: Place) -> None:
 
 def test_two_commands_bring_the_same_run_into_mlflow(place: Place) -> None:
     """Catches: two active MLflow runs for one run, where both find that there is none yet."""
-    from harness.shell.store import open_store
-    from harness.shell.tracking import Tracker
+    from harness.shell.tracking.store import open_store
+    from harness.shell.tracking.tracker import Tracker
 
     trackers = [Tracker(open_store(place.results)) for _ in range(2)]
     barrier = threading.Barrier(len(trackers), timeout=30)

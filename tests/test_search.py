@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from harness.parse import ConfigError
-from harness.shell.search import JOURNAL, Answer, Carry, Search, Trial, Umpire
-from harness.shell.search_space import SearchConfig, override_text, read
+from harness.shell.search.space import SearchConfig, override_text, read
+from harness.shell.search.trials import JOURNAL, Answer, Carry, Search, Trial, Umpire
 
 PRESENT = {"rate": 0.1, "size": 3, "kind": "a"}
 SPACE: dict[str, Any] = {

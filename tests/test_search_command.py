@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 
 from harness import data
 from harness.parse import ConfigError
-from harness.shell import cli, overrides
-from harness.shell.search import JOURNAL
-from harness.shell.search_request import Composer, understand
-from harness.shell.search_space import LEAF_KEYS, Pruner, Sampler, SearchConfig, folder_of, read
+from harness.shell import cli
+from harness.shell.request import overrides
+from harness.shell.search.request import Composer, understand
+from harness.shell.search.space import LEAF_KEYS, Pruner, Sampler, SearchConfig, folder_of, read
+from harness.shell.search.trials import JOURNAL
 from tests.composing import CONF, choices, composed, composing
 from tests.place import Place, check_consistent, end, left_clean, wait_until
 

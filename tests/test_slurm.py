@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.shell.cluster.mailbox import Mailbox, SilenceError
-from harness.shell.cluster.options import SlurmOptions
-from harness.shell.cluster.places import Need
-from harness.shell.cluster.slurm_cluster import parameters
+from harness.shell.engines.cluster.mailbox import Mailbox, SilenceError
+from harness.shell.engines.cluster.options import SlurmOptions
+from harness.shell.engines.cluster.places import Need
+from harness.shell.engines.cluster.slurm_cluster import parameters
 from tests.clusters import EPOCHS, RUNS, SWEEP, check_done_once_more, kill_tree, two_under_way
 from tests.place import Place, check_consistent, end, left_clean, wait_until
 

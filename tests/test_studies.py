@@ -23,13 +23,14 @@ from mlflow.tracking import MlflowClient
 
 from harness.job import RunFolder, write_json
 from harness.parse import ConfigError
-from harness.shell import cli, links
-from harness.shell.removal import carry_out, plan
-from harness.shell.store import Store, open_store
-from harness.shell.studies import print_studies, print_study, studies
-from harness.shell.study import load_outcomes
-from harness.shell.sync import Synced, sync
-from harness.shell.tracking import study_lock
+from harness.shell import cli
+from harness.shell.studies.listing import print_studies, print_study, studies
+from harness.shell.studies.members import load_outcomes
+from harness.shell.studies.removal import carry_out, plan
+from harness.shell.tracking import links
+from harness.shell.tracking.store import Store, open_store
+from harness.shell.tracking.sync import Synced, sync
+from harness.shell.tracking.tracker import study_lock
 from tests.composing import composing, config_of
 from tests.place import Place, check_consistent, end, left_clean
 

@@ -21,9 +21,9 @@ from harness.adapter import Adapter
 from harness.config import RunConfig
 from harness.parse import to_plain
 from harness.shell import phases, prepare, revisions
-from harness.shell.entities import result_tags
 from harness.shell.prepare import DataShelf
 from harness.shell.session import Outcome
+from harness.shell.tracking.entities import result_tags
 from harness.worker import surroundings
 from tests import cases
 from tests.composing import composing, config_of

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from harness.parse import ConfigError
-from harness.shell import links
-from harness.shell.dashboards import view_tags
-from harness.shell.entities import flatten
-from harness.shell.store import Store, file_lock, open_store, resolve_uri
-from harness.shell.sync import Synced, close_orphans, sync, sync_run
-from harness.shell.tracking import Tracker
-from harness.shell.trackthread import TrackingThread
+from harness.shell.tracking import links
+from harness.shell.tracking.dashboards import view_tags
+from harness.shell.tracking.entities import flatten
+from harness.shell.tracking.store import Store, file_lock, open_store, resolve_uri
+from harness.shell.tracking.sync import Synced, close_orphans, sync, sync_run
+from harness.shell.tracking.thread import TrackingThread
+from harness.shell.tracking.tracker import Tracker
 
 T0 = 1_760_000_000_000  # a unix time in ms, far enough back that no clock gives it by accident
 METRICS = {"train/loss", "val/loss", "val/accuracy"}
@@ -664,7 +664,7 @@ def test_the_old_link_is_gone_as_soon_as_a_run_begins(results: Path) -> None:
 
 def test_importing_the_trackers_does_not_import_mlflow() -> None:
     """Catches: seconds of import before the first worker can be started."""
-    modules = "harness.shell.trackthread, harness.shell.ui"
+    modules = "harness.shell.tracking.thread, harness.shell.tracking.ui"
     code = f"import sys, {modules}; sys.exit('mlflow' in sys.modules)"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from harness.parse import ConfigError
-from harness.shell.dashboards import VIEWS, view_tags
-from harness.shell.store import open_store
-from harness.shell.sync import sync
-from harness.shell.ui import free_port, run_ui, ui_url
+from harness.shell.tracking.dashboards import VIEWS, view_tags
+from harness.shell.tracking.store import open_store
+from harness.shell.tracking.sync import sync
+from harness.shell.tracking.ui import free_port, run_ui, ui_url
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("torch", "keras", "keras_jax")
@@ -58,7 +58,7 @@ def make_results(results: Path) -> None:
 def user_interface(results: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """`run_ui` in a process of its own, and the lines it printed until it was ready."""
     code = (
-        "import sys; from pathlib import Path; from harness.shell.ui import run_ui\n"
+        "import sys; from pathlib import Path; from harness.shell.tracking.ui import run_ui\n"
         f"sys.exit(run_ui(Path(sys.argv[1]), {', '.join(arguments)}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

@@ -14,8 +14,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from harness.shell.engine import Engine, Judge
-from harness.shell.frames import Frames
+from harness.shell.engines.protocol import Engine, Judge
+from harness.shell.request.frames import Frames
 from harness.shell.task import execute
 
 
@@ -52,8 +52,8 @@ class RayLauncher(EvenbenchLauncher):
         """Make the engine of the command; raises ConfigError."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         # Hydra imports its plugins for every command, which shall not pay for this
-        from harness.shell.cluster import options, ray_cluster
-        from harness.shell.cluster.engine import ClusterEngine
+        from harness.shell.engines.cluster import options, ray_cluster
+        from harness.shell.engines.cluster.engine import ClusterEngine
 
         asked = options.read(options.RayOptions, self._options)
         self.engine = ClusterEngine(ray_cluster.RayCluster(asked), asked.retries)
@@ -68,8 +68,8 @@ class SlurmLauncher(EvenbenchLauncher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Make the engine of the command; raises ConfigError."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        from harness.shell.cluster import options, slurm_cluster
-        from harness.shell.cluster.engine import ClusterEngine
+        from harness.shell.engines.cluster import options, slurm_cluster
+        from harness.shell.engines.cluster.engine import ClusterEngine
 
         asked = options.read(options.SlurmOptions, self._options)
         self.engine = ClusterEngine(slurm_cluster.SlurmCluster(asked), asked.retries)

@@ -4,14 +4,17 @@ It composes the configuration (Hydra), starts worker processes, keeps the result
 prints. It imports the core and never a framework: the frameworks live in the workers, one process each, so
 that a crash, a clash of CUDA libraries or a backend fixed at import time can't reach the sweep.
 
-MLflow is a copy of what the run folders hold, never the other way round. Only this process speaks to it:
+A command's way through it:
 
-    store      a tracking URI -> an opened, migrated store with our experiment in it
-    entities   plain values -> MLflow's params, tags and metrics
-    links      mlflow.json: which MLflow run a run's folder belongs to, and whether all of it has arrived
-    tracking   studies and runs, as calls that wait
-    trackthread  the same calls, which don't wait and survive an unreachable server
-    sync       puts into MLflow what a crash kept from it, and closes what a killed process left RUNNING
-    dashboards the views that are ready-made in MLflow's own pages
-    ui         the MLflow server on the project's store
+    cli, looking   the command line and its subcommands
+    task           the Hydra task: has the command composed, carried out, shown
+    request/       from the command line and what Hydra composed to checked configurations
+    prepare        from configurations to runs that can start
+    session        which of them are done, which are to be done
+    proof/         certificates and equivalence
+    engines/       who carries runs out: workers on this machine, Ray, Slurm
+    search/        sweeps that are searches
+    progress       what is seen meanwhile
+    tracking/      MLflow
+    leaderboard, phases, show, studies/, doctor/, export   what is looked at afterwards
 """

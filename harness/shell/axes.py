@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.config import RunConfig
-from harness.shell.entities import flatten
+from harness.shell.tracking.entities import flatten
 
 SECTIONS = ("model", "data", "framework", "optimizer", "schedule")
 TRAINING = ("train", "optimizer", "schedule")

@@ -17,9 +17,9 @@ from harness.calibration import Candidate, Choice
 from harness.config import BEST, RunConfig
 from harness.machine import Device
 from harness.parse import ConfigError, Mistake, parse, to_plain
-from harness.shell.certificate import today
+from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.prepare import DataShelf, Prepared, prepare
-from harness.shell.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.proof.certificate import today
 from harness.shell.versions import look_up
 
 

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _help() -> str:
     from harness.shell.frameworks import conf_folder
-    from harness.shell.overrides import find_groups
+    from harness.shell.request.overrides import find_groups
 
     groups = find_groups([conf_folder()])
     shown = [f"  {name}={', '.join(sorted(groups[name]))}" for name in sorted(groups) if "/" not in name]
@@ -84,7 +84,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError; unknown options come with the nearest known one."""
-        from harness.shell.overrides import unknown_options
+        from harness.shell.request.overrides import unknown_options
 
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown == message:
@@ -111,7 +111,7 @@ def _ui(arguments: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, help="default: the first free one from 5000")
     parser.add_argument("--open", action="store_true", help="open a browser")
     options = parser.parse_args(arguments)
-    from harness.shell.ui import run_ui
+    from harness.shell.tracking.ui import run_ui
 
     return run_ui(
         options.results_dir.resolve(), options.tracking_uri, options.host, options.port, options.open
@@ -124,8 +124,8 @@ def _sync(arguments: Sequence[str]) -> int:
     parser.add_argument("--tracking-uri", help="default: the SQLite store in the results folder")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     options = parser.parse_args(arguments)
-    from harness.shell.store import open_store
-    from harness.shell.sync import sync
+    from harness.shell.tracking.store import open_store
+    from harness.shell.tracking.sync import sync
 
     results_dir = options.results_dir.resolve()
     counts = dataclasses.asdict(sync(results_dir, open_store(results_dir, options.tracking_uri)))
@@ -145,7 +145,7 @@ def _leaderboard(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     from harness.shell.leaderboard import print_leaderboard, rows_as_json
     from harness.shell.phases import print_phases
-    from harness.shell.study import load_outcomes
+    from harness.shell.studies.members import load_outcomes
 
     outcomes = load_outcomes(options.results_dir, options.study)
     if options.phases:
@@ -158,7 +158,7 @@ def _leaderboard(arguments: Sequence[str]) -> int:
 
 
 def _study(arguments: Sequence[str]) -> int:
-    from harness.shell.studycommand import study_command
+    from harness.shell.studies.command import study_command
 
     return study_command(arguments, _parser)
 

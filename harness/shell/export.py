@@ -26,11 +26,11 @@ from harness.export import Target
 from harness.job import Job, RunFolder, write_json
 from harness.parse import ConfigError, Mistake, parse
 from harness.preprocessing import Preprocessing, preprocessing
-from harness.shell.certificate import today
+from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.frameworks import conf_folder
 from harness.shell.lookup import find_run
 from harness.shell.prepare import DataShelf
-from harness.shell.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.proof.certificate import today
 from harness.shell.versions import installed, look_up, versions
 
 FRAMEWORKS: dict[Target, tuple[str, ...]] = {

@@ -16,10 +16,10 @@ from typing import Any
 from harness import machine
 from harness.config import FrameworkConfig, RunConfig
 from harness.machine import Device, Limit
-from harness.shell.certificate import today
+from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.frameworks import conf_folder, frameworks
 from harness.shell.prepare import Prepared
-from harness.shell.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.proof.certificate import today
 from harness.shell.versions import look_up
 
 FIRST = "torch"  # the backend that is asked first: it is imported the fastest, and none multiplies faster

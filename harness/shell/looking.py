@@ -17,10 +17,10 @@ from harness.data import Dataset
 from harness.parity import BOUND, GATES, STEPS
 from harness.parse import ConfigError, Mistake, to_plain
 from harness.shell import task
-from harness.shell.accuracy import MARGIN, accuracy_command
-from harness.shell.certificate import Certificate, Named, Shelf, named_deviations
-from harness.shell.certify import certify, subjects
 from harness.shell.prepare import DataShelf
+from harness.shell.proof.accuracy import MARGIN, accuracy_command
+from harness.shell.proof.certificate import Certificate, Named, Shelf, named_deviations
+from harness.shell.proof.certify import certify, subjects
 from harness.shell.show import as_json, drawing, print_table
 
 CERTIFY_EXAMPLES = """\

@@ -19,11 +19,11 @@ from harness.data import DataConfig, Dataset
 from harness.job import Job, RunFolder
 from harness.parse import ConfigError, Mistake, parse, to_plain
 from harness.shell import devices
+from harness.shell.engines.process import WorkerKey
 from harness.shell.lookup import find_run
-from harness.shell.process import WorkerKey
+from harness.shell.request.shared import Shared
 from harness.shell.revisions import revisions
-from harness.shell.shared import Shared
-from harness.shell.store import file_lock, resolve_uri
+from harness.shell.tracking.store import file_lock, resolve_uri
 from harness.shell.versions import versions
 from harness.start import Source, Start
 

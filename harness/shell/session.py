@@ -2,7 +2,7 @@
 
 A session lasts as long as the command, so that a sweep which hands over its runs in several portions (as a
 search does) keeps its workers, its store and its progress bar. It prepares runs, leaves out those that are
-finished, has certificates and limits made, and hands the rest to an engine (see `engine`), whose news it
+finished, has certificates and limits made, and hands the rest to an engine (see `engines`), whose news it
 passes on to MLflow and to people. Workers are started together and waited for before the first run, and
 MLflow is imported meanwhile: nothing of that may happen beside a run that is timed.
 """
@@ -20,20 +20,20 @@ from harness.config import RunConfig
 from harness.data import Dataset
 from harness.job import CONCLUSIVE, INTENDED
 from harness.parse import to_plain
-from harness.shell import links
 from harness.shell.axes import labels
 from harness.shell.calibrate import Choices
-from harness.shell.certificate import Shelf
-from harness.shell.certify import make_missing, statement
-from harness.shell.deaths import is_attempt
-from harness.shell.engine import Engine, Judge, Record, Verdict
+from harness.shell.engines.deaths import is_attempt
+from harness.shell.engines.local import LocalEngine
+from harness.shell.engines.process import Worker, WorkerKey
+from harness.shell.engines.protocol import Engine, Judge, Record, Verdict
 from harness.shell.limits import Limits
-from harness.shell.local import LocalEngine
 from harness.shell.prepare import DataShelf, Prepared
-from harness.shell.process import Worker, WorkerKey
 from harness.shell.progress import Reporter
-from harness.shell.store import resolve_uri, sqlite_path
-from harness.shell.trackthread import TrackingThread
+from harness.shell.proof.certificate import Shelf
+from harness.shell.proof.certify import make_missing, statement
+from harness.shell.tracking import links
+from harness.shell.tracking.store import resolve_uri, sqlite_path
+from harness.shell.tracking.thread import TrackingThread
 from harness.start import Start
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # from a batch system, from a terminal that is closed

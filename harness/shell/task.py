@@ -29,17 +29,17 @@ import harness
 from harness import data
 from harness.config import RunConfig, fit
 from harness.parse import ConfigError, Mistake
-from harness.shell import overrides
-from harness.shell.alternatives import with_alternatives
-from harness.shell.compose import run_config
-from harness.shell.engine import Engine, Judge
+from harness.shell.engines.protocol import Engine, Judge
 from harness.shell.frameworks import conf_folder
 from harness.shell.leaderboard import print_leaderboard
-from harness.shell.origins import Origins, locate
 from harness.shell.prepare import DataShelf
 from harness.shell.progress import reporter
+from harness.shell.request import overrides
+from harness.shell.request.alternatives import with_alternatives
+from harness.shell.request.compose import run_config
+from harness.shell.request.origins import Origins, locate
+from harness.shell.request.shared import Shared
 from harness.shell.session import Session
-from harness.shell.shared import Shared
 from harness.shell.versions import installed
 
 PACKAGE = Path(harness.__file__).resolve().parent
@@ -126,8 +126,8 @@ def execute(
 ) -> Sequence[Any]:
     """Check composed configurations and carry them out; a wrong request ends the command.
 
-    `engine` and `judge` are those of the launcher, see `harness.shell.engine`. Returns what the command has
-    for each: an `Outcome` where runs are done.
+    `engine` and `judge` are those of the launcher, see `harness.shell.engines.protocol`. Returns what the
+    command has for each: an `Outcome` where runs are done.
     """
     command = _commands[-1]
     configs: list[RunConfig] = []
@@ -153,8 +153,8 @@ def search(composed: DictConfig, arguments: Sequence[str], loader: ConfigLoader,
 
     `composed` is what Hydra composed for the sweep, `arguments` are its overrides.
     """
-    from harness.shell.search_request import Composer, understand  # Optuna: for searches alone
-    from harness.shell.search_sweep import Launcher, SearchSweep
+    from harness.shell.search.request import Composer, understand  # Optuna: for searches alone
+    from harness.shell.search.sweep import Launcher, SearchSweep
 
     command = _commands[-1]
     if command.session is None:

@@ -26,7 +26,7 @@ from harness.adapter import Plan
 from harness.config import RunConfig
 from harness.job import Job, RunFolder
 from harness.parse import to_plain
-from harness.shell.process import WorkerKey
+from harness.shell.engines.process import WorkerKey
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300.0

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from harness import gauge
-from harness.shell.process import WorkerKey
+from harness.shell.engines.process import WorkerKey
 from tests.bench.contest import ROOT, Side, prepared
 
 

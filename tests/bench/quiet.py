@@ -30,7 +30,7 @@ from harness import measure
 from harness.config import RunConfig
 from harness.job import RunFolder
 from harness.measure import Interval
-from harness.shell.local import LocalEngine
+from harness.shell.engines.local import LocalEngine
 from harness.shell.progress import BarReporter
 from harness.shell.session import Session
 from tests.bench.contest import ROOT

@@ -25,9 +25,9 @@ def main(spans_file: Path, arguments: list[str]) -> int:
     start = time.time()
     from harness.shell import cli, session, task
     from harness.shell.calibrate import Choices
-    from harness.shell.process import Worker
-    from harness.shell.tracking import Tracker
-    from harness.shell.trackthread import TrackingThread
+    from harness.shell.engines.process import Worker
+    from harness.shell.tracking.thread import TrackingThread
+    from harness.shell.tracking.tracker import Tracker
 
     spans.append(("import of the shell", "MainThread", start, time.time()))
     doors: list[tuple[Any, str, str]] = [

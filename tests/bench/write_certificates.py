@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.parity import BATCH_SIZE, BOUND, GATES, STEPS
 from harness.parse import parse
-from harness.shell.certificate import Certificate, named_deviations
+from harness.shell.proof.certificate import Certificate, named_deviations
 from tests import planted
 from tests.bench.report import Report, Table, command, machine, say
 from tests.lab import Laboratory

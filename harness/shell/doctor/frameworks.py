@@ -10,7 +10,7 @@ from typing import Any
 from harness.config import FrameworkConfig
 from harness.parse import ConfigError
 from harness.shell.doctor.findings import FrameworkState, Problem
-from harness.shell.process import Worker, WorkerDiedError, WorkerKey, interpreter
+from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey, interpreter
 from harness.shell.versions import PROJECT, look_up
 
 EXTRA = re.compile(r"""^([\w.-]+).*extra == ['"]([\w-]+)['"]""")

@@ -14,7 +14,7 @@ from harness import job, machine, measure
 from harness.parse import ConfigError
 from harness.shell.cards import cards
 from harness.shell.doctor.findings import Host, Problem, Storage
-from harness.shell.store import resolve_uri, sqlite_path
+from harness.shell.tracking.store import resolve_uri, sqlite_path
 
 LITTLE_MEMORY_MB = 2000.0  # a worker with TensorFlow in it has about 700
 LITTLE_DISK_GB = 1.0

@@ -12,7 +12,7 @@ from harness.parse import parse
 from harness.shell import limits
 from harness.shell.devices import precisions
 from harness.shell.doctor.findings import DeviceLimit, Problem
-from harness.shell.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
 
 MUCH_STEAL = 0.01
 LITTLE_TIME = 0.98  # of a core that is ours alone

@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 
-from harness.shell.search_space import SearchConfig
+from harness.shell.search.space import SearchConfig
 
 
 def pruner_of(config: SearchConfig, epochs: int) -> BasePruner:

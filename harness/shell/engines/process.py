@@ -27,7 +27,7 @@ from harness.config import FrameworkConfig, RunConfig
 from harness.job import Status, last_lines
 from harness.shell import devices
 
-START = Path(__file__).resolve().parents[1] / "worker" / "start.py"
+START = Path(__file__).resolve().parents[2] / "worker" / "start.py"
 START_TIMEOUT_S = 300.0
 GAUGE_TIMEOUT_S = 120.0
 CALIBRATE_TIMEOUT_S = 900.0  # a compiler may take minutes

@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config import RunConfig
 from harness.parse import ConfigError, Mistake, nearest
-from harness.shell.origins import SECTIONS, Origins, locate
 from harness.shell.prepare import DataShelf, check_parts
+from harness.shell.request.origins import SECTIONS, Origins, locate
 
 USED = re.compile(r"\$\{(?:oc\.select:)?\s*model\.([A-Za-z_]\w*)")
 OWN = {"name", "layers"}
@@ -30,7 +30,7 @@ def run_config(composed: DictConfig, origins: Origins, shelf: DataShelf) -> RunC
     mistakes = [Mistake(key, problem, "a value, or ${key} of one") for problem, key in first.items()]
     mistakes += _unused_hyperparameters(origins.raw.get("model"))
     section = raw.pop("search", None)
-    if isinstance(section, Mapping) and "mark" in section:  # a trial's, see `search_request`
+    if isinstance(section, Mapping) and "mark" in section:  # a trial's, see `harness.shell.search.request`
         raw["search"] = section["mark"]
     elif section is not None:
         problem = "is for one search among runs, which Hydra's default sweeper does"

@@ -3,7 +3,7 @@
 The run's folder is the truth and MLflow a copy, so every call here can be repeated: metrics carry the
 timestamps of the folder's own events (MLflow drops a point that it has already), and a run that is done again
 replaces what MLflow had of it. Calls wait for MLflow and raise what it raises; the front that doesn't is in
-`trackthread`.
+`thread`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from harness.job import CHECKPOINT, UNUSABLE, RunFolder
-from harness.shell import links
-from harness.shell.entities import (
+from harness.shell.tracking import links
+from harness.shell.tracking.entities import (
     AXES,
     ENTITIES_PER_CALL,
     METRICS_PER_CALL,
@@ -37,8 +37,8 @@ from harness.shell.entities import (
     run_name,
     tags_of,
 )
-from harness.shell.links import Link
-from harness.shell.store import Store, file_lock, is_locked
+from harness.shell.tracking.links import Link
+from harness.shell.tracking.store import Store, file_lock, is_locked
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run

@@ -31,8 +31,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from harness.config import RunConfig
+from harness.shell.engines.process import Worker, WorkerKey
 from harness.shell.prepare import Prepared
-from harness.shell.process import Worker, WorkerKey
 
 Record = Mapping[str, Any]
 """An epoch's event: `epoch`, `metrics`, `train_s`, ... as in `events.jsonl`."""

@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import Any
 
 from harness.parse import ConfigError
-from harness.shell import links
-from harness.shell.store import EXPERIMENT, Store, open_store, resolve_uri
-from harness.shell.sync import close_orphans, sync_run
-from harness.shell.tracking import Tracker
+from harness.shell.tracking import links
+from harness.shell.tracking.store import EXPERIMENT, Store, open_store, resolve_uri
+from harness.shell.tracking.sync import close_orphans, sync_run
+from harness.shell.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.parse import ConfigError, Mistake
-from harness.shell.dashboards import VIEWS, runs_url
-from harness.shell.store import Store, open_store
+from harness.shell.tracking.dashboards import VIEWS, runs_url
+from harness.shell.tracking.store import Store, open_store
 
 FIRST_PORT = 5000
 PORTS_TRIED = 50

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from harness.parse import ConfigError, Mistake
 from harness.shell.devices import devices_of
+from harness.shell.engines.process import WorkerKey
 from harness.shell.prepare import Prepared
-from harness.shell.process import WorkerKey
 
 COMPARED = ("framework", "execution", "precision", "threads", "device", "repeat")
 """Keys by which runs are compared for speed, which hyperparameters and seeds are not."""

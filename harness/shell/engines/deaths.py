@@ -7,8 +7,8 @@ from typing import Any
 
 from harness.job import CONCLUSIVE, Failure, Result, RunFolder
 from harness.parse import to_plain
+from harness.shell.engines.process import Death
 from harness.shell.prepare import Prepared
-from harness.shell.process import Death
 
 INTERRUPTED = Death("killed", "interrupted", "the sweep was interrupted")
 

@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from harness.shell.search import REASON, texts
-from harness.shell.search_request import SECTION, Asked
-from harness.shell.search_space import SearchConfig
+from harness.shell.search.request import SECTION, Asked
+from harness.shell.search.space import SearchConfig
+from harness.shell.search.trials import REASON, texts
 
 SHOWN = 10
 MODES = ("-m", "--multirun", "--run", "-r")

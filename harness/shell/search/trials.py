@@ -35,8 +35,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.parse import ConfigError, Mistake
-from harness.shell.pruning import Referee, pruner_of, report
-from harness.shell.search_space import Dimension, SearchConfig, Span, override_text
+from harness.shell.search.pruning import Referee, pruner_of, report
+from harness.shell.search.space import Dimension, SearchConfig, Span, override_text
 
 JOURNAL = "journal.log"
 DEFINITION = "definition"  # the journal's attribute with what the search is

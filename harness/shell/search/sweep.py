@@ -16,17 +16,17 @@ from hydra.core.utils import JobReturn
 
 from harness.job import RunFolder
 from harness.parse import ConfigError
-from harness.shell import search_report
-from harness.shell.engine import Engine, Judge, Record
-from harness.shell.search import Answer, Search, Trial, Umpire
-from harness.shell.search_request import Composer, Request
-from harness.shell.search_space import folder_of
+from harness.shell.engines.protocol import Engine, Judge, Record
+from harness.shell.search import report
+from harness.shell.search.request import Composer, Request
+from harness.shell.search.space import folder_of
+from harness.shell.search.trials import Answer, Search, Trial, Umpire
 from harness.shell.session import Outcome, Session
 
 
 @runtime_checkable
 class Launcher(Protocol):
-    """What is needed of a launcher, see `harness.shell.engine`."""
+    """What is needed of a launcher, see `harness.shell.engines.protocol`."""
 
     engine: Engine | None
     judge: Judge | None
@@ -69,16 +69,16 @@ class SearchSweep:
             self._session.note,
         ) as search:
             known = sum(trial.state.is_finished() for trial in search.trials())
-            self._session.note(search_report.plan_text(search.total, known))
+            self._session.note(report.plan_text(search.total, known))
             runs = max(0, search.total - known) * members
             self._session.search(runs, request.epochs, self._first, self._config.objectives[self._first])
             engine = self._launcher.engine
             together = base.workers if engine is None else engine.together(base)
             search.run(self._carry, -(-together // members))
-            found = search_report.Found(self._config, search.trials(), search.best())
-        again = search_report.command(self._options, request.asked)
+            found = report.Found(self._config, search.trials(), search.best())
+        again = report.command(self._options, request.asked)
         self._session.conclude(base, found.metrics(), found.tags())
-        self._session.report = lambda: search_report.show(found, again)
+        self._session.report = lambda: report.show(found, again)
 
     def _carry(self, trials: Sequence[Trial], umpire: Umpire | None) -> list[Answer]:
         """Do the trials of a batch; one that can't be is a failed one."""

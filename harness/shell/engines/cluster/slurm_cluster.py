@@ -23,11 +23,11 @@ from types import FrameType
 from typing import Any
 
 from harness.parse import ConfigError, Mistake
-from harness.shell.beside import differing
-from harness.shell.cluster.mailbox import POLL_S, Mailbox, SilenceError
-from harness.shell.cluster.node import Post, about
-from harness.shell.cluster.options import KEY, SlurmOptions, require
-from harness.shell.cluster.places import LostError, Need
+from harness.shell.engines.beside import differing
+from harness.shell.engines.cluster.mailbox import POLL_S, Mailbox, SilenceError
+from harness.shell.engines.cluster.node import Post, about
+from harness.shell.engines.cluster.options import KEY, SlurmOptions, require
+from harness.shell.engines.cluster.places import LostError, Need
 from harness.shell.prepare import Prepared
 
 LOOK_S = 5.0  # between two questions to Slurm about a job
@@ -89,7 +89,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 class SlurmPlace:
-    """See `harness.shell.cluster.places.Place`."""
+    """See `harness.shell.engines.cluster.places.Place`."""
 
     def __init__(self, cluster: SlurmCluster, job: Any, folder: Path) -> None:
         self.name = f"job {job.job_id}"
@@ -172,7 +172,7 @@ class SlurmPlace:
 
 
 class SlurmCluster:
-    """See `harness.shell.cluster.places.Cluster`."""
+    """See `harness.shell.engines.cluster.places.Cluster`."""
 
     settle_s = 10.0
     wait_s = 0.0  # whoever is not there yet is in the queue

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from harness.parse import ConfigError, Mistake, nearest
-from harness.shell.removal import Plan, carry_out, plan
-from harness.shell.store import Unreachable
-from harness.shell.studies import print_studies, print_study
+from harness.shell.studies.listing import print_studies, print_study
+from harness.shell.studies.removal import Plan, carry_out, plan
+from harness.shell.tracking.store import Unreachable
 
 MakeParser = Callable[[str, str, str], argparse.ArgumentParser]
 """From the command's name, what it does, and examples."""

@@ -24,12 +24,12 @@ from typing import Any
 from harness.config import RunConfig
 from harness.job import CONCLUSIVE
 from harness.parse import ConfigError, Mistake, parse, to_plain
-from harness.shell import beside, deaths
-from harness.shell.cluster.node import RETURNED
-from harness.shell.cluster.places import Cluster, LostError, Need, Place, RefusedError
-from harness.shell.engine import Listener, Verdict
+from harness.shell.engines import beside, deaths
+from harness.shell.engines.cluster.node import RETURNED
+from harness.shell.engines.cluster.places import Cluster, LostError, Need, Place, RefusedError
+from harness.shell.engines.process import Death, Worker, WorkerDiedError, WorkerKey
+from harness.shell.engines.protocol import Listener, Verdict
 from harness.shell.prepare import Prepared
-from harness.shell.process import Death, Worker, WorkerDiedError, WorkerKey
 
 TRIES = 2  # to open a place, in a row
 LOOK_S = 1.0  # between two looks for nodes that joined
@@ -49,7 +49,7 @@ class _Portion:
 
 
 class ClusterEngine:
-    """See `harness.shell.engine.Engine`. A run whose node died is done again, at most `retries` times."""
+    """See `Engine`. A run whose node died is done again, at most `retries` times."""
 
     def __init__(self, cluster: Cluster, retries: int) -> None:
         self._cluster = cluster

@@ -21,8 +21,8 @@ from rich.table import Table
 from harness.job import RunFolder, runs
 from harness.shell.axes import split
 from harness.shell.leaderboard import SCORES
-from harness.shell.study import members, unknown
-from harness.shell.tracking import is_live
+from harness.shell.studies.members import members, unknown
+from harness.shell.tracking.tracker import is_live
 
 RUNNING, UNFINISHED = "running", "unfinished"
 REPETITIONS = ("seed", "repeat")  # no axes, but what tells runs of the same settings apart

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from harness.parse import ConfigError, Mistake, nearest
-from harness.shell.dashboards import view_tags
+from harness.shell.tracking.dashboards import view_tags
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -20,18 +20,19 @@ from typing import Any
 
 from harness import machine
 from harness.config import RunConfig
-from harness.shell import deaths, devices
-from harness.shell.beside import Seat, check, seats
-from harness.shell.engine import Listener, Verdict
+from harness.shell import devices
+from harness.shell.engines import deaths
+from harness.shell.engines.beside import Seat, check, seats
+from harness.shell.engines.process import Death, Worker, WorkerDiedError, WorkerKey
+from harness.shell.engines.protocol import Listener, Verdict
 from harness.shell.prepare import Prepared
-from harness.shell.process import Death, Worker, WorkerDiedError, WorkerKey
 
 MAX_WORKERS = 6  # kept alive at a time, over all slots; each holds a framework in memory
 STOP_TIMEOUT_S = 10.0  # for writing down what was interrupted; another sweep may hold a run's folder
 
 
 class LocalEngine:
-    """See `harness.shell.engine.Engine`. `note` gets what people should know."""
+    """See `harness.shell.engines.protocol.Engine`. `note` gets what people should know."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note

@@ -20,8 +20,8 @@ from harness.config import RunConfig
 from harness.data import Dataset
 from harness.parity import STEPS, Case
 from harness.parse import to_plain
-from harness.shell.certificate import Certificate, Party, Shelf, certificate_id, today
-from harness.shell.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.proof.certificate import Certificate, Party, Shelf, certificate_id, today
 from harness.shell.versions import versions
 
 STEPS_PER_EPOCH = 5  # of the schedule in a certificate: its 20 steps are 4 epochs

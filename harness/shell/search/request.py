@@ -22,14 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import data
 from harness.config import NOT_IN_IDENTITY, RunConfig, fit
 from harness.parse import ConfigError, Mistake
-from harness.shell import beside, overrides
-from harness.shell.compose import run_config
-from harness.shell.engine import Engine
-from harness.shell.entities import flatten as flat
-from harness.shell.origins import Origins, locate
-from harness.shell.overrides import Groups
+from harness.shell.engines import beside
+from harness.shell.engines.protocol import Engine
 from harness.shell.prepare import DataShelf, prepare
-from harness.shell.search_space import (
+from harness.shell.request import overrides
+from harness.shell.request.compose import run_config
+from harness.shell.request.origins import Origins, locate
+from harness.shell.request.overrides import Groups
+from harness.shell.search.space import (
     TIMES,
     Choice,
     Dimension,
@@ -38,6 +38,7 @@ from harness.shell.search_space import (
     override_text,
     read,
 )
+from harness.shell.tracking.entities import flatten as flat
 
 SECTION = "search"
 MARK = f"{SECTION}.mark"  # what a run is told of its trial, see `harness.config.TrialMark`

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from harness.job import RunFolder, runs
 from harness.parse import ConfigError, Mistake
-from harness.shell import links
-from harness.shell.search_space import folder_of
-from harness.shell.store import is_locked, open_store, resolve_uri, sqlite_path
-from harness.shell.studies import dependants, size_mb
-from harness.shell.study import members, unknown
-from harness.shell.sync import sync_run
-from harness.shell.tracking import Tracker, is_live, study_lock
+from harness.shell.search.space import folder_of
+from harness.shell.studies.listing import dependants, size_mb
+from harness.shell.studies.members import members, unknown
+from harness.shell.tracking import links
+from harness.shell.tracking.store import is_locked, open_store, resolve_uri, sqlite_path
+from harness.shell.tracking.sync import sync_run
+from harness.shell.tracking.tracker import Tracker, is_live, study_lock
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from harness.job import RunFolder
-from harness.shell import links
-from harness.shell.store import Store
-from harness.shell.tracking import Tracker, is_live
+from harness.shell.tracking import links
+from harness.shell.tracking.store import Store
+from harness.shell.tracking.tracker import Tracker, is_live
 
 Outcome = Literal["added", "completed", "present", "live", "unreadable"]
 

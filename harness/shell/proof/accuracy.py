@@ -25,10 +25,10 @@ from harness.job import write_json
 from harness.parse import ConfigError, Mistake, to_plain
 from harness.shell import task
 from harness.shell.axes import axes
-from harness.shell.certificate import today
-from harness.shell.engine import Engine, Judge
+from harness.shell.engines.protocol import Engine, Judge
 from harness.shell.leaderboard import SCORES
 from harness.shell.progress import reporter
+from harness.shell.proof.certificate import today
 from harness.shell.session import Outcome, Session
 from harness.shell.versions import versions
 

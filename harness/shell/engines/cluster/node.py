@@ -20,10 +20,10 @@ from typing import Any
 from harness.config import RunConfig
 from harness.job import CHECKPOINT, Job, RunFolder
 from harness.parse import ConfigError, parse, to_plain
-from harness.shell.beside import Seat
-from harness.shell.local import Slot
+from harness.shell.engines.beside import Seat
+from harness.shell.engines.local import Slot
+from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.prepare import Prepared
-from harness.shell.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.versions import versions
 from harness.start import Start
 

@@ -25,9 +25,9 @@ from typing import Any
 
 from harness import machine
 from harness.parse import ConfigError, Mistake
-from harness.shell.cluster.node import Post, about
-from harness.shell.cluster.options import KEY, RayOptions, require
-from harness.shell.cluster.places import LostError, Need
+from harness.shell.engines.cluster.node import Post, about
+from harness.shell.engines.cluster.options import KEY, RayOptions, require
+from harness.shell.engines.cluster.places import LostError, Need
 from harness.shell.prepare import Prepared
 
 POLL_S = 0.5
@@ -75,7 +75,7 @@ class RaySlot:
 
 
 class RayPlace:
-    """See `harness.shell.cluster.places.Place`."""
+    """See `harness.shell.engines.cluster.places.Place`."""
 
     def __init__(self, name: str, beside: int, actor: Any, shelf: _Shelf) -> None:
         self.name, self.beside = name, beside
@@ -111,7 +111,7 @@ class RayPlace:
 
 
 class RayCluster:
-    """See `harness.shell.cluster.places.Cluster`."""
+    """See `harness.shell.engines.cluster.places.Cluster`."""
 
     settle_s = 60.0
 

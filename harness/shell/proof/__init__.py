@@ -1,0 +1,1 @@
+"""Certificates and equivalence: made, kept, and said of runs."""

@@ -1,0 +1,1 @@
+"""Searches with Optuna: trials that become runs, kept and resumed."""

@@ -318,7 +318,7 @@ def test_a_run_that_is_pruned(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
         asked.append((number, record["epoch"]))
         return bool(number != 1 or record["epoch"] < 2)
 
-    # a session each, which ends when MLflow has all: it may not see an attempt that is followed by another at once
+    # a session each: MLflow, which lags behind, may not see an attempt that another one follows at once
     with Session(reporter()) as session:
         judged = session.execute(configs, judge=judge)
     with Session(reporter()) as session:

@@ -9,6 +9,7 @@ seconds since the epoch. What happens inside workers is in the runs' own files.
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import sys
 import threading
@@ -50,6 +51,7 @@ def main(spans_file: Path, arguments: list[str]) -> int:
     finally:
         spans.append(("main", "MainThread", start, time.time()))
         spans_file.write_text(json.dumps(spans))
+        gc.freeze()  # as the command does
 
 
 def _timed(function: Callable[..., Any], label: str, spans: list[Span]) -> Callable[..., Any]:

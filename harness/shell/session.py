@@ -4,7 +4,7 @@ A session lasts as long as the command, so that a sweep which hands over its run
 search does) keeps its workers, its store and its progress bar. It prepares runs, leaves out those that are
 finished, has certificates and limits made, and hands the rest to an engine (see `engines`), whose news it
 passes on to MLflow and to people. Workers are started together and waited for before the first run, and
-MLflow is imported meanwhile: nothing of that may happen beside a run that is timed alone.
+MLflow is imported meanwhile: nothing of that may happen beside a run that is timed.
 """
 
 from __future__ import annotations
@@ -124,12 +124,8 @@ class Session:
             self._track(run).sync(run.folder.path)
         for run in todo:
             self._track(run).study(run.config.study)
-        # MLflow's import takes seconds, which runs that are timed alone must not have beside them; and a URI
-        # may turn out to be wrong
-        alone = any(engine.together(run.config) == 1 for run in todo)
-        for (_, uri), tracking in self._tracking.items():
-            if alone or not todo or uri is not None:
-                tracking.wait_open()
+        for tracking in self._tracking.values():
+            tracking.wait_open()
         workers = engine.ready()
         desk = _Desk(self._tracking, self._reporter, labels([run.config for run in todo]), todo)
         if todo:

@@ -25,6 +25,7 @@ help:
 	@echo 'make clean     remove .venv, builds and caches (results stay)'
 
 bench: .venv/.stamp-run
+	@$(BIN)/evenbench experiment=bench model=fnn data=breast_cancer
 	@$(BIN)/evenbench experiment=bench
 
 # Files stay together (loadfile), so that each worker imports TensorFlow for the files it got and not for every test.

@@ -63,14 +63,19 @@ def slots(rule: Rule, parameters: Sequence[Tensor]) -> list[Slots]:
     return [{name: torch.zeros_like(p) for name in rule.slots} for p in parameters]
 
 
-def make(rule: Rule, parameters: Sequence[nn.Parameter], fused: bool) -> torch.optim.Optimizer:
-    """The optimizer of a run, its state zero. `fused`: torch's fused kernel where the optimizer has one."""
+def make(
+    rule: Rule, parameters: Sequence[nn.Parameter], fused: bool, recorded: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer of a run, its state zero. `fused`: torch's fused kernel where the optimizer has one;
+    `recorded`: its steps go into a CUDA graph, so that all it needs has to lie on the card."""
     if rule.impl == "shared":
         return SharedRule(parameters, rule)
     kind, arguments = _native(rule)
     arguments["lr"] = rule.learning_rate
     if fused and "fused" in inspect.signature(kind).parameters:
         arguments["fused"] = True
+    if recorded and "capturable" in inspect.signature(kind).parameters:
+        arguments["capturable"] = True
     return kind(parameters, **arguments)
 
 
@@ -105,8 +110,9 @@ def take_state(optimizer: torch.optim.Optimizer, rule: Rule, steps: int, given: 
         return
     names = NATIVE_SLOTS[rule.name]
     for parameter, state in zip(optimizer.param_groups[0]["params"], given, strict=True):
-        # where torch has the count: beside the parameter for a fused kernel, else on the host
-        where = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+        # where torch has the count: beside the parameter for a kernel that reads it, else on the host
+        beside = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+        where = parameter.device if beside else torch.device("cpu")
         count = torch.tensor(float(steps), dtype=torch.float32, device=where)
         optimizer.state[parameter] = {"step": count} | {names[slot]: value for slot, value in state.items()}
 

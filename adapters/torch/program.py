@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from adapters.torch import compiling, loops, model, optimizers, recurrent, streams
+from adapters.torch import compiling, graphs, loops, model, optimizers, recurrent, streams
 from adapters.torch.layers import Setting
 from harness import gauge, precision
 from harness.adapter import (
@@ -28,7 +28,10 @@ from harness.optim import Rule
 from harness.parse import ConfigError, Mistake
 from harness.state import State, last_rate, velocities
 
-EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "eager", "compiled")
+EXECUTIONS: dict[str, tuple[Execution, ...]] = {
+    "cpu": ("idiomatic", "eager", "compiled"),
+    "cuda": ("idiomatic", "eager", "compiled", "epoch"),
+}
 CHUNK = 4096  # rows of a forward pass in `predict`, which bounds its memory
 
 
@@ -68,8 +71,8 @@ class TorchAdapter:
         self._precision = options.precision
 
     def executions(self) -> tuple[Execution, ...]:
-        """The same on every device."""
-        return EXECUTIONS
+        """A whole epoch is for a card alone, see `graphs`."""
+        return EXECUTIONS[self._device.type]
 
     def environment(self) -> dict[str, object]:
         """What torch says about itself and the device."""
@@ -98,9 +101,9 @@ class TorchAdapter:
     def build(self, plan: Plan) -> Program:
         """The program of a plan; raises ConfigError for what torch does not have."""
         mistakes = []
-        if plan.execution not in EXECUTIONS:
+        if plan.execution not in self.executions():
             problem = f"torch on {self._device.type} has no execution {plan.execution!r}"
-            mistakes.append(Mistake("execution", problem, ", ".join(EXECUTIONS)))
+            mistakes.append(Mistake("execution", problem, ", ".join(self.executions())))
         if plan.xla:
             mistakes.append(Mistake("framework.xla", "torch does not compile with XLA", "false"))
         steps = recurrent.steps(plan.network)
@@ -174,6 +177,8 @@ class TorchProgram:
         found["compiled"] = whole if self._compiler else ""
         found["compile_cache"] = bool(self._compiler) and torch._inductor.config.fx_graph_cache
         found["xla"] = False
+        if self.device.type == "cuda":
+            found["cuda_graph"] = self.plan.execution == "epoch"
         if self.plan.precision == "bf16":
             found |= {"autocast": "bfloat16", "float32_layers": list(self._look().float32)}
         if recurrent.steps(self.plan.network):
@@ -199,6 +204,8 @@ class TorchProgram:
                 return loops.compiled_whole(run, self._step, rule)
             case "compiled", _:
                 return loops.compiled(run, self._gradient)
+            case "epoch", _:
+                return graphs.epoch(run, rule, graphs.recorder(self.device))
             case _:
                 return loops.eager(run)
 
@@ -206,7 +213,8 @@ class TorchProgram:
         """The optimizer of a run, its state zero."""
         # the tutorial leaves the choice to torch, which prefers its loop over parameters on a CPU
         fused = self.plan.execution != "idiomatic"
-        return optimizers.make(rule, list(self.model.parameters.values()), fused)
+        recorded = self.device.type == "cuda" and self.plan.execution == "epoch"
+        return optimizers.make(rule, list(self.model.parameters.values()), fused, recorded)
 
 
 class TorchTrainer:

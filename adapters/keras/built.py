@@ -50,11 +50,6 @@ def plain(layer: Any, *names: str) -> Built:
     return Built(lambda x, _: layer(x), lambda: {name: getattr(layer, name) for name in names})
 
 
-def of_lengths(layer: Any) -> Built:
-    """A layer without weights that takes `(x, lengths)`."""
-    return Built(lambda x, padding: layer(x, need(padding).lengths))
-
-
 def of_valid(layer: Any) -> Built:
     """A layer without weights that takes `(x, valid)`."""
     return Built(lambda x, padding: layer(x, need(padding).valid))

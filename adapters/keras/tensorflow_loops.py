@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from adapters.keras import tensorflow_kernels
 from adapters.keras.fit import Fit
 from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
 from harness import precision
@@ -91,7 +92,9 @@ def build(plan: Plan) -> Program:
     if plan.execution == "idiomatic":
         return _idiomatic(plan)
     made = parts(plan, "xla" if plan.xla else "graph", _look_up)
-    return Program(made, _Compiled(made), {"xla": plan.xla})
+    # else XLA fuses all updates
+    by_kernel = not plan.xla and tensorflow_kernels.take_over(made.optimizer.keras)
+    return Program(made, _Compiled(made), {"xla": plan.xla, "fused": by_kernel})
 
 
 def _pays(plan: Plan) -> bool:

@@ -55,7 +55,7 @@ def recorder(device: torch.device) -> Recorder:
 
     def record(step: Step) -> Step:
         with torch.cuda.device(device):
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UPS):

@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.config import RunConfig
 from harness.data import Dataset
-from harness.job import CONCLUSIVE, INTENDED
+from harness.job import CONCLUSIVE, INTENDED, RunFolder
 from harness.parse import to_plain
 from harness.shell.axes import labels
 from harness.shell.calibrate import Choices
@@ -119,11 +119,9 @@ class Session:
         self._reporter.begin(epochs, len(todo), len(done))
         engine.begin(todo)
         _join([run for run in asked if run.job.run_id in done])
-        unseen = [run for run in runs if run.job.run_id in done and not _is_tracked(run)]
-        for run in unseen:
-            self._track(run).sync(run.folder.path)
+        self._catch_up([(run.config, run.folder) for run in runs if run.job.run_id in done])
         for run in todo:
-            self._track(run).study(run.config.study)
+            self._track(run.config).study(run.config.study)
         for tracking in self._tracking.values():
             tracking.wait_open()
         workers = engine.ready()
@@ -132,9 +130,9 @@ class Session:
             limited = todo if workers is None else self._limited(todo, workers)
             engine.execute(limited, desk, _verdict(judge, asked))
         for run in _join([run for run in asked if run.job.run_id not in done]):
-            self._track(run).sync(run.folder.path)
+            self._track(run.config).sync(run.folder.path)
         for run in {run.config.study: run for run in todo}.values():
-            self._track(run).finish_study(run.config.study, _study_status(desk.results.values()))
+            self._track(run.config).finish_study(run.config.study, _study_status(desk.results.values()))
         results = done | desk.results
         outcomes = {
             run.job.run_id: Outcome(run.config, results[run.job.run_id], run.job.run_id in done)
@@ -151,11 +149,23 @@ class Session:
         """What comes is a search of so many runs of so many epochs each."""
         self._reporter.search(runs, epochs, objective, max if direction == "maximize" else min)
 
+    def catch_up(self, config: RunConfig, run_ids: Iterable[str]) -> None:
+        """See to it that MLflow has runs of earlier commands, which may have been killed between the end of a
+        run and its logging. Those that were removed since are passed over."""
+        home = Path(config.results_dir).resolve() / "runs"
+        folders = [RunFolder(home / run_id) for run_id in run_ids]
+        self._catch_up([(config, folder) for folder in folders if folder.path.exists()])
+
+    def _catch_up(self, runs: Sequence[tuple[RunConfig, RunFolder]]) -> None:
+        # all are looked at before the first one is synced, which makes a database that was removed
+        unseen = [run for run in runs if not _is_tracked(*run)]
+        for config, folder in unseen:
+            self._track(config).sync(folder.path)
+
     def conclude(self, config: RunConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Say in MLflow what the study of a run came to altogether, after its last runs."""
-        key = config.results_dir, config.tracking.uri
-        if key in self._tracking:  # else nothing was done, and it is said already
-            self._tracking[key].finish_study(config.study, "finished", metrics, tags)
+        if _store(config) in self._tracking:  # else nothing was done, and it is said already
+            self._tracking[_store(config)].finish_study(config.study, "finished", metrics, tags)
 
     def _adopt(self, engine: Engine | None) -> Engine:
         if engine is None:
@@ -190,8 +200,8 @@ class Session:
     def _dataset(self, run: Prepared) -> Dataset:
         return self._shelf.get(run.config.data, run.results_dir)[0]
 
-    def _track(self, run: Prepared) -> TrackingThread:
-        key = _store(run)
+    def _track(self, config: RunConfig) -> TrackingThread:
+        key = _store(config)
         if key not in self._tracking:
             thread = TrackingThread(Path(key[0]).resolve(), key[1], warn=self._reporter.note)
             thread.close_orphans()
@@ -226,7 +236,7 @@ class _Desk:
 
     def event(self, run: Prepared, event: Mapping[str, Any]) -> None:
         """Log what a worker says."""
-        tracking = self._tracking[_store(run)]
+        tracking = self._tracking[_store(run.config)]
         if event["event"] == "started":
             self._begun[run.job.run_id] = event
             tracking.begin(run.folder.path, to_plain(run.job))
@@ -236,7 +246,7 @@ class _Desk:
 
     def ended(self, run: Prepared, result: Mapping[str, Any]) -> None:
         """Log what came out of a run."""
-        run_id, tracking = run.job.run_id, self._tracking[_store(run)]
+        run_id, tracking = run.job.run_id, self._tracking[_store(run.config)]
         if result and is_attempt(run.folder, self._begun.pop(run_id, None)):
             tracking.finish(run.folder.path, result)
         else:  # the worker never started it, or another sweep finished it
@@ -290,18 +300,18 @@ def _without_epochs(result: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key != "epochs"}
 
 
-def _store(run: Prepared) -> tuple[str, str | None]:
-    return run.config.results_dir, run.config.tracking.uri
+def _store(config: RunConfig) -> tuple[str, str | None]:
+    return config.results_dir, config.tracking.uri
 
 
-def _is_tracked(run: Prepared) -> bool:
+def _is_tracked(config: RunConfig, folder: RunFolder) -> bool:
     """Whether the store that is asked for has all of the run; a database may have been removed since."""
-    link = links.read_link(run.folder.path)
-    uri = resolve_uri(Path(run.config.results_dir).resolve(), run.config.tracking.uri)
+    link = links.read_link(folder.path)
+    uri = resolve_uri(Path(config.results_dir).resolve(), config.tracking.uri)
     database = sqlite_path(uri)
     if link is None or link.tracking_uri != uri or (database is not None and not database.exists()):
         return False
-    return link.digest == links.digest(run.folder.path) and link.studies == run.folder.studies()
+    return link.digest == links.digest(folder.path) and link.studies == folder.studies()
 
 
 def _join(runs: Sequence[Prepared]) -> list[Prepared]:

@@ -20,7 +20,7 @@ from harness.shell.engines.protocol import Engine, Judge, Record
 from harness.shell.search import report
 from harness.shell.search.request import Composer, Request
 from harness.shell.search.space import folder_of
-from harness.shell.search.trials import Answer, Search, Trial, Umpire
+from harness.shell.search.trials import Answer, Search, Trial, Umpire, runs_of
 from harness.shell.session import Outcome, Session
 
 
@@ -68,9 +68,10 @@ class SearchSweep:
             request.epochs,
             self._session.note,
         ) as search:
-            known = sum(trial.state.is_finished() for trial in search.trials())
-            self._session.note(report.plan_text(search.total, known))
-            runs = max(0, search.total - known) * members
+            told = [trial for trial in search.trials() if trial.state.is_finished()]
+            self._session.note(report.plan_text(search.total, len(told)))
+            self._session.catch_up(base, (run for trial in told for run in runs_of(trial)))
+            runs = max(0, search.total - len(told)) * members
             self._session.search(runs, request.epochs, self._first, self._config.objectives[self._first])
             engine = self._launcher.engine
             together = base.workers if engine is None else engine.together(base)

@@ -14,9 +14,8 @@ Trials come in batches, asked together and told in order, so that which of them 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +33,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from harness import locks
 from harness.parse import ConfigError, Mistake
 from harness.shell.search.pruning import Referee, pruner_of, report
 from harness.shell.search.space import Dimension, SearchConfig, Span, override_text
@@ -106,7 +106,9 @@ class Search:
 
     def __enter__(self) -> Search:
         with contextlib.ExitStack() as held:
-            held.enter_context(_alone(self._folder, self._name))
+            problem = f"another command is carrying out the search {self._name!r}"
+            busy = Mistake("study", problem, "wait for it, or another name")
+            held.enter_context(locks.held_alone(self._folder / "lock", busy))
             self._journal = self._open()
             self._held = held.pop_all()
         return self
@@ -268,6 +270,11 @@ class _Grid(GridSampler):
         """Nothing: the search knows how many trials there are."""
 
 
+def runs_of(trial: FrozenTrial) -> list[str]:
+    """The ids of the runs that a trial of the journal was told with; none of one that could not be."""
+    return list(trial.user_attrs.get(RUNS, ()))
+
+
 def texts(params: Mapping[str, Any]) -> dict[str, str]:
     """The parameters of a trial as they would stand on the command line."""
     return {key: override_text(value) for key, value in params.items()}
@@ -321,19 +328,6 @@ def _same(drawn: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
         return one == other
 
     return drawn.keys() == known.keys() and all(same(drawn[key], known[key]) for key in drawn)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
-    """Keep other commands out of the search; the system lets go of the lock when the process dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            problem = f"another command is carrying out the search {name!r}"
-            raise ConfigError([Mistake("study", problem, "wait for it, or another name")]) from None
-        yield
 
 
 def _cut_half_a_line(path: Path) -> None:

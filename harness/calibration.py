@@ -9,8 +9,6 @@ times, since other work only ever makes them longer; the choice passes to anothe
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, cast
 
 from harness.adapter import Execution, Plan
 from harness.config import RunConfig
+from harness.digest import digest
 from harness.job import read_json, write_json
 from harness.machine import Device
 from harness.parse import ConfigError, parse, to_plain
@@ -101,7 +100,7 @@ def identity(device: Device, config: RunConfig, plan: Plan, versions: dict[str, 
         "threads": config.threads,
         "versions": versions,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    return digest(parts, 12)
 
 
 def fastest(candidates: Iterable[Candidate]) -> Candidate | None:

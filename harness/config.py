@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
@@ -18,6 +16,7 @@ from typing import Annotated, Any, Literal, cast
 from harness import data, init, losses, optim
 from harness.adapter import Execution, Loss, Plan, Precision
 from harness.data import DataConfig, Dataset, Sample
+from harness.digest import digest
 from harness.init import InitConfig
 from harness.parse import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
 from harness.spec import Input, ModelSpec, Network, Reconstruction
@@ -313,9 +312,7 @@ def identity(
         frozen = {path for name in config.init.freeze for path in config.model.spec.meant(name)}
         plain["init"]["freeze"] = sorted(frozen)
         plain["init"]["digest"] = source
-    parts = {"config": plain, "versions": dict(versions), "data": fingerprint}
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest({"config": plain, "versions": dict(versions), "data": fingerprint})
 
 
 def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,17 +10,15 @@ dies.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import harness.state
-from harness import npz
+from harness import files, locks, npz
 from harness.adapter import Weights
 from harness.state import State
 
@@ -153,8 +151,7 @@ class RunFolder:
         Its checkpoint stays where the new one finds it. Whoever calls it holds the lock.
         """
         for name in ("result.json", "weights.npz", "state.npz", CHECKPOINT):
-            for half_written in self.path.glob(f".{name}.*.tmp"):
-                half_written.unlink()
+            files.remove_half_written(self.path / name)
         left = [name for name in ATTEMPT_FILES if (self.path / name).exists()]
         if not left:
             return
@@ -227,18 +224,18 @@ class RunFolder:
         With `wait=False` raises BlockingIOError where someone holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            try:
-                yield
-            finally:
-                # closing is not enough: a process that was forked meanwhile shares the open file
-                fcntl.flock(file, fcntl.LOCK_UN)
+        with locks.held(self.path / "lock", wait):
+            yield
 
 
 def runs(results_dir: Path) -> list[RunFolder]:
     """All run folders below a results folder, by name."""
     return [RunFolder(p) for p in sorted((results_dir / "runs").glob("*")) if (p / "job.json").exists()]
+
+
+def epoch_record(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result keeps of an `epoch` event: all but what makes it one."""
+    return {key: value for key, value in event.items() if key not in ("event", "time_ms")}
 
 
 def last_lines(log: BinaryIO, lines: int = 20) -> str:
@@ -250,12 +247,8 @@ def last_lines(log: BinaryIO, lines: int = 20) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON under a temporary name, then rename. NaN and infinity are kept as Python writes them."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with files.replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -8,8 +8,6 @@ framework that multiplied. What a system doesn't tell is None, never a guess.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.digest import digest
 from harness.job import read_json, write_json
 from harness.parse import ConfigError, parse, to_plain
 
@@ -54,8 +53,7 @@ class Device:
     @property
     def id(self) -> str:
         """12 hex digits: the name of its file."""
-        text = json.dumps(to_plain(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest(to_plain(self), 12)
 
 
 @dataclass(frozen=True)
@@ -143,12 +141,15 @@ def cards() -> tuple[str, ...]:
     return tuple(found) or tuple(f"NVIDIA {path.name}" for path in others)
 
 
+def allowed_cores() -> list[int]:
+    """The numbers of the cores that this process may run on: all of them where the system sets no bounds."""
+    return sorted(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
 def cpu_list() -> str:
-    """The cores that this process may run on as Linux lists them, `0-3,8`; empty if it can't say."""
-    if not hasattr(os, "sched_getaffinity"):
-        return ""
+    """The cores that this process may run on as Linux lists them, `0-3,8`."""
     runs: list[list[int]] = []
-    for core in sorted(os.sched_getaffinity(0)):
+    for core in allowed_cores():
         if runs and core == runs[-1][1] + 1:
             runs[-1][1] = core
         else:
@@ -163,11 +164,6 @@ def bf16_instructions() -> tuple[str, ...]:
         if key.strip() in ("flags", "Features"):
             return tuple(sorted(BF16 & set(value.split())))
     return ()
-
-
-def affinity() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota() -> float | None:
@@ -186,8 +182,8 @@ def quota() -> float | None:
 
 def usable_cores() -> int:
     """Cores that a worker can keep busy: at least one."""
-    bound = quota()
-    return max(1, min(affinity(), affinity() if bound is None else int(bound)))
+    cores, bound = len(allowed_cores()), quota()
+    return max(1, cores if bound is None else min(cores, int(bound)))
 
 
 def memory_mb() -> tuple[float, float] | None:

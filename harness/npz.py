@@ -6,7 +6,6 @@ Nothing is pickled: a weights file from someone else must not be able to run cod
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.files import replacing
+
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]], durable: bool = False) -> None:
     """Write `arrays` to `path` (npz, not compressed) under a temporary name, then rename.
 
     `durable`: wait until they are on the disk, so that even a loss of power leaves the old file or the new.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def load(path: Path) -> dict[str, NDArray[Any]]:

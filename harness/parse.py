@@ -126,18 +126,14 @@ def to_plain(value: object) -> Any:
     return value
 
 
+@functools.cache
 def field_types(kind: type) -> Mapping[str, Any]:
     """The resolved type hints of a dataclass' fields, `Annotated` kept."""
-    return _field_types(kind)
-
-
-@functools.cache
-def _field_types(kind: type) -> Mapping[str, Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
 
 
-def members(union: Any) -> dict[str, type[Any]]:
+def members(union: Any) -> dict[str, type]:
     """The dataclasses of a tagged union by their tag."""
     return {_class_tag(m)[1]: m for m in typing.get_args(union)}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from harness.shell.tracking.store import Store
     from tests.lab import Lab
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
@@ -66,6 +68,23 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
     return path
+
+
+@pytest.fixture
+def results(tmp_path: Path, template: Path) -> Path:
+    """A results folder, in a path with a space, whose store is migrated already."""
+    folder = tmp_path / "my results"
+    folder.mkdir()
+    shutil.copyfile(template, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def store(results: Path) -> Store:
+    """The store in `results`."""
+    from harness.shell.tracking.store import open_store
+
+    return open_store(results)
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,9 @@ def test_auto_takes_a_card_where_all_that_is_needed_is_there(
     host(H100)
     assert devices.resolved(auto).device == "cuda"
     framework = auto.framework
-    assert devices.resolved(replace(auto, execution="epoch")).device == "cpu"
+    without_epoch = replace(framework, executions={"cpu": ["epoch"], "cuda": ["eager"]})
+    assert devices.resolved(replace(auto, execution="epoch")).device == "cuda"
+    assert devices.resolved(replace(auto, execution="epoch", framework=without_epoch)).device == "cpu"
     cpu_only = replace(framework, executions={"cpu": ["eager"]})
     assert devices.resolved(replace(auto, framework=cpu_only)).device == "cpu"
     with_plugin = replace(auto, framework=replace(framework, cuda_distributions=("plugin-13", "plugin-12")))

@@ -357,7 +357,7 @@ def test_what_the_system_says(system: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert machine.cpu_model() == "EPYC 9"
     assert machine.memory_mb() == (1024.0, 512.0)
     assert machine.quota() == 1.5
-    monkeypatch.setattr(machine, "affinity", lambda: 8)
+    monkeypatch.setattr(machine, "allowed_cores", lambda: list(range(8)))
     assert machine.usable_cores() == 1
     assert machine.cards() == ("NVIDIA A100",)
     before = machine.ticks()

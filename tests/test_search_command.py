@@ -199,8 +199,8 @@ def test_failed_and_averaged_trials(place: Place) -> None:
 @pytest.mark.slow
 def test_a_search_whose_parent_is_killed_goes_on(place: Place, tmp_path: Path) -> None:
     """Catches: a trial that is asked again with other parameters, lost, or done twice after SIGKILL in the
-    middle of a batch; an MLflow run that is left running; a trial that was told and is not in MLflow, as where
-    the kill came between the two, and is left out of it for good."""
+    middle of a batch; an MLflow run that is left running; a trial that was told and is not in MLflow, as
+    where the kill came between the two, and is left out of it for good."""
     asked = ("search=tpe", RATES, "search.trials=7", "workers=2", "study=find")
     place.suffer({"*": "slow"})
     journal = folder_of(place.results, "find") / JOURNAL

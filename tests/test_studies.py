@@ -7,7 +7,6 @@ folders as test_tracking makes them where it doesn't. MLflow is a real SQLite st
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pty
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from harness import locks
 from harness.job import RunFolder, write_json
 from harness.parse import ConfigError
 from harness.shell import cli
@@ -46,19 +46,6 @@ def plain() -> Iterator[dict[str, Any]]:
 
 
 Make = Callable[..., Path]
-
-
-@pytest.fixture
-def results(tmp_path: Path, template: Path) -> Path:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    shutil.copyfile(template, folder / "mlflow.db")
-    return folder
-
-
-@pytest.fixture
-def store(results: Path) -> Store:
-    return open_store(results)
 
 
 @pytest.fixture
@@ -94,14 +81,6 @@ def make(results: Path, plain: dict[str, Any]) -> Make:
     return run
 
 
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Another process' lock, as far as this one can tell."""
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def active(store: Store, kind: str = "trial") -> dict[str, dict[str, str]]:
     """The tags of MLflow's active runs, by run id or by study."""
     found = store.client.search_runs([store.experiment_id], f"tags.kind = '{kind}'")
@@ -133,7 +112,7 @@ def test_ls_counts_runs_by_how_they_stand(
     make("a3", "first", None, seed=3)
     going = make("a4", "first", None, seed=4)
     RunFolder(make("b1", "second")).append_event({"event": "epoch", "time_ms": T0 + 60_000})
-    with lock(going / "lock"):
+    with locks.held(going / "lock"):
         first, second = studies(results)
         assert cli.main(["study", "ls", "--results-dir", str(results)]) == 0
     assert (first.name, second.name) == ("first", "second")
@@ -284,14 +263,14 @@ def test_rm_keeps_a_run_that_another_study_has(make: Make, results: Path, store:
 def test_rm_refuses_what_a_process_works_on(make: Make, results: Path) -> None:
     """Catches: a folder deleted under a worker, or a study under a sweep that is between two runs."""
     folder = make("a1", "first", None)
-    with lock(folder / "lock"), pytest.raises(ConfigError, match="while a process works on run a1"):
+    with locks.held(folder / "lock"), pytest.raises(ConfigError, match="while a process works on run a1"):
         plan(results, "first")
     path = study_lock(results, "first")
     path.parent.mkdir()
-    with lock(path), pytest.raises(ConfigError, match="while a process works on it"):
+    with locks.held(path), pytest.raises(ConfigError, match="while a process works on it"):
         plan(results, "first")
     found = plan(results, "first")
-    with lock(folder / "lock"):  # begun after it was asked
+    with locks.held(folder / "lock"):  # begun after it was asked
         assert [run.run_id for run in carry_out(found)] == ["a1"]
     assert folder.exists()
 
@@ -301,7 +280,7 @@ def test_rm_keeps_data_while_another_sweep_goes_on(make: Make, results: Path) ->
     make("a1", "first", data="wine")
     path = study_lock(results, "second")
     path.parent.mkdir()
-    with lock(path):
+    with locks.held(path):
         carry_out(plan(results, "first"))
     assert (results / "data" / "wine.npz").exists()
 

@@ -17,31 +17,18 @@ from typing import Any
 
 import pytest
 
+from harness import locks
 from harness.parse import ConfigError
 from harness.shell.tracking import links
 from harness.shell.tracking.dashboards import view_tags
 from harness.shell.tracking.entities import flatten
-from harness.shell.tracking.store import Store, file_lock, open_store, resolve_uri
+from harness.shell.tracking.store import Store, open_store, resolve_uri
 from harness.shell.tracking.sync import Synced, close_orphans, sync, sync_run
 from harness.shell.tracking.thread import TrackingThread
 from harness.shell.tracking.tracker import Tracker
 
 T0 = 1_760_000_000_000  # a unix time in ms, far enough back that no clock gives it by accident
 METRICS = {"train/loss", "val/loss", "val/accuracy"}
-
-
-@pytest.fixture
-def results(tmp_path: Path, template: Path) -> Path:
-    """A results folder, in a path with a space, whose store is migrated already."""
-    folder = tmp_path / "my results"
-    folder.mkdir()
-    shutil.copyfile(template, folder / "mlflow.db")
-    return folder
-
-
-@pytest.fixture
-def store(results: Path) -> Store:
-    return open_store(results)
 
 
 def config(seed: int) -> dict[str, Any]:
@@ -546,7 +533,8 @@ def test_metrics_show_while_the_run_goes_on(results: Path) -> None:
 
 
 def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: one call to MLflow per epoch, and epochs that overtake `begin` or fall behind `finish`."""
+    """Catches: one call to MLflow per epoch, epochs that overtake `begin` or fall behind `finish`, those of a
+    short run that are logged in a call of their own, or twice, or not at all."""
     calls: list[tuple[str, str, int]] = []
 
     def spy(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -565,11 +553,14 @@ def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyP
         for record in epochs():
             for folder, _ in folders:
                 tracking.epochs(folder, [record])
-        for folder, _ in folders:
-            tracking.finish(folder, end_run(folder))
-    for run_id in ("a1", "a2"):
-        mine = [(name, size) for name, folder_name, size in calls if folder_name == run_id]
-        assert [name for name, _ in mine] == ["begin", "epochs", "finish"] and mine[1] == ("epochs", 3)
+        short, long = (folder for folder, _ in folders)
+        tracking.finish(short, end_run(short))
+        assert tracking.flush(60)
+        tracking.finish(long, end_run(long))
+    for folder, wanted in ((short, ["begin", "finish"]), (long, ["begin", "epochs", "finish"])):
+        mine = {name: size for name, folder_name, size in calls if folder_name == folder.name}
+        assert list(mine) == wanted and mine.get("epochs", 3) == 3
+    assert {len(points(open_store(results), run.info.run_id)) for run in trials(open_store(results))} == {12}
 
 
 def test_an_unreachable_server_loses_nothing(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -614,6 +605,7 @@ def test_a_run_that_was_missed_arrives_when_it_ends(results: Path, monkeypatch: 
         folder, job = make_run(results, "a1")
         tracking.begin(folder, job)
         tracking.epochs(folder, epochs())
+        assert tracking.flush(60)
         tracking.finish(folder, end_run(folder))
         assert tracking.flush(60)
         store = open_store(results)
@@ -655,7 +647,7 @@ def test_the_old_link_is_gone_as_soon_as_a_run_begins(results: Path) -> None:
     tracker.begin(folder, job)
     tracker.epochs(folder, epochs())
     # The thread opens its store under a lock that is held here, so it can't have got to `begin`.
-    with file_lock(results / "mlflow.db.lock"):
+    with locks.held(results / "mlflow.db.lock"):
         tracking = TrackingThread(results)
         tracking.begin(folder, job)
         assert links.read_link(folder) is None

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from harness.parse import ConfigError
-from harness.shell.tracking.dashboards import VIEWS, view_tags
+from harness.shell.tracking.dashboards import VIEWS, runs_url, view_tags
 from harness.shell.tracking.store import open_store
 from harness.shell.tracking.sync import sync
-from harness.shell.tracking.ui import free_port, run_ui, ui_url
+from harness.shell.tracking.ui import free_port, run_ui
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("torch", "keras", "keras_jax")
@@ -227,4 +227,4 @@ def test_views_fit_into_tags() -> None:
     for value in view_tags().values():
         assert len(value) < 20_000
         assert set(json.loads(json.loads(value)["state"])) >= {"searchFilter", "compareRunCharts", "groupBy"}
-    assert "#/experiments/7/runs?viewStateShareKey=" in ui_url(5001, "7")
+    assert "#/experiments/7/runs?viewStateShareKey=" in runs_url("http://127.0.0.1:5001", "7")

@@ -5,31 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import NOT_IN_IDENTITY, RunConfig
 from harness.shell.tracking.entities import flatten
 
 SECTIONS = ("model", "data", "framework", "optimizer", "schedule")
 TRAINING = ("train", "optimizer", "schedule")
-NO_AXES = {
-    "seed",
-    "repeat",
-    "study",
-    "results_dir",
-    "force",
-    "certify",
-    "limit",
-    "isolation",
-    "timeout_s",
-    "workers",
-    "pin",
-    "timings",
-    "search",
-    "search.trial",
-    "search.objectives",
-    "tracking.uri",
-    "checkpoint.every_epochs",
-    "checkpoint.every_minutes",
-}
+REPETITIONS = ("seed", "repeat")  # what tells runs of the same settings apart
+NO_AXES = (*NOT_IN_IDENTITY, *REPETITIONS)
+"""Keys and sections that are no settings of a training."""
 ALWAYS = ("model", "data", "framework", "execution")
 IN_LABEL = ("model", "data", "framework")
 
@@ -71,7 +54,7 @@ def labels(configs: Sequence[RunConfig]) -> list[str]:
 
 def _flat(plain: Mapping[str, Any]) -> dict[str, str]:
     """A plain configuration, flat: a section's name under the section itself, its other keys below it."""
-    flat = {key: str(value) for key, value in flatten(plain).items() if key not in NO_AXES}
+    flat = flatten({key: value for key, value in plain.items() if key not in NO_AXES})
     names = {section: flat.pop(f"{section}.name") for section in SECTIONS}
     inner = ("model.layers", "framework.")
     return names | {key: value for key, value in flat.items() if not key.startswith(inner)}

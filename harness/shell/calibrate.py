@@ -18,9 +18,9 @@ from harness.config import BEST, RunConfig
 from harness.machine import Device
 from harness.parse import ConfigError, Mistake, parse, to_plain
 from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.limits import device_of
 from harness.shell.prepare import DataShelf, Prepared, prepare
 from harness.shell.proof.certificate import today
-from harness.shell.versions import look_up
 
 
 class Choices:
@@ -170,9 +170,7 @@ def _name(run: Prepared, shelf: DataShelf) -> str:
 
 
 def _device(run: Prepared) -> Device:
-    framework = run.config.framework
-    versions = look_up(framework, framework.distributions)
-    return Device.here(run.config.device, {name: str(version) for name, version in versions.items()})
+    return device_of(run.config.framework, run.config.device)
 
 
 def _words(run: Prepared) -> dict[str, Any]:

@@ -50,23 +50,20 @@ def check(configs: Iterable[RunConfig]) -> None:
     for config in configs:
         if config.device == CPU:
             continue
-        there = _cards()
-        wanted = [int(name.partition(":")[2] or 0) for name in devices_of(config)]
-        if max(wanted) >= len(there):
-            problem = f"no {config.device!r} is here"
-            known = "; ".join(["cpu", *map(_described, enumerate(there))])
-            mistakes.append(Mistake("device", problem, known))
-            continue
-        for number in wanted:
-            mistakes += precision.mistakes(config.precision, config.device, there[number].capability)
+        for card in map(_card, devices_of(config)):
+            if card is None:
+                known = "; ".join(["cpu", *map(_described, enumerate(_cards()))])
+                mistakes.append(Mistake("device", f"no {config.device!r} is here", known))
+            else:
+                mistakes += precision.mistakes(config.precision, config.device, card.capability)
     if mistakes:
         raise ConfigError(mistakes)
 
 
 def precisions(device: str) -> tuple[Precision, ...]:
     """Those that a device has."""
-    number, there = int(device.partition(":")[2] or 0), _cards()
-    capability = there[number].capability if number < len(there) else None
+    card = _card(device)
+    capability = None if card is None else card.capability
     every: tuple[Precision, ...] = get_args(Precision)
     return tuple(one for one in every if not precision.mistakes(one, device, capability))
 
@@ -75,10 +72,10 @@ def environment(device: str) -> dict[str, str]:
     """What hides from a worker every card but its own, and from one on the CPU all of them."""
     if device == CPU:
         return {VISIBLE: ""}
-    number, there = int(device.partition(":")[2] or 0), _cards()
+    card = _card(device)
     # numbers mean places on the bus, as they do to nvidia-smi; by default the fastest card is number 0
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return order | ({VISIBLE: there[number].id} if number < len(there) else {})
+    return order | ({} if card is None else {VISIBLE: card.id})
 
 
 def _prefers_card(config: RunConfig) -> bool:
@@ -102,6 +99,12 @@ def _is_built_for_cards(framework: FrameworkConfig) -> bool:
 def _described(card: tuple[int, Card]) -> str:
     number, found = card
     return f"cuda:{number} ({found.name})"
+
+
+def _card(device: str) -> Card | None:
+    """The card that `cuda:1` names, or `cuda`, which is the first one; None where there is none."""
+    number, there = int(device.partition(":")[2] or 0), _cards()
+    return there[number] if number < len(there) else None
 
 
 def _cards() -> tuple[Card, ...]:

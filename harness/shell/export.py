@@ -17,8 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from harness import npz
 from harness.adapter import Precision, storage
 from harness.config import FrameworkConfig, RunConfig
@@ -27,7 +25,7 @@ from harness.job import Job, RunFolder, write_json
 from harness.parse import ConfigError, Mistake, parse
 from harness.preprocessing import Preprocessing, preprocessing
 from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
-from harness.shell.frameworks import conf_folder
+from harness.shell.frameworks import conf_folder, frameworks
 from harness.shell.lookup import find_run
 from harness.shell.prepare import DataShelf
 from harness.shell.proof.certificate import today
@@ -161,8 +159,8 @@ def _read(folder: RunFolder) -> tuple[Job, RunConfig]:
 
 def _framework(config: RunConfig, to: Target) -> FrameworkConfig:
     """The framework that writes the target: the run's own if it can, with its interpreter."""
-    files = [conf_folder() / "framework" / f"{name}.yaml" for name in FRAMEWORKS[to]]
-    able = [parse(FrameworkConfig, OmegaConf.to_container(OmegaConf.load(file))) for file in files]
+    known = frameworks([conf_folder()])
+    able = [known[name] for name in FRAMEWORKS[to]]
     if config.framework.adapter == able[0].adapter:
         return config.framework
     return next((one for one in able if installed(one.distributions)), able[0])

@@ -9,11 +9,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from harness import measure
 from harness.shell.axes import axes
+from harness.shell.console import plain_table, screen
 from harness.shell.session import Outcome
 
 SCORES = ("test/accuracy", "test/r2")
@@ -45,11 +45,16 @@ class Row:
 
 def rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """Group outcomes into rows, best first within each model and data set."""
+    found = [_row(values, group) for values, group in settings(outcomes)]
+    return sorted(found, key=lambda row: (*_network(row), _last_if_nan(row.step_ms)))
+
+
+def settings(outcomes: Sequence[Outcome]) -> list[tuple[dict[str, str], list[Outcome]]]:
+    """The outcomes by their axes: those that differ in seed and repeat alone are together."""
     groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome, values in zip(outcomes, axes(outcome.config for outcome in outcomes), strict=True):
         groups.setdefault(tuple(values.items()), []).append(outcome)
-    found = [_row(dict(values), group) for values, group in groups.items()]
-    return sorted(found, key=lambda row: (*_network(row), _last_if_nan(row.step_ms)))
+    return [(dict(values), group) for values, group in groups.items()]
 
 
 def rows_as_json(outcomes: Sequence[Outcome]) -> str:
@@ -61,9 +66,7 @@ def rows_as_json(outcomes: Sequence[Outcome]) -> str:
 
 def print_leaderboard(outcomes: Sequence[Outcome]) -> None:
     """Print the table, and how to see more; a table for each network if one is wider than the terminal."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a file has no width: whole lines are easier to read, and to search
+    console = screen()
     found = rows(outcomes)
     whole = table(found, "Leaderboard", found)
     if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
@@ -96,7 +99,7 @@ def table(part: Sequence[Row], title: str, found: Sequence[Row], left_out: Seque
 
     Where axes are left out, space is short: headers take two lines and columns stand closer.
     """
-    drawn = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    drawn = plain_table(title)
     drawn.padding = (0, 1, 0, 0) if left_out else (0, 1)
     names = [name for name in found[0].axes if name not in left_out]
     for name in names:

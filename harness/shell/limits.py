@@ -80,7 +80,7 @@ def measurers(known: Iterable[FrameworkConfig]) -> list[FrameworkConfig]:
 
 
 def device_of(framework: FrameworkConfig, device: str) -> Device:
-    """What a limit is kept under that this framework measures."""
+    """What belongs to a time that this framework takes: the machine, and the versions."""
     found = look_up(framework, framework.distributions)
     return Device.here(device, {name: str(version) for name, version in found.items()})
 

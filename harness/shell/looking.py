@@ -17,6 +17,7 @@ from harness.data import Dataset
 from harness.parity import BOUND, GATES, STEPS
 from harness.parse import ConfigError, Mistake, to_plain
 from harness.shell import task
+from harness.shell.console import plain_table, screen
 from harness.shell.prepare import DataShelf
 from harness.shell.proof.accuracy import MARGIN, accuracy_command
 from harness.shell.proof.certificate import Certificate, Named, Shelf, named_deviations
@@ -85,7 +86,7 @@ def show_command(arguments: Sequence[str]) -> int:
         if options.json:
             print(as_json(title, network))
         else:
-            print_table(title, network, _console())
+            print_table(title, network, screen())
         if options.svg:
             options.svg.write_text(drawing(title, network), encoding="utf-8")
             print(f"drawn: {options.svg}", file=sys.stderr)
@@ -101,7 +102,7 @@ def print_certificates(certificates: Sequence[Certificate]) -> None:
     title = (
         f"Largest deviations, float64, {STEPS} steps, bound {BOUND:g}; own optimizers against the shared rule"
     )
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = plain_table(title)
     for name in ("model", "optimizer"):
         table.add_column(name, no_wrap=True)
     for name in (*GATES, *(f"own {framework}" for framework in frameworks)):
@@ -112,7 +113,7 @@ def print_certificates(certificates: Sequence[Certificate]) -> None:
         native = [_native(certificate, framework) for framework in frameworks]
         verdict = "agrees" if certificate.passed else "FAILS"
         table.add_row(certificate.model, certificate.optimizer, *gates, *native, verdict)
-    console = _console()
+    console = screen()
     console.print(table)
     named = named_deviations(certificates)
     if named:
@@ -123,7 +124,7 @@ def print_certificates(certificates: Sequence[Certificate]) -> None:
 
 
 def _named_table(named: Sequence[Named]) -> Table:
-    table = Table(header_style="bold", box=None, pad_edge=False)
+    table = plain_table()
     for column in ("* known of the own optimizer", "frameworks"):
         table.add_column(column)
     for column in ("off the rule", "off a rule with this"):
@@ -188,13 +189,6 @@ def _margin(text: str | None) -> float:
 
 def _dataset(config: RunConfig, data: DataShelf) -> Dataset:
     return data.get(config.data, Path(config.results_dir).resolve())[0]
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a file has no width: whole lines are easier to read, and to search
-    return console
 
 
 def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:

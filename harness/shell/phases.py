@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from harness import measure
-from harness.shell.axes import axes
+from harness.shell.console import plain_table, screen
+from harness.shell.leaderboard import settings
 from harness.shell.session import Outcome
 
 COLUMNS = {
@@ -42,14 +40,11 @@ class Row:
 
 def rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """Runs that differ in seed and repeat alone are one row; in the order in which they first appear."""
-    finished = [outcome for outcome in outcomes if outcome.finished]
-    groups: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
-    for outcome, values in zip(finished, axes(outcome.config for outcome in finished), strict=True):
-        groups.setdefault(tuple(values.items()), []).append(outcome.result["timing"])
     found = []
-    for keys, timings in groups.items():
+    for axes, group in settings([outcome for outcome in outcomes if outcome.finished]):
+        timings = [outcome.result["timing"] for outcome in group]
         seconds = {name: _seconds(key, timings) for name, key in COLUMNS.items()}
-        found.append(Row(dict(keys), len(timings), seconds, sum(seconds.values())))
+        found.append(Row(axes, len(group), seconds, sum(seconds.values())))
     return found
 
 
@@ -59,11 +54,9 @@ def print_phases(outcomes: Sequence[Outcome], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(row) for row in found], indent=1))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200
+    console = screen()
     names = list(found[0].axes) if found else []
-    table = Table(title="Seconds, from a cold start", title_justify="left", header_style="bold", box=None)
+    table = plain_table("Seconds, from a cold start")
     for name in names:
         table.add_column(name.rpartition(".")[2], overflow="fold")
     for name in (*COLUMNS, "all", "runs"):

@@ -5,17 +5,16 @@ Everything that can be wrong with a request is found here or before, for all run
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import data, start
+from harness import data, files, locks, start
 from harness.config import FrameworkConfig, RunConfig, fit, identity, model_config
 from harness.data import DataConfig, Dataset
+from harness.digest import digest
 from harness.job import Job, RunFolder
 from harness.parse import ConfigError, Mistake, parse, to_plain
 from harness.shell import devices
@@ -23,7 +22,7 @@ from harness.shell.engines.process import WorkerKey
 from harness.shell.lookup import find_run
 from harness.shell.request.shared import Shared
 from harness.shell.revisions import revisions
-from harness.shell.tracking.store import file_lock, resolve_uri
+from harness.shell.tracking.store import resolve_uri
 from harness.shell.versions import versions
 from harness.start import Source, Start
 
@@ -70,8 +69,7 @@ class DataShelf:
     def get(self, config: DataConfig, results_dir: Path) -> tuple[Dataset, str]:
         """The data set and its file, relative to `results_dir`; raises ConfigError."""
         # a file that an older version made is another file
-        text = json.dumps([data.FORMAT, to_plain(config)], sort_keys=True)
-        name = f"data/{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
+        name = f"data/{config.name}-{digest([data.FORMAT, to_plain(config)], 12)}.npz"
         key = results_dir, name
         if key not in self._loaded:
             path = results_dir / name
@@ -84,9 +82,8 @@ class DataShelf:
             path = folder / name
             if folder == results_dir and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with file_lock(folder / ".data.lock"):  # so what is half-written is what a kill left
-                    for half_written in path.parent.glob(f".{path.name}.*.tmp"):
-                        half_written.unlink()
+                with locks.held(folder / ".data.lock"):  # so what is half-written is what a kill left
+                    files.remove_half_written(path)
                     if not path.exists():
                         data.save(dataset, path)
 

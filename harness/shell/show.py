@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from harness.shell.console import plain_table
 from harness.spec import AnyNode, Network, Node, ResidualNode
 
 ROW, BOX_HEIGHT, INDENT = 34, 24, 28  # pixels of the drawing
@@ -45,7 +45,7 @@ def as_json(title: str, network: Network) -> str:
 
 def print_table(title: str, network: Network, console: Console) -> None:
     """Print the table with totals."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = plain_table(title)
     for name in ("place", "layer", "settings", "output"):
         table.add_column(name)
     for name in ("parameters", "FLOPs"):

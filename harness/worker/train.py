@@ -21,9 +21,9 @@ import numpy as np
 from harness import machine, measure, metrics, optim
 from harness import start as start_of
 from harness.adapter import Examples, Plan, Program, Trainer, Weights
-from harness.config import RunConfig
+from harness.config import METRICS, RunConfig
 from harness.data import Dataset, batch_order, open_dataset
-from harness.job import CONCLUSIVE, Failure, Job, Result, RunFolder, Status
+from harness.job import CONCLUSIVE, Failure, Job, Result, RunFolder, Status, epoch_record
 from harness.parse import parse, to_plain
 from harness.start import Source
 from harness.state import State
@@ -202,7 +202,7 @@ class Training:
     def _ended(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Record an epoch; raises PrunedError where the shell wants no more."""
         stamped = self._record(event)
-        record = {key: value for key, value in stamped.items() if key not in ("event", "time_ms")}
+        record = epoch_record(stamped)
         self._epochs.append(record)
         if self._judge is not None and not self._judge():
             self._metrics |= record["metrics"]
@@ -234,8 +234,7 @@ class Training:
             self._check_finite(setting, epoch, bool(np.isfinite(losses).all()))
             found = _evaluate(setting, "val")
             self._check_finite(setting, epoch, math.isfinite(found["val/loss"]))
-            wanted = ("val/loss", "val/accuracy", "val/f1", "val/mse", "val/mae", "val/r2")
-            values = {"train/loss": float(losses.mean())} | {k: found[k] for k in wanted if k in found}
+            values = {"train/loss": float(losses.mean())} | {k: found[k] for k in METRICS if k in found}
             event = {
                 "event": "epoch",
                 "epoch": epoch,

@@ -24,13 +24,13 @@ def candidates(model: str, settings: tuple[str, ...] = ()) -> list[Side]:
     ]
 
 
-def fastest(model: str, folder: Path, settings: tuple[str, ...] = ()) -> dict[str, Side]:
-    """The fastest side of each framework, the fastest of them all first.
+def fastest(model: str, folder: Path, settings: tuple[str, ...] = (), turn_s: float = 0.0) -> dict[str, Side]:
+    """The fastest side of each framework, the fastest of them all first, in turns of at least `turn_s`.
 
     What a framework refuses is left out, and with it a framework that refuses all.
     """
     sides = candidates(model, settings=settings)
-    found = contest(sides, folder, seconds=0.0, least=5).epochs
+    found = contest(sides, folder, seconds=0.0, least=5, turn_s=turn_s).epochs
     times = {
         side: measure.median(train_s(epochs)) for side, epochs in zip(sides, found, strict=True) if epochs
     }

@@ -37,7 +37,8 @@ EPOCHS = 100_000  # of a run, more than any contest has turns
 
 @dataclass(frozen=True)
 class Epoch:
-    """One turn: the training alone, the whole turn (without evaluation), processor time, the mean loss.
+    """One turn, or of one of several epochs the medians: the training alone, the whole epoch (without
+    evaluation), processor time, the mean loss.
 
     `parameters` counts the trained numbers of a network that the child made itself.
     """
@@ -112,13 +113,13 @@ class Side:
         """What it is called in a table."""
         return f"{self.framework} {self.execution}"
 
-    def start(self, run: Prepared, log: Path) -> Child:
-        """Start it for a run that can start."""
+    def start(self, run: Prepared, log: Path, turn_s: float = 0.0) -> Child:
+        """Start it for a run that can start; a turn of the harness lasts at least `turn_s`."""
         key = run.worker
         if self.script:
             return Child(self.script, [self.model, self.execution, str(run.data)], key.environment(), log)
         options = {name: getattr(key, name) for name in ("backend", "precision", "threads", "device")}
-        asked = {"adapter": key.adapter, "options": options, "folder": str(run.folder)}
+        asked = {"adapter": key.adapter, "options": options, "folder": str(run.folder), "turn_s": turn_s}
         return Child("worker_side", [json.dumps(asked)], key.environment(), log)
 
 
@@ -189,9 +190,12 @@ def contest(
     least: int = 20,
     most: int = 400,
     learns: bool = True,
+    turn_s: float = 0.0,
 ) -> Contest:
     """Epochs of each side, taken by turns for about `seconds`, `least` to `most` turns each; the sides' order
-    turns round every time.
+    turns round every time. A turn is one epoch, or as many as fill `turn_s`: after others had the processor,
+    the first epoch finds its caches empty, which is a part of what takes turns in earnest and not of what
+    trains without a break. (Scripts always do one.)
 
     Raises RuntimeError if a side fails, has another number of parameters than the spec, or does not learn:
     then they don't do the same work. `learns=False` is for data of which there is little to learn so soon.
@@ -201,7 +205,7 @@ def contest(
     children: list[Child] = []
     try:
         for place, (side, run) in enumerate(zip(sides, runs, strict=True)):
-            children.append(side.start(run, folder / f"{place}.log"))
+            children.append(side.start(run, folder / f"{place}.log", turn_s))
         for child in children:  # import and compile side by side
             child.go()
         firsts = [child.epoch() for child in children]
@@ -216,7 +220,8 @@ def contest(
                 taken[place].append(epoch)
             turn += 1
             if turn == WARM + 2:
-                cycle_s = sum(min(epoch.whole_s for epoch in taken[place][WARM:]) for place in taking)
+                quickest = (min(epoch.whole_s for epoch in taken[place][WARM:]) for place in taking)
+                cycle_s = sum(max(turn_s, whole_s) for whole_s in quickest)
                 turns = WARM + int(np.clip(seconds / cycle_s, least, most))
     finally:
         for child in children:

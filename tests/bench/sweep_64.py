@@ -2,8 +2,9 @@
 
     python -m tests.bench.sweep_64 [--json] [--beside 64] [--trials 8,64,512] [--repeats 3] [--ways ...]
 
-Each trial is a feed-forward network on digits, 10 epochs of batches of 32, in PyTorch on one thread, logged
-to MLflow on SQLite. The usual way (tests/bench/naive/train_lightning.py) is Hydra's multirun with Lightning,
+Each trial is a feed-forward network on digits, 10 epochs of batches of 32, on one thread, logged to MLflow on
+SQLite; in PyTorch, and where it says so by Keras on JAX, which is what the same network is fastest in. The
+usual way (tests/bench/naive/train_lightning.py) is Hydra's multirun with Lightning,
 its MLflow logger and its checkpoints, as the template does it that most people start with; without the
 progress bar, the summary and the check of the validation before the training, which would cost it time.
 What is compared are whole commands, imports and exit included, which take turns; ratios are medians over
@@ -35,7 +36,7 @@ from tests.bench.warm_trials import composing_s, run_times, spans_of
 from tests.bench.watched import Watched, watch
 
 GOAL = 15.0
-WAYS = "workers=1; workers=2"
+WAYS = "workers=1; workers=2; framework=keras_jax workers=1; framework=keras_jax workers=2"
 TRIALS = "8,64,512"
 USUAL = "Hydra, Lightning, MLflow"
 EPOCHS = 10
@@ -102,7 +103,8 @@ def _compare(
 
 def _ours(way: str, trials: int, place: Path) -> Watched:
     say(f"ours, {trials} trials {way}")
-    asked = ("framework=torch", f"seed=range({trials})", f"train.epochs={EPOCHS}", *way.split())
+    framework = () if "framework=" in way else ("framework=torch",)
+    asked = (*framework, f"seed=range({trials})", f"train.epochs={EPOCHS}", *way.split())
     return watch(("tests.bench.traced", "spans.json", "-m", *asked), place)
 
 

@@ -3,7 +3,7 @@
 `harness.worker.train.run` trains the run of a folder as in any sweep. What it emits after an epoch comes
 here, and here it waits. The epoch's time outside of the worker's clock is measured too: making the order,
 reading the losses, writing the event. Evaluation on the validation part is left out, which the bare loops
-don't do.
+don't do. Where a turn is to last some time it goes on with more epochs, and answers with their medians.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness import measure
 from harness.adapter import AdapterOptions
 from harness.job import RunFolder
 from harness.parse import ConfigError, parse
@@ -24,17 +25,25 @@ from tests.bench.turns import Turns
 
 
 def main(arguments: str) -> None:
-    """Train. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions), `folder` (of the run)."""
+    """Train. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions), `folder` (of the run),
+    `turn_s` (the least that a turn lasts)."""
     asked = json.loads(arguments)
     turns = Turns()
     evaluating_s = _time_evaluation()
+    taken: list[Mapping[str, Any]] = []
 
     def emit(event: Mapping[str, Any]) -> None:
         if event["event"] == "epoch":
+            taken.append(event)
             whole_s = turns.elapsed_s() - sum(evaluating_s)
+            if whole_s < asked["turn_s"]:
+                return
+            of = {key: measure.median([each[key] for each in taken]) for key in ("train_s", "cpu_s")}
+            switches = sum(each["switches"] for each in taken)
             loss = event["metrics"]["train/loss"]
-            turns.report(event["train_s"], whole_s, event["cpu_s"], event["switches"], loss)
+            turns.report(of["train_s"], whole_s / len(taken), of["cpu_s"], switches, loss)
         turns.wait()
+        taken.clear()
         evaluating_s.clear()
 
     adapter = import_adapter(asked["adapter"], parse(AdapterOptions, asked["options"]))

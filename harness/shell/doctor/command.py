@@ -13,6 +13,7 @@ from harness import calibration
 from harness.gauge import Noise
 from harness.parse import to_plain
 from harness.shell import limits
+from harness.shell.console import screen
 from harness.shell.doctor.findings import DeviceLimit, Findings, FrameworkState, Problem
 from harness.shell.doctor.frameworks import examine, missing_extras
 from harness.shell.doctor.host import host, storage
@@ -32,10 +33,7 @@ def doctor_command(results_dir: Path, folders: Sequence[Path], as_json: bool, ag
             plain["noise"] |= {"quiet": found.noise.quiet, "verdict": verdict(found.noise)}
         print(json.dumps(plain | {"well": found.well}, indent=1))
     else:
-        screen = Console(highlight=False)
-        if not screen.is_terminal:
-            screen.width = 200  # a file has no width: whole lines are easier to read, and to search
-        print_findings(found, screen)
+        print_findings(found, screen())
     return 0 if found.well else 1
 
 

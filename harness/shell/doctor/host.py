@@ -27,7 +27,7 @@ def host() -> tuple[Host, list[Problem]]:
         cpu=machine.cpu_model(),
         architecture=platform.machine(),
         cores=os.cpu_count() or 1,
-        affinity=machine.affinity(),
+        affinity=len(machine.allowed_cores()),
         quota=machine.quota(),
         memory_mb=machine.memory_mb(),
         load=measure.load_average(),

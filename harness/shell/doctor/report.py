@@ -11,6 +11,7 @@ from harness.calibration import Choice
 from harness.gauge import Noise
 from harness.shell.calibrate import label
 from harness.shell.cards import Card
+from harness.shell.console import plain_table
 from harness.shell.doctor.findings import DeviceLimit, Findings, FrameworkState, Host, Storage
 from harness.shell.doctor.timings import verdict
 
@@ -40,7 +41,7 @@ def print_findings(found: Findings, console: Console) -> None:
 
 
 def _frameworks(found: Findings) -> Table:
-    table = _table(f"evenbench {found.version}, Python {found.python}")
+    table = plain_table(f"evenbench {found.version}, Python {found.python}")
     for name in ("framework", "versions", "import s", "executions", "devices"):
         table.add_column(name, justify="right" if name == "import s" else "left", overflow="fold")
     for state in found.frameworks:
@@ -80,7 +81,7 @@ def _card(card: Card) -> str:
 
 
 def _limits(found: Sequence[DeviceLimit]) -> Table:
-    table = _table("Matrix limit")
+    table = plain_table("Matrix limit")
     for name in ("device", "precision", "threads", "GFLOP/s", "rows", "measured"):
         right = name in ("threads", "GFLOP/s", "rows")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
@@ -94,7 +95,7 @@ def _limits(found: Sequence[DeviceLimit]) -> Table:
 
 
 def _choices(found: Sequence[Choice]) -> Table:
-    table = _table("execution=best")
+    table = plain_table("execution=best")
     for name in ("model", "framework", "data", "optimizer", "batch", "precision", "device", "chosen"):
         table.add_column(name, overflow="fold")
     table.add_column("ms a step (compiled in s)", overflow="fold")
@@ -133,14 +134,10 @@ def _of_storage(storage: Storage) -> Iterable[tuple[str, str]]:
 
 
 def _pairs(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
-    table = _table(title)
+    table = plain_table(title)
     table.show_header = False
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for pair in pairs:
         table.add_row(*pair)
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)

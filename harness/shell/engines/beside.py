@@ -6,10 +6,10 @@ core of its own. Who compares speed needs runs that were alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from harness import machine
 from harness.parse import ConfigError, Mistake
 from harness.shell.devices import devices_of
 from harness.shell.engines.process import WorkerKey
@@ -63,16 +63,11 @@ def seats(runs: Sequence[Prepared]) -> list[Seat]:
     if len(places) == 1:
         places = {"1": ""}
     threads = max(run.config.threads for run in runs)
-    cores = allowed_cores() if runs[0].config.pin else []
+    cores = machine.allowed_cores() if runs[0].config.pin else []
     return [
         Seat(name, device, tuple(cores[number * threads : (number + 1) * threads]))
         for number, (name, device) in enumerate(places.items())
     ]
-
-
-def allowed_cores() -> list[int]:
-    """The numbers of the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0))
 
 
 def differing(runs: Sequence[Prepared]) -> list[str]:
@@ -104,7 +99,7 @@ def _places(runs: Sequence[Prepared]) -> dict[str, str]:
 def _too_few(runs: Sequence[Prepared]) -> list[Mistake]:
     """What is wrong with pinning these runs."""
     threads = max(run.config.threads for run in runs)
-    slots, cores = len(_places(runs)), len(allowed_cores())
+    slots, cores = len(_places(runs)), len(machine.allowed_cores())
     if slots * threads <= cores:
         return []
     problem = f"{slots} runs at a time with threads={threads} need {slots * threads} cores; there are {cores}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.job import CONCLUSIVE, Failure, Result, RunFolder
+from harness.job import CONCLUSIVE, Failure, Result, RunFolder, epoch_record
 from harness.parse import to_plain
 from harness.shell.engines.process import Death
 from harness.shell.prepare import Prepared
@@ -29,14 +29,10 @@ def record(run: Prepared, death: Death, begun: Mapping[str, Any] | None, wait: b
             return
         else:
             folder.set_aside()
-        epochs = [
-            {key: value for key, value in event.items() if key not in ("event", "time_ms")}
-            for event in folder.events()
-            if event["event"] == "epoch"
-        ]
+        epochs = tuple(epoch_record(event) for event in folder.events() if event["event"] == "epoch")
         failure = Failure(death.type, death.message, folder.log_tail() or death.log_tail)
         run_id, proof = run.job.run_id, run.job.certificate
-        result = Result(run_id, death.status, failure, epochs=tuple(epochs), certificate=proof)
+        result = Result(run_id, death.status, failure, epochs=epochs, certificate=proof)
         folder.write_result(to_plain(result))
 
 

@@ -200,35 +200,18 @@ class Worker:
 
         Raises WorkerDiedError.
         """
-        self.wait_ready()
-        self._send({"task": "export", **command})
-        said: dict[str, Any] = {}
-        while (event := self._next(None, ""))["event"] != "ended":
-            said = event
-        return said
+        return self._ask({"task": "export", **command}, None)
 
     def gauge(self, limit: bool = False, noise: bool = False) -> dict[str, Any]:
         """What the worker says of itself, with these measures on request (see `harness/worker/gauge.py`).
 
         Raises WorkerDiedError.
         """
-        self.wait_ready()
-        self._send({"task": "gauge", "limit": limit, "noise": noise})
-        deadline, slow = time.monotonic() + GAUGE_TIMEOUT_S, f"no answer within {GAUGE_TIMEOUT_S:g} s"
-        said: dict[str, Any] = {}
-        while (event := self._next(deadline, slow))["event"] != "ended":
-            said = event
-        return said
+        return self._ask({"task": "gauge", "limit": limit, "noise": noise}, GAUGE_TIMEOUT_S)
 
     def calibrate(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Have executions timed (see `harness/worker/calibrate.py`); raises WorkerDiedError."""
-        self.wait_ready()
-        self._send({"task": "calibrate", **command})
-        deadline, slow = time.monotonic() + CALIBRATE_TIMEOUT_S, f"no times within {CALIBRATE_TIMEOUT_S:g} s"
-        said: dict[str, Any] = {}
-        while (event := self._next(deadline, slow))["event"] != "ended":
-            said = event
-        return said
+        return self._ask({"task": "calibrate", **command}, CALIBRATE_TIMEOUT_S)
 
     def close(self, kill: bool = False) -> None:
         """End the process, gently if it is idle, and wait for it."""
@@ -271,6 +254,17 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._died(self._last_words()) from None
+
+    def _ask(self, command: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
+        """Have a task done, and hear what is said of it last."""
+        self.wait_ready()
+        self._send(command)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        slow = "" if timeout_s is None else f"no answer within {timeout_s:g} s"
+        said: dict[str, Any] = {}
+        while (event := self._next(deadline, slow))["event"] != "ended":
+            said = event
+        return said
 
     def _next(self, deadline: float | None, limit: str) -> dict[str, Any]:
         """The next event; `limit` says what was too slow if none comes before the deadline."""

@@ -8,7 +8,6 @@ report, with a verdict for each pair of frameworks, in `<results_dir>/certificat
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -16,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from harness.config import RunConfig
+from harness.digest import digest
 from harness.equivalence import LEVEL, Equivalence, compare
 from harness.job import write_json
 from harness.parse import ConfigError, Mistake, to_plain
 from harness.shell import task
-from harness.shell.axes import axes
+from harness.shell.axes import NO_AXES, axes
+from harness.shell.console import plain_table, screen
 from harness.shell.engines.protocol import Engine, Judge
 from harness.shell.leaderboard import SCORES
 from harness.shell.progress import reporter
@@ -36,11 +34,6 @@ MARGIN = 0.01  # a percentage point of accuracy
 SEEDS = 5
 STUDY = "accuracy"
 OF_FRAMEWORK = ("framework", "execution")
-OF_RUN = (
-    *("seed", "repeat", "study", "results_dir", "tracking"),
-    *("force", "certify", "limit", "isolation", "timeout_s", "checkpoint"),
-    *("workers", "pin", "timings", "search"),
-)
 
 
 @dataclass(frozen=True)
@@ -114,11 +107,9 @@ def evaluate(outcomes: Sequence[Outcome], margin: float) -> list[Report]:
 
 def print_reports(reports: Sequence[Report]) -> None:
     """A row for each pair of frameworks."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a file has no width: whole lines are easier to read, and to search
+    console = screen()
     title = "Is a training as good in every framework? Differences of the score, paired by seed"
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = plain_table(title)
     for key in reports[0].axes:
         table.add_column(key.rpartition(".")[2], no_wrap=True)
     for name in ("frameworks", "score"):
@@ -189,8 +180,8 @@ def _check(configs: Sequence[RunConfig]) -> None:
 def _identifier(config: RunConfig) -> str:
     """The identity of what is compared: the configuration but for framework, seed and what moves no score."""
     plain = config.to_plain()
-    kept = {key: value for key, value in plain.items() if key not in (*OF_FRAMEWORK, *OF_RUN)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    kept = {key: value for key, value in plain.items() if key not in (*OF_FRAMEWORK, *NO_AXES)}
+    return digest(kept)
 
 
 def _defaults(arguments: Sequence[str]) -> list[str]:

@@ -10,14 +10,13 @@ that nobody named, or that the name does not account for, breaks the certificate
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.adapter import Execution
+from harness.digest import digest
 from harness.job import read_json, write_json
 from harness.parity import BOUND, Comparison, Native
 from harness.parse import parse, to_plain
@@ -124,8 +123,7 @@ def certificate_id(network: Mapping[str, Any], optimizer: Mapping[str, Any], rat
     """The identity of what is certified: network with its input, optimizer with its numbers, rates."""
     rule = {key: value for key, value in optimizer.items() if key != "impl"}
     parts = {"network": network, "optimizer": rule, "rates": list(rates), "proof": PROOF}
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(parts)
 
 
 class Shelf:

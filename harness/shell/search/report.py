@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
 from rich.table import Table
 
+from harness.shell.console import plain_table, screen
 from harness.shell.search.request import SECTION, Asked
 from harness.shell.search.space import SearchConfig
-from harness.shell.search.trials import REASON, texts
+from harness.shell.search.trials import REASON, STATES, texts
 
 SHOWN = 10
 MODES = ("-m", "--multirun", "--run", "-r")
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+NAMES = {state: name for name, state in STATES.items()}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def plan_text(total: int, known: int) -> str:
 
 def counted(trials: Sequence[FrozenTrial]) -> str:
     """How many trials came to what."""
-    counts = Counter(STATES.get(trial.state, "open") for trial in trials)
+    counts = Counter(NAMES.get(trial.state, "open") for trial in trials)
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
@@ -82,7 +82,7 @@ def command(options: Sequence[str], asked: Asked) -> list[str]:
 
 def show(found: Found, again: Sequence[str]) -> None:
     """Print what was found."""
-    console = Console(highlight=False)
+    console = screen()
     top = found.top()
     if not top:
         console.print("no trial is complete: there is no best one", markup=False)
@@ -103,7 +103,7 @@ def show(found: Found, again: Sequence[str]) -> None:
 
 
 def _table(found: Found, trials: Sequence[FrozenTrial], title: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = plain_table(title)
     table.add_column("trial", justify="right")
     for name in found.config.objectives:
         table.add_column(name, justify="right")

@@ -252,11 +252,13 @@ def _objectives(raw: Mapping[str, Any], task: Task | None, reader: _Reader) -> d
         if direction is None:  # takes out what a file has
             continue
         if name not in known:
-            where = (
-                "is no metric" if task is None or name in metrics_of(None) else "is no metric of such a run"
-            )
-            where = where if name not in metrics_of(None) else "is no metric of this task"
-            reader.refuse(f"objectives.{name}", where, ", ".join(known), nearest(name, known))
+            if task is None:
+                problem = "is no metric"
+            elif name in metrics_of(None):
+                problem = "is no metric of this task"
+            else:
+                problem = "is no metric of such a run"
+            reader.refuse(f"objectives.{name}", problem, ", ".join(known), nearest(name, known))
         elif direction not in get_args(Direction):
             allowed = get_args(Direction)
             suggestion = nearest(str(direction), allowed)

@@ -15,17 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from harness.job import RunFolder, runs
-from harness.shell.axes import split
+from harness.shell.axes import REPETITIONS, split
+from harness.shell.console import plain_table, screen
 from harness.shell.leaderboard import SCORES
 from harness.shell.studies.members import members, unknown
 from harness.shell.tracking.tracker import is_live
 
 RUNNING, UNFINISHED = "running", "unfinished"
-REPETITIONS = ("seed", "repeat")  # no axes, but what tells runs of the same settings apart
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def print_studies(results_dir: Path, as_json: bool) -> None:
         table.add_row(
             study.name, counts, *what, _date(study.first_s), _date(study.last_s), f"{study.size_mb:,.1f}"
         )
-    _console().print(table)
+    screen().print(table)
 
 
 def print_study(results_dir: Path, name: str, as_json: bool) -> None:
@@ -86,7 +85,7 @@ def print_study(results_dir: Path, name: str, as_json: bool) -> None:
     found = members(results_dir)
     if name not in found:
         raise unknown(name, found)
-    folders = sorted(found[name], key=_begun_s)
+    folders = sorted(found[name], key=lambda folder: _worked_s(folder)[0])
     configs = [_config(folder) for folder in folders]
     shared, axes = split(configs)
     again = [key for key in REPETITIONS if len({config[key] for config in configs}) > 1]
@@ -98,7 +97,7 @@ def print_study(results_dir: Path, name: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"study": name, "shared": shared, "runs": [asdict(row) for row in rows]}, indent=1))
         return
-    console = _console()
+    console = screen()
     settings = " ".join(f"{key}={value}" for key, value in shared.items())
     text = textwrap.fill(f"{name}: {settings}", console.width, break_long_words=False, break_on_hyphens=False)
     console.print(text, markup=False, soft_wrap=True)
@@ -131,13 +130,14 @@ def dependants(results_dir: Path, removed: Iterable[RunFolder]) -> list[tuple[st
 
 def _study(name: str, folders: Sequence[RunFolder]) -> Study:
     configs = [_config(folder) for folder in folders]
+    begun_s, heard_s = zip(*map(_worked_s, folders), strict=True)
     return Study(
         name,
         dict(Counter(state_of(folder) for folder in folders).most_common()),
         _names(configs, "model"),
         _names(configs, "framework"),
-        min(map(_begun_s, folders)),
-        max(map(_ended_s, folders)),
+        min(begun_s),
+        max(heard_s),
         size_mb(folders),
     )
 
@@ -180,14 +180,11 @@ def _names(configs: Sequence[Mapping[str, Any]], section: str) -> list[str]:
     return list(dict.fromkeys(str(config[section]["name"]) for config in configs))
 
 
-def _begun_s(folder: RunFolder) -> float:
-    events = folder.events()
-    return events[0]["time_ms"] / 1e3 if events else (folder.path / "job.json").stat().st_mtime
-
-
-def _ended_s(folder: RunFolder) -> float:
-    events = folder.events()
-    return events[-1]["time_ms"] / 1e3 if events else (folder.path / "job.json").stat().st_mtime
+def _worked_s(folder: RunFolder) -> tuple[float, float]:
+    """When the run began, and when it was last heard of: unix times in s."""
+    times_s = [event["time_ms"] / 1e3 for event in folder.events()]
+    times_s = times_s or [(folder.path / "job.json").stat().st_mtime]
+    return times_s[0], times_s[-1]
 
 
 def _date(unix_s: float) -> str:
@@ -195,14 +192,7 @@ def _date(unix_s: float) -> str:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(header_style="bold", box=None, pad_edge=False)
+    table = plain_table()
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a file has no width: whole lines are easier to read, and to search
-    return console

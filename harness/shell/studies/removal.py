@@ -9,7 +9,6 @@ known by that name until it is empty. A run that another study has too stays, an
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -17,13 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import locks
 from harness.job import RunFolder, runs
 from harness.parse import ConfigError, Mistake
 from harness.shell.search.space import folder_of
 from harness.shell.studies.listing import dependants, size_mb
 from harness.shell.studies.members import members, unknown
 from harness.shell.tracking import links
-from harness.shell.tracking.store import is_locked, open_store, resolve_uri, sqlite_path
+from harness.shell.tracking.store import open_store, resolve_uri, sqlite_path
 from harness.shell.tracking.sync import sync_run
 from harness.shell.tracking.tracker import Tracker, is_live, study_lock
 
@@ -70,7 +70,7 @@ def plan(results_dir: Path, study: str) -> Plan:
     if not known and not any(_has(Tracker(open_store(results_dir, uri)), study) for uri in stores):
         raise unknown(study, found)
     live = [folder.run_id for folder in folders if is_live(folder.path)]
-    if live or is_locked(study_lock(results_dir, study)):
+    if live or locks.is_held(study_lock(results_dir, study)):
         doing = f"run {', '.join(live)}" if live else "it"
         raise ConfigError([Mistake("study", f"{study!r} can't be removed while a process works on {doing}")])
     shared = tuple(folder for folder in folders if len(folder.studies()) > 1)
@@ -83,7 +83,8 @@ def carry_out(plan: Plan) -> list[RunFolder]:
 
     Raises ConfigError where one works on the study, Unreachable where MLflow does not answer.
     """
-    with _held(plan):
+    otherwise = Mistake("study", f"{plan.study!r} can't be removed while a process works on it")
+    with locks.held_alone(study_lock(plan.results_dir, plan.study), otherwise):
         for folder in plan.shared:
             folder.leave(plan.study)
         trackers = [Tracker(open_store(plan.results_dir, uri)) for uri in plan.stores]
@@ -145,25 +146,11 @@ def _delete_folders(plan: Plan) -> list[RunFolder]:
     return busy
 
 
-@contextlib.contextmanager
-def _held(plan: Plan) -> Iterator[None]:
-    """Keep other commands from the study meanwhile."""
-    path = study_lock(plan.results_dir, plan.study)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            problem = f"{plan.study!r} can't be removed while a process works on it"
-            raise ConfigError([Mistake("study", problem)]) from None
-        yield
-
-
 def _data(results_dir: Path, study: str, removed: tuple[RunFolder, ...]) -> tuple[Path, ...]:
     """The data files of these runs alone. None while another study is being worked on: its runs that have not
     begun don't say yet which data they need."""
-    locks = (results_dir / ".studies").glob("*.lock")
-    if any(is_locked(path) for path in locks if path != study_lock(results_dir, study)):
+    studies = (results_dir / ".studies").glob("*.lock")
+    if any(locks.is_held(path) for path in studies if path != study_lock(results_dir, study)):
         return ()
     gone = {folder.run_id for folder in removed}
     needed: dict[bool, set[str]] = {True: set(), False: set()}

@@ -15,9 +15,10 @@ AXES = (
     *("model", "framework", "data", "optimizer", "schedule", "execution", "precision", "device"),
     *("threads", "seed", "repeat", "isolation"),
 )
-# MLflow's limits: characters of a key, a param's value, a tag's value; params or tags, metrics in one call.
+# MLflow's limits: characters of a key, a param's value, a tag's value; params or tags in one call, and
+# metrics (1000 with all else).
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
-ENTITIES_PER_CALL, METRICS_PER_CALL = 100, 1000
+ENTITIES_PER_CALL, METRICS_PER_CALL = 100, 900
 ENVIRONMENT_TAGS = 40  # what a run says of its environment is cut here; all of it is in result.json
 
 

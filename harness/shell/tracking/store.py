@@ -11,16 +11,15 @@ in `open_store`, which may run in a thread while the first worker starts.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from harness import locks
 from harness.parse import ConfigError, Mistake, nearest
 from harness.shell.tracking.dashboards import view_tags
 
@@ -114,7 +113,7 @@ def open_store(results_dir: Path, uri: str | None = None, experiment: str = EXPE
     database = sqlite_path(uri)
     lock = results_dir / "store.lock" if database is None else database.with_name(database.name + ".lock")
     _make_folder(lock.parent)
-    with file_lock(lock):
+    with locks.held(lock):
         if database is not None:
             _prepare_sqlite(database, uri)
         client = _connect(uri)
@@ -124,26 +123,6 @@ def open_store(results_dir: Path, uri: str | None = None, experiment: str = EXPE
     if artifacts is not None and location != artifacts.as_uri():
         artifacts = Path(_unquote(location)) if location.startswith("file:") else None
     return Store(client, uri, store_id, experiment_id, results_dir, results_id, artifacts)
-
-
-@contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (created if missing); wait for it. A dead process holds none."""
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds a lock, even a shared one, on `path`; no file, no lock."""
-    try:
-        with path.open("r") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def sqlite_path(uri: str) -> Path | None:

@@ -146,7 +146,9 @@ class TrackingThread:
         """A run ended, and all of its files are written."""
 
         def call() -> None:
-            self._log_epochs(folder)
+            self._waiting.pop(
+                folder, None
+            )  # they are in the run's files too, and go with its end in one call
             if folder in self._missed:
                 self._retry(folder)
             else:

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from harness import locks
 from harness.job import CHECKPOINT, UNUSABLE, RunFolder
 from harness.shell.tracking import links
 from harness.shell.tracking.entities import (
@@ -38,7 +39,7 @@ from harness.shell.tracking.entities import (
     tags_of,
 )
 from harness.shell.tracking.links import Link
-from harness.shell.tracking.store import Store, file_lock, is_locked
+from harness.shell.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -81,7 +82,7 @@ class Tracker:
         client = self.store.client
         path = self.study_lock(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(path.with_suffix(".making")):  # two commands may name the same new study at once
+        with locks.held(path.with_suffix(".making")):  # two commands may name the same new study at once
             run_id = self._studies.get(name) or self._find_study(name)
             if run_id is None:
                 own = {"kind": "study", "study": name, "results": self.store.results_id}
@@ -131,8 +132,8 @@ class Tracker:
         path = self.study_lock(name)
         if name in self._locks or not path.exists():
             return name in self._locks
-        with file_lock(path.with_suffix(".making")):  # to look is to lock, which must not hinder `_release`
-            return is_locked(path)
+        with locks.held(path.with_suffix(".making")):  # to look is to lock, which must not hinder `_release`
+            return locks.is_held(path)
 
     def _parent(self, name: str) -> str:
         """The study's run for a child to point at; a study that nobody works on is not reopened for it."""
@@ -160,7 +161,7 @@ class Tracker:
         if handle is None:
             return True
         # one at a time: of two that try at once, each would find the other still there
-        with file_lock(self.study_lock(name).with_suffix(".making")), handle:
+        with locks.held(self.study_lock(name).with_suffix(".making")), handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -171,7 +172,7 @@ class Tracker:
 
     def begin(self, folder: Path, job: Mapping[str, Any]) -> str:
         """Create the MLflow run of a new attempt; its id. What MLflow had of the same run is deleted."""
-        with file_lock(folder / ".mlflow.lock"):  # two commands may bring in the same run at once
+        with locks.held(folder / ".mlflow.lock"):  # two commands may bring in the same run at once
             return self._begin(folder, job)
 
     def _begin(self, folder: Path, job: Mapping[str, Any]) -> str:
@@ -238,36 +239,35 @@ class Tracker:
     def epochs(self, folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
         """Log epoch records (lines of `events.jsonl`); those that MLflow has already change nothing."""
         link = self._link(folder)
-        metrics: list[Metric] = []
-        for record in records:
-            metrics += metrics_of(record.get("metrics") or {}, int(record["time_ms"]), int(record["epoch"]))
-        for part in parts(metrics, METRICS_PER_CALL):
+        for part in parts(_of_epochs(records), METRICS_PER_CALL):
             self.store.client.log_batch(link.run_id, metrics=part)
-        last = max((int(record["epoch"]) for record in records), default=0)
-        links.write_link(folder, dataclasses.replace(link, epochs=max(link.epochs, last)))
+        links.write_link(folder, dataclasses.replace(link, epochs=max(link.epochs, _last(records))))
 
     def finish(self, folder: Path, result: Mapping[str, Any]) -> None:
         """Log final metrics, status and files, and end the MLflow run. An empty result: it left none.
 
-        Metrics that the epochs have already logged are left out: their last epoch is what MLflow shows.
+        Epochs that were not logged so far are: of a short run all, or those that whoever was killed had
+        written down without telling anybody. Final metrics that epochs have too are left out: their last
+        epoch is what MLflow shows.
         """
         link = self._link(folder)
         result = result or NO_RESULT
         fingerprint = links.digest(folder)
         epochs = [event for event in links.read_events(folder) if event.get("event") == "epoch"]
-        if late := [record for record in epochs if int(record["epoch"]) > link.epochs]:
-            self.epochs(folder, late)  # whoever was killed had written them down, but told nobody
-            link = self._link(folder)
+        late = _of_epochs([record for record in epochs if int(record["epoch"]) > link.epochs])
         seen = {key for record in epochs for key in record.get("metrics") or {}}
         final = {key: value for key, value in (result.get("metrics") or {}).items() if key not in seen}
         ended = _ended_ms(folder, epochs)
         client = self.store.client
         status = str(result["status"])
         # Step 0: at a larger step the UI draws lines of one dot instead of bars.
-        client.log_batch(link.run_id, metrics=metrics_of(final, ended, 0), tags=tags_of(result_tags(result)))
+        *full, rest = [*parts(late + metrics_of(final, ended, 0), METRICS_PER_CALL)] or [[]]
+        for part in full:
+            client.log_batch(link.run_id, metrics=part)
+        client.log_batch(link.run_id, metrics=rest, tags=tags_of(result_tags(result)))
         self._artifacts(link.run_id, folder)
         client.set_terminated(link.run_id, STATUS[status], end_time=ended)
-        links.write_link(folder, dataclasses.replace(link, digest=fingerprint))
+        links.write_link(folder, dataclasses.replace(link, epochs=_last(epochs), digest=fingerprint))
 
     def search(self, query: str, deleted: bool = False) -> list[Run]:
         """Our own runs (of this results folder) that match the query: active ones, or deleted ones."""
@@ -309,7 +309,20 @@ def study_lock(results_dir: Path, name: str) -> Path:
 
 def is_live(folder: Path) -> bool:
     """Whether a living process works on the run: it holds a lock on the folder's `lock` file."""
-    return is_locked(folder / links.LOCK)
+    return locks.is_held(folder / links.LOCK)
+
+
+def _of_epochs(records: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    return [
+        metric
+        for record in records
+        for metric in metrics_of(record.get("metrics") or {}, int(record["time_ms"]), int(record["epoch"]))
+    ]
+
+
+def _last(records: Sequence[Mapping[str, Any]]) -> int:
+    """The last epoch of all."""
+    return max((int(record["epoch"]) for record in records), default=0)
 
 
 def _now_ms() -> int:

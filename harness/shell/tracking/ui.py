@@ -71,11 +71,6 @@ def run_ui(
     return 0
 
 
-def ui_url(port: int, experiment_id: str, host: str = "127.0.0.1") -> str:
-    """The address that opens the trials as charts, on a server that `run_ui` started."""
-    return runs_url(f"http://{host}:{port}", experiment_id)
-
-
 def free_port(host: str = "127.0.0.1", first: int = FIRST_PORT) -> int:
     """The first free port from `first` on; raises ConfigError if fifty in a row are taken."""
     for port in range(first, min(first + PORTS_TRIED, 65536)):

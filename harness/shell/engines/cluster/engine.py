@@ -12,8 +12,6 @@ set aside; the last checkpoint goes along to wherever the run is done again. Nod
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from harness.files import replacing
 from harness.job import CONCLUSIVE
 from harness.parse import ConfigError, Mistake, parse, to_plain
 from harness.shell.engines import beside, deaths
@@ -389,9 +388,5 @@ def _receive(folder: Path, name: str, content: bytes) -> None:
     """Take a file of a run; a name that is none of a run's is not written anywhere."""
     if name not in RETURNED:
         raise LostError(f"a node sent {name!r}, which is no file of a run")
-    temporary = folder / f".{name}.{secrets.token_hex(4)}.tmp"
-    try:
+    with replacing(folder / name) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, folder / name)
-    finally:
-        temporary.unlink(missing_ok=True)

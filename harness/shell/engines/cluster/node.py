@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from harness.files import replacing
 from harness.job import CHECKPOINT, Job, RunFolder
 from harness.parse import ConfigError, parse, to_plain
 from harness.shell.engines.beside import Seat
@@ -53,9 +54,8 @@ class Post:
         """Take a file of an order."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
 
     def warm(self, plain: Mapping[str, Any]) -> None:
         """Start the worker that a job needs, and wait for it; one that can't start is the affair of a run."""

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
+from harness.config import Positive, Whole
 from harness.parse import ConfigError, Mistake, Range, parse
 
 T = TypeVar("T")
 KEY = "hydra.launcher"
 
-Whole = Annotated[int, Range(min=0)]
-Positive = Annotated[int, Range(min=1)]
 Seconds = Annotated[float, Range(min=0.0)]
 
 

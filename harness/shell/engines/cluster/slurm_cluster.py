@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from harness.files import replacing
 from harness.parse import ConfigError, Mistake
 from harness.shell.engines.beside import differing
 from harness.shell.engines.cluster.mailbox import POLL_S, Mailbox, SilenceError
@@ -325,9 +326,8 @@ def _share(path: Path, target: Path, anew: bool) -> None:
     """Put a file where jobs find it."""
     if anew or not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        shutil.copyfile(path, temporary)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def _log(job: Any) -> str:

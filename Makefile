@@ -28,9 +28,10 @@ bench: .venv/.stamp-run
 	@$(BIN)/evenbench experiment=bench model=fnn data=breast_cancer
 	@$(BIN)/evenbench experiment=bench
 
-# Files stay together (loadfile), so that each worker imports TensorFlow for the files it got and not for every test.
+# Files stay together (loadfile), so that each worker imports TensorFlow for the files it got and not for every test;
+# they are begun in the order of tests/conftest.py, which is that of their time, and not of their number of tests.
 test: .venv/.stamp-dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 overhead: .venv/.stamp-dev
 	@$(BIN)/python -m pytest -m bench -s tests/bench $(ARGS)

@@ -17,22 +17,24 @@ TANH = {"kind": "activation", "function": "tanh"}
 FLAT = {"kind": "flatten"}
 OUTPUT = {"kind": "output"}
 IMAGE, SEQUENCE = [6, 5, 2], [7, 4]
+SHORT = [5, 4]
+"""For recurrent kinds, since some executions unroll the steps and compile in proportion."""
 
 
 def _image(*layers: dict[str, Any]) -> dict[str, Any]:
     return {"in_shape": IMAGE, "layers": [*layers, FLAT, OUTPUT]}
 
 
-def _sequence(*layers: dict[str, Any]) -> dict[str, Any]:
-    return {"in_shape": SEQUENCE, "layers": [*layers, FLAT, OUTPUT]}
+def _sequence(*layers: dict[str, Any], shape: list[int] = SEQUENCE) -> dict[str, Any]:
+    return {"in_shape": shape, "layers": [*layers, FLAT, OUTPUT]}
 
 
-def _padded(*layers: dict[str, Any]) -> dict[str, Any]:
-    return {"in_shape": SEQUENCE, "padded": True, "layers": [*layers, OUTPUT]}
+def _padded(*layers: dict[str, Any], shape: list[int] = SEQUENCE) -> dict[str, Any]:
+    return {"in_shape": shape, "padded": True, "layers": [*layers, OUTPUT]}
 
 
 def _short(*layers: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Few steps, because some executions unroll them and compile in proportion."""
+    """Few steps, see `SHORT`."""
     return {"in_shape": [4, 4], "layers": [*layers, OUTPUT], **more}
 
 
@@ -46,10 +48,10 @@ def _cells() -> dict[str, dict[str, Any]]:
             name = f"{kind}-{'both' if bidirectional else 'one'}"
             cell = {"kind": kind, "units": 3, "bidirectional": bidirectional}
             last, every = cell | {"returns": "last"}, cell | {"returns": "sequence"}
-            found[f"{name}-last"] = {"in_shape": SEQUENCE, "layers": [last, OUTPUT]}
-            found[f"{name}-sequence"] = _sequence(every)
-            found[f"{name}-last-padded"] = _padded(last)
-            found[f"{name}-sequence-padded"] = _padded(every, reader)
+            found[f"{name}-last"] = {"in_shape": SHORT, "layers": [last, OUTPUT]}
+            found[f"{name}-sequence"] = _sequence(every, shape=SHORT)
+            found[f"{name}-last-padded"] = _padded(last, shape=SHORT)
+            found[f"{name}-sequence-padded"] = _padded(every, reader, shape=SHORT)
     return found
 
 

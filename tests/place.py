@@ -1,7 +1,8 @@
 """A folder to give the real command in, and what it left there: run folders, MLflow's rows, processes.
 
-The command runs in a child process that leads a process group of its own, as a shell's job does. MLflow is
-read straight from its database: its client takes seconds to import and a second for each new store.
+The command runs in a process (see tests/forked.py) that leads a process group of its own, as a shell's job
+does. MLflow is read straight from its database: its client takes seconds to import and a second for each new
+store.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -130,8 +130,8 @@ class Place:
         return [process.pid for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        if any(process.pid == command.pid for command in self._commands):
-            return next(c for c in self._commands if c.pid == process.pid).poll() is None
+        if any(process.pid == command.pid and command.poll() is None for command in self._commands):
+            return True
         try:
             alive = process.status() != psutil.STATUS_ZOMBIE
             return alive and process.environ().get("FAULTS") == str(self._faults)

@@ -150,9 +150,12 @@ def test_a_framework_that_cannot_be_imported(alone: Alone, monkeypatch: pytest.M
     assert found["noise"] is None and found["limits"] == []
 
 
-def test_what_is_missing_is_named_with_the_command_that_brings_it(alone: Alone) -> None:
+def test_what_is_missing_is_named_with_the_command_that_brings_it(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches: a package that is not installed taken for something broken while another framework works; a
     worker started for it, whose traceback says less; no word on what to install, and where."""
+    monkeypatch.setenv("AT_MULTIPLY", "raise")  # nothing is measured, which takes the time
     alone.add("absent", distributions="[numpy, nonumpy]")
     alone.add("elsewhere", distributions="[nonumpy]", python=sys.executable)
     status, found = alone.doctor()
@@ -191,12 +194,14 @@ def test_what_cannot_be_measured_is_a_problem_and_no_crash(
     assert any("cpu in float64" in text and "the numbers are wrong" in text for text in said), said
 
 
-def test_results_that_cannot_be_kept(alone: Alone) -> None:
+def test_results_that_cannot_be_kept(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a results folder or a database that nothing can be written to, found out after the first run;
     limits that are measured and lost."""
     alone.results.mkdir()
     (alone.results / "mlflow.db").write_text("no database")
-    (problem,) = broken(alone.doctor()[1])
+    with monkeypatch.context() as unmeasured:
+        unmeasured.setenv("AT_MULTIPLY", "raise")  # which takes the time
+        (problem,) = broken(alone.doctor()[1])
     assert "can't be read: file is not a database" in problem
     (alone.results / "mlflow.db").unlink()
     (alone.folder / "file").write_text("")

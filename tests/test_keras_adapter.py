@@ -24,7 +24,7 @@ from harness import weights as canonical
 from harness.adapter import Adapter
 from tests import cases, reference
 from tests.lab import Lab, frameworks
-from tests.tasks import BOUND, RULES, expected, make_run, make_task, shared
+from tests.tasks import BOUND, RULES, Task, expected, make_run, make_task, shared
 
 KERAS = [name for name, found in frameworks().items() if found.adapter == "adapters.keras"]
 ALL = [(name, execution) for name in KERAS for execution in frameworks()[name].executions]
@@ -156,3 +156,21 @@ def test_xla_compiles_a_tensorflow_program_once(execution: str, impl: str, repos
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr.count("Compilation of XLA executable") == 1, done.stderr[-4000:]
+
+
+def test_no_pipeline_is_tuned(lab: Callable[[str, str], Lab]) -> None:
+    """Catches: a pipeline of `fit` on TensorFlow with a thread that tunes it, for which the end of a run
+    waits up to a minute."""
+    if frameworks()["keras"].missing():
+        pytest.skip("TensorFlow is not installed")
+    rule = {"name": "sgd"} | RULES["sgd"]
+    arguments = {"task": make_task("idiomatic"), "rule": rule}
+    assert lab("keras", "float64").call("tests.test_keras_adapter:pipeline", **arguments) == [False]
+
+
+def pipeline(adapter: Any, task: Task, rule: dict[str, Any]) -> list[bool]:
+    """The case: whether the pipelines that a run's `fit` reads are tuned."""
+    program = adapter.build(cases.plan(task, rule))
+    program.trainer(cases.examples(task), cases.rule(rule), 0).load(make_run(task, 0.1)["weights"])
+    given = program._loop._source.arguments()
+    return [dataset.options().autotune.enabled for dataset in given.values()]

@@ -111,9 +111,9 @@ def test_padding_changes_nothing(name: str, stepwise: tuple[Lab, str]) -> None:
     for split, x in dirty.items():
         padding = np.arange(steps) >= task["lengths"][split][:, None]
         x[padding] = 3.0 if "vocabulary" in task else 1e3
-        longer[split] = np.concatenate([task["x"][split], np.zeros_like(x[:, :4])], 1)
+        longer[split] = np.concatenate([task["x"][split], np.zeros_like(x[:, :2])], 1)
     clean = one_step(lab, task, weights)
-    changes = {"x": dirty}, {"x": longer, "in_shape": [steps + 4, *task["in_shape"][1:]]}
+    changes = {"x": dirty}, {"x": longer, "in_shape": [steps + 2, *task["in_shape"][1:]]}
     for change in changes:
         other = one_step(lab, task | change, weights)
         assert np.abs(other["before"]["test"] - clean["before"]["test"]).max() <= EXACT

@@ -11,7 +11,6 @@ import itertools
 import os
 import re
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from harness.shell.prepare import DataShelf, Prepared, prepare
 from harness.shell.progress import reporter
 from harness.shell.request.frames import Frames
 from harness.shell.session import Session
+from tests.forked import Command
 from tests.place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
 
 
@@ -266,7 +266,7 @@ def test_the_shell_sleeps(place: Place) -> None:
     assert used < 2.0
 
 
-def cpu_s(process: subprocess.Popen[str]) -> float:
+def cpu_s(process: Command) -> float:
     times = psutil.Process(process.pid).cpu_times()
     return float(times.user + times.system)
 

@@ -27,7 +27,9 @@ from harness.shell import cli
 from harness.shell.request import overrides
 from harness.spec import Layer
 from harness.weights import INITIALISERS
+from tests import forked
 from tests.composing import CONF, choices, composed, composing, config_of
+from tests.place import end
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results/README.md"]
@@ -53,14 +55,17 @@ def blocks(page: Path) -> list[Block]:
     return [Block(*pair) for pair in found]
 
 
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    command = [sys.executable, *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+
+
+def evenbench(words: list[str], folder: Path) -> tuple[int, str]:
+    """Give the command in a folder; its exit status and what it printed."""
+    return end(forked.start(words, folder, environment()))
 
 
 def do(page: Path, folder: Path) -> dict[str, str]:
-    """Do a page's blocks in the folder; returns what each command said on standard error."""
+    """Do a page's blocks in the folder; returns what each command printed."""
     printed: dict[str, str] = {}
     for block in blocks(page):
         match block.language:
@@ -70,16 +75,16 @@ def do(page: Path, folder: Path) -> dict[str, str]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(rest)
             case "python":
-                done = run(["-c", block.text], folder)
+                code = [sys.executable, "-c", block.text]
+                done = subprocess.run(code, cwd=folder, env=environment(), capture_output=True, text=True)
                 assert done.returncode == 0, done.stderr
                 assert 0 < float(done.stdout) < 1e-14  # "near 1e-16"
             case "console":
                 for program, *arguments in block.commands():
                     assert program == "evenbench"
-                    done = run(["-m", "harness", *arguments], folder)
                     line = shlex.join(arguments)
-                    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-                    printed[line] = done.stderr
+                    status, printed[line] = evenbench(arguments, folder)
+                    assert status == 0, f"{line}\n{printed[line]}"
     return printed
 
 
@@ -120,13 +125,12 @@ def test_commands_in_the_text_are_right(page: str, span: str, tmp_path: Path) ->
     """Catches: a command or an option that went by another name when the sentence was written."""
     _, first, *_ = words = shlex.split(span)
     if first in cli.COMMANDS:
-        help_text = run(["-m", "harness", first, "--help"], tmp_path).stdout
+        _, help_text = evenbench([first, "--help"], tmp_path)
         assert all(word in help_text for word in words if word.startswith("--")), help_text
     else:
-        shown = run(
-            ["-m", "harness", *words[1:], *(["--cfg", "job"] if "--cfg" not in words else [])], tmp_path
-        )
-        assert shown.returncode == 0, shown.stderr
+        shown = [] if "--cfg" in words else ["--cfg", "job"]
+        status, printed = evenbench([*words[1:], *shown], tmp_path)
+        assert status == 0, printed
 
 
 def test_overrides_in_the_text_are_right() -> None:
@@ -169,14 +173,14 @@ def test_the_commands_that_cannot_be_run_here_exist(tmp_path: Path) -> None:
                 options = [word.partition("=")[0] for word in arguments[1:]]
                 assert all(option in said for option in options), arguments
             elif arguments[0] in cli.COMMANDS:
-                assert run(["-m", "harness", *arguments, "--help"], tmp_path).returncode == 0
+                assert evenbench([*arguments, "--help"], tmp_path)[0] == 0
             else:
                 here = [
                     re.sub(r"(framework\.python)=.*", rf"\1={sys.executable}", word) for word in arguments
                 ]
-                done = run(["-m", "harness", *here, "train.epochs=0"], tmp_path)
-                assert done.stderr.startswith("1 mistake in the request"), done.stderr
-                assert "train.epochs: 0 is out of range" in done.stderr
+                _, said = evenbench([*here, "train.epochs=0"], tmp_path)
+                assert said.startswith("1 mistake in the request"), said
+                assert "train.epochs: 0 is out of range" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.job import RunFolder
+from tests.forked import Command
 from tests.place import Place, check_consistent, end, left_clean, wait_until
 
 
@@ -128,7 +128,7 @@ def test_only_what_is_missing_is_done(place: Place) -> None:
     check_finished_once(place, 4, 3)
 
 
-def start_two(place: Place, *sweep: str, second: str) -> tuple[list[subprocess.Popen[str]], int]:
+def start_two(place: Place, *sweep: str, second: str) -> tuple[list[Command], int]:
     """Two commands, `second` for the other one alone: the first's worker, whose process id is returned, has
     stopped in the middle of a run, and the other's waits for its folder."""
     place.suffer({0: "slow"})

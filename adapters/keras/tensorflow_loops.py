@@ -142,7 +142,12 @@ class _Rows:
             x = tuple(tf.gather(each, rows) for each in given)  # a list would be stacked into one tensor
             return x if len(x) > 1 else x[0], tf.gather(targets, rows)
 
-        self._dataset = tf.data.Dataset.range(self._steps).map(batch).prefetch(tf.data.AUTOTUNE)
+        # There is nothing to tune, and closing a pipeline that is tuned waits for its tuner to wake up from a
+        # sleep about as long as the pipeline is old, up to a minute (TensorFlow 2.21).
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        dataset = tf.data.Dataset.range(self._steps).map(batch).prefetch(tf.data.AUTOTUNE)
+        self._dataset = dataset.with_options(options)
 
     def order(self, order: npt.NDArray[np.int32]) -> None:
         self._order.assign(order)

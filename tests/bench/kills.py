@@ -34,12 +34,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.report import Report, Table, plain, say
+from tests.forked import Command
 from tests.place import FAULTY_SWEEP, Place, check_consistent, end, left_clean, wait_until
 
 VICTIMS = ("parent", "worker", "all", "copy")
 TORCH_SWEEP = ("framework=torch", "data=digits", "train.epochs=4", "limit=off")
 EPOCHS = 4
-START_S = 12.0  # of a command, about, until its last run ends; random instants lie within
+START_S = 10.0  # of a command, about, until its last run ends; random instants lie within
 TORN = 60  # bytes at the end of a file that a loss of power takes, at most
 
 
@@ -50,7 +51,7 @@ class Sweep:
     framework: str
     runs: int
 
-    def start(self, place: Place) -> subprocess.Popen[str]:
+    def start(self, place: Place) -> Command:
         """Give the command."""
         asked = (f"seed=range({self.runs})", f"train.epochs={EPOCHS}", "workers=2")
         if self.framework == "torch":
@@ -90,7 +91,7 @@ def kill_once(place: Place, sweep: Sweep, victim: str, chance: random.Random) ->
     return _judge(place, sweep, victim, instant, before, running_before, (status, printed))
 
 
-def _wait(place: Place, sweep: Sweep, process: subprocess.Popen[str], chance: random.Random) -> str:
+def _wait(place: Place, sweep: Sweep, process: Command, chance: random.Random) -> str:
     """Let the sweep come to a random instant, or to its end if that is earlier."""
     if chance.random() < 0.3:
         after_s = chance.uniform(0.1, START_S)
@@ -112,7 +113,7 @@ def _epochs(place: Place) -> int:
     return found
 
 
-def _strike(place: Place, process: subprocess.Popen[str], victim: str, chance: random.Random) -> None:
+def _strike(place: Place, process: Command, victim: str, chance: random.Random) -> None:
     if victim == "parent":
         process.kill()
     elif victim == "worker":

@@ -28,6 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_half_written(path: Path) -> None:
-    """Remove what kills left of attempts to replace `path`. Nobody may be writing it meanwhile."""
-    for half_written in path.parent.glob(f".{path.name}.*.tmp"):
+    """Remove what kills left of attempts to replace `path`, and what a database keeps beside such a file.
+    Nobody may be writing it meanwhile."""
+    for half_written in path.parent.glob(f".{path.name}.*.tmp*"):
         half_written.unlink()

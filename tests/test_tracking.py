@@ -175,6 +175,35 @@ def test_two_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     assert len({output for output, _ in answers}) == 1
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+import sqlalchemy
+from harness.shell.tracking.store import open_store
+done = 0
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "after_cursor_execute")
+def count(*_):
+    global done
+    done += 1
+    if done == int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+open_store(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("statements", [1, 300, 1000])
+def test_a_kill_while_the_store_is_made_is_overcome(
+    tmp_path: Path, statements: int, repository: Path
+) -> None:
+    """Catches: a database with half of its tables, into which no command can log anything any more."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(statements)], cwd=repository, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert open_store(tmp_path).client.search_runs(["0"]) == []
+    assert list(tmp_path.glob(".*.tmp*")) == []
+
+
 @pytest.mark.parametrize(
     ("uri", "says"),
     [

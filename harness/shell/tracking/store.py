@@ -1,8 +1,9 @@
 """Open the place where MLflow keeps runs: an SQLite file under `results/` by default, any tracking URI else.
 
 MLflow creates and migrates a fresh database on first use, and processes that do so at once fail (seven of
-eight in a test). So one process opens it under a file lock before anything else looks at it, and switches
-SQLite to its write-ahead log, which lets the UI read while a sweep writes.
+eight in a test). So one process opens it under a file lock before anything else looks at it, makes a new one
+under another name until it is whole, and switches SQLite to its write-ahead log, which lets the UI read while
+a sweep writes.
 
 `import mlflow` takes seconds, hence `resolve_uri` finds a user's mistakes without it, and the import happens
 in `open_store`, which may run in a thread while the first worker starts.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from harness import locks
+from harness import files, locks
 from harness.parse import ConfigError, Mistake, nearest
 from harness.shell.tracking.dashboards import view_tags
 
@@ -164,12 +165,35 @@ def _make_folder(path: Path) -> None:
 
 
 def _prepare_sqlite(path: Path, uri: str) -> None:
-    """Switch on the write-ahead log. Finds at once a path that can't be written: MLflow tries for 100 s."""
+    """Make the database if there is none, and switch on the write-ahead log. Finds at once a path that can't
+    be written: MLflow tries for 100 s."""
     try:
+        if not path.exists() or _is_empty(path):
+            _make_sqlite(path)
         with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise _mistake(f"can't open {uri!r}: {error}") from None
+
+
+def _is_empty(path: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
+        return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _make_sqlite(path: Path) -> None:
+    """Make the tables in a file beside it, which takes the place of `path` when it has all of them: a kill in
+    the middle of MLflow's migrations leaves tables that the next one stumbles over for good."""
+    import sqlalchemy
+    from mlflow.store.db import utils
+
+    files.remove_half_written(path)
+    with files.replacing(path) as draft:
+        draft.touch()  # raises where it can't be written
+        engine = sqlalchemy.create_engine(_sqlite_uri(draft), poolclass=sqlalchemy.NullPool)
+        utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
+        for log in ("-wal", "-shm"):  # of a file without tables; SQLite would take them for the new one's
+            path.with_name(path.name + log).unlink(missing_ok=True)
 
 
 def _connect(uri: str) -> MlflowClient:

@@ -64,6 +64,7 @@ class TrackingThread:
         self._mistake: ConfigError | None = None
         self._waiting: dict[Path, list[Mapping[str, Any]]] = {}  # epochs that are being gathered
         self._due = 0.0
+        self._begun: dict[Path, str] = {}  # the MLflow runs of attempts that go on
         self._missed: dict[Path, None] = {}
         self._error = ""
         self._paused_until = 0.0
@@ -128,7 +129,8 @@ class TrackingThread:
         def call() -> None:
             self._missed.pop(folder, None)
             self._waiting.pop(folder, None)  # of an attempt that broke off: they are none of this one's
-            self._guarded((folder,), lambda tracker: tracker.begin(folder, job))
+            self._begun.pop(folder, None)
+            self._guarded((folder,), lambda tracker: self._begun.update({folder: tracker.begin(folder, job)}))
 
         self._put(call)
 
@@ -158,7 +160,12 @@ class TrackingThread:
 
     def sync(self, folder: Path) -> None:
         """See to it that MLflow has a run that was finished earlier."""
-        self._put(lambda: self._guarded((folder,), lambda tracker: sync_run(tracker, folder)))
+
+        def call() -> None:
+            self._waiting.pop(folder, None)  # what is missing is taken from the run's files
+            self._guarded((folder,), lambda tracker: sync_run(tracker, folder))
+
+        self._put(call)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything said so far was logged (or missed); False if that takes longer."""
@@ -213,6 +220,9 @@ class TrackingThread:
 
     def _log_epochs(self, folder: Path) -> None:
         records = self._waiting.pop(folder, [])
+        link = links.read_link(folder)
+        if link is not None and link.run_id != self._begun.get(folder, link.run_id):
+            return  # another command has begun the run anew since
         if records and folder not in self._missed:
             self._guarded((folder,), lambda tracker: tracker.epochs(folder, records))
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch.func import functional_call, grad_and_value
 
+from adapters.torch import optimizers
 from adapters.torch.model import Criterion
 from adapters.torch.optimizers import Slots
 from harness.optim import Rule
@@ -100,10 +101,7 @@ def whole_step(module: nn.Module, criterion: Criterion, rule: Rule) -> Step:
     ) -> Tensor:
         gradients, loss = differentiate(weights, state, inputs, y, rows)
         for (name, weight), of_weight in zip(weights.items(), slots, strict=True):
-            new, updated = rule.update(weight, gradients[name], of_weight, numbers, lr, t)
-            weight.copy_(new)
-            for slot, value in updated.items():
-                of_weight[slot].copy_(value)
+            optimizers.update(rule, weight, gradients[name], of_weight, numbers, lr, t)
         return loss
 
     return step

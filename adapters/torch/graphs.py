@@ -135,10 +135,7 @@ def _update(run: Run, rule: Rule, tables: _Tables) -> Step:
         lr, t = (table.index_select(0, tables.at).squeeze(0) for table in (tables.rates, tables.counts))
         for parameter, kept in zip(parameters, slots, strict=True):
             assert parameter.grad is not None
-            new, updated = rule.update(parameter, parameter.grad, kept, numbers, lr, t)
-            parameter.copy_(new)
-            for slot, value in updated.items():
-                kept[slot].copy_(value)
+            optimizers.update(rule, parameter, parameter.grad, kept, numbers, lr, t)
 
     return shared
 
@@ -155,9 +152,8 @@ def _undone(run: Run, record: Recorder) -> Recorder:
             for tensor, value in kept:
                 tensor.copy_(value)
             for tensor in _tensors(run):
-                if (
-                    id(tensor) not in known
-                ):  # the optimizer's first step made it, and all of them begin at zero
+                # what the optimizer's first step made; all of it begins at zero
+                if id(tensor) not in known:
                     tensor.zero_()
         return result
 

@@ -63,6 +63,17 @@ def slots(rule: Rule, parameters: Sequence[Tensor]) -> list[Slots]:
     return [{name: torch.zeros_like(p) for name in rule.slots} for p in parameters]
 
 
+def update(
+    rule: Rule, weight: Tensor, gradient: Tensor, kept: Slots, numbers: Slots, lr: Tensor, t: Tensor
+) -> None:
+    """A step of the rule for one parameter, in the tensors that hold it and its slots: who recorded or
+    compiled the step has no others. Not for autograd."""
+    new, updated = rule.update(weight, gradient, kept, numbers, lr, t)
+    weight.copy_(new)
+    for slot, value in updated.items():
+        kept[slot].copy_(value)
+
+
 def make(
     rule: Rule, parameters: Sequence[nn.Parameter], fused: bool, recorded: bool = False
 ) -> torch.optim.Optimizer:

@@ -148,9 +148,9 @@ class TrackingThread:
         """A run ended, and all of its files are written."""
 
         def call() -> None:
-            self._waiting.pop(
-                folder, None
-            )  # they are in the run's files too, and go with its end in one call
+            # they are in the run's files too, and go with its end in one call
+            self._waiting.pop(folder, None)
+            self._begun.pop(folder, None)
             if folder in self._missed:
                 self._retry(folder)
             else:
@@ -220,10 +220,12 @@ class TrackingThread:
 
     def _log_epochs(self, folder: Path) -> None:
         records = self._waiting.pop(folder, [])
+        if not records or folder in self._missed:
+            return
         link = links.read_link(folder)
-        if link is not None and link.run_id != self._begun.get(folder, link.run_id):
-            return  # another command has begun the run anew since
-        if records and folder not in self._missed:
+        if link is None or link.run_id == self._begun.get(
+            folder, link.run_id
+        ):  # else another command's by now
             self._guarded((folder,), lambda tracker: tracker.epochs(folder, records))
 
     def _retry(self, folder: Path) -> None:

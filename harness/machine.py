@@ -1,8 +1,8 @@
 """The machine as its operating system describes it, and the matrix limits that were measured on it.
 
-Nothing here is measured: a limit comes from a worker (`harness/gauge.py`) and is kept in the results folder,
-in a file that is named after what it depends on: processor, cores, graphics cards, and the versions of the
-framework that multiplied. What a system doesn't tell is None, never a guess.
+Nothing here is measured: a limit comes from a worker (`harness/gauge.py`) and is kept in a folder (results,
+the user's cache), in a file that is named after what it depends on: processor, cores, graphics cards, and the
+versions of the framework that multiplied. What a system doesn't tell is None, never a guess.
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ processes that tests start inherit it.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,9 @@ os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
 os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have that of the process that started them
+    os.environ["EVENBENCH_CACHE"] = tempfile.mkdtemp(prefix="evenbench-cache-")
+    atexit.register(shutil.rmtree, os.environ["EVENBENCH_CACHE"], ignore_errors=True)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # so a shell starts what goes on in its background, and whoever tests what Ctrl-C does would wait for ever
@@ -89,6 +94,14 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that is the working folder during the test, so that `results/` is made there."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for the test and what it starts, which otherwise have that of the whole session."""
+    folder = tmp_path / "own cache"
+    monkeypatch.setenv("EVENBENCH_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,9 @@ class Alone:
 
 
 @pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Alone:
+def alone(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Alone:
     (tmp_path / "framework").mkdir()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(FAULTY))))
     monkeypatch.setenv("FAULTS", str(tmp_path / "faults.json"))
@@ -107,7 +109,7 @@ def test_a_sound_machine(place: Place) -> None:
     assert found["storage"]["writable"] and found["storage"]["tracked"] == 0
 
 
-def test_limits_are_measured_once_or_again(alone: Alone) -> None:
+def test_limits_are_measured_once_or_again(alone: Alone, own_cache: Path) -> None:
     """Catches: limits that are measured though they are known, or not though that was asked for; a lower one
     in place of a higher one; a table without them, or without what else was found."""
     assert all(one["new"] for one in alone.doctor()[1]["limits"])
@@ -117,6 +119,7 @@ def test_limits_are_measured_once_or_again(alone: Alone) -> None:
         limit["gflops"] = 1e6 if limit["precision"] == "float32" else 1e-3
         limit["disturbed"] = limit["threads"] > 1
     path.write_text(json.dumps(kept))
+    (own_cache / "machine" / path.name).write_text(json.dumps(kept))
     assert doctor_command(alone.results, [alone.folder], as_json=False, again=False) == 0
     printed, told = alone.capture.readouterr()
     assert "1,000,000.0" in printed and "threads=1" not in told
@@ -276,6 +279,7 @@ def test_a_limit_that_was_disturbed_counts_until_a_better_one_is_there(tmp_path:
     assert machine.keep(tmp_path, CPU, replace(busy, gflops=90.0)) == replace(LIMIT, gflops=101.0)
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_run_says_which_share_of_the_limit_it_reached(place: Place) -> None:
     """Catches: a share of another device's limit, or the wrong way round; a limit that each run measures, or
     that `limit=off` measures; one that changes which run it is; frameworks held against different numbers."""
@@ -303,6 +307,7 @@ def test_a_run_says_which_share_of_the_limit_it_reached(place: Place) -> None:
     assert "1 runs finished before" in printed or "1 run finished before" in printed, printed
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_without_a_limit_runs_go_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a run that is lost because of a number beside it; a try for each run of a sweep."""
     sweep = [word for word in FAULTY_SWEEP if word != "limit=off"]

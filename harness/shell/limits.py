@@ -3,17 +3,19 @@
 A limit belongs to a device and not to a framework, so one framework measures it for all: the first that is
 installed, or the run's own where that one can't, in a worker with the run's device, precision and threads. It
 is kept, so that runs of different days and frameworks are held against the same number; one that other work
-disturbed is measured again by the next command.
+disturbed is measured again by the next command. A results folder has its limits in it, and takes those that
+it lacks from the user's cache, where the measurements of all folders are.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import machine
+from harness import cache, machine
 from harness.config import FrameworkConfig, RunConfig
 from harness.machine import Device, Limit
 from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
@@ -50,7 +52,7 @@ class Limits:
         known: Limit | None = None
         for framework in candidates:
             device = device_of(framework, config.device)
-            known = machine.limit(results_dir, device, config.precision, config.threads) or known
+            known = known_limit(results_dir, device, config.precision, config.threads) or known
             if known is not None and not known.disturbed:
                 return known.gflops
         what = f"{config.device} in {config.precision}, threads={config.threads}"
@@ -85,6 +87,17 @@ def device_of(framework: FrameworkConfig, device: str) -> Device:
     return Device.here(device, {name: str(version) for name, version in found.items()})
 
 
+def known_limit(results_dir: Path, device: Device, precision: str, threads: int) -> Limit | None:
+    """The limit that is kept, None where it was not measured. `disturbed` where a better one is wanted."""
+    own = machine.limit(results_dir, device, precision, threads)
+    if own is not None and not own.disturbed:
+        return own
+    others = machine.limit(cache.folder(), device, precision, threads)
+    if others is None or others.disturbed:
+        return own
+    return machine.keep(results_dir, device, others)
+
+
 def measure(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, worker: Worker | None) -> Limit:
     """Have a limit measured, in this worker or in one for it alone, and keep it.
 
@@ -114,4 +127,7 @@ def keep(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, said: Ma
         load=peak["load"],
         disturbed=peak["disturbed"],
     )
-    return machine.keep(results_dir, device_of(framework, key.device), found)
+    device = device_of(framework, key.device)
+    with contextlib.suppress(OSError):  # a cache that can't be written to costs the next folder a second
+        machine.keep(cache.folder(), device, found)
+    return machine.keep(results_dir, device, found)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness import measure
+from harness import imports, measure
 from harness.adapter import Adapter, AdapterOptions
 from harness.job import CONCLUSIVE, RunFolder
 from harness.parse import parse
@@ -89,7 +89,8 @@ def main(arguments: str) -> None:
 def import_adapter(module: str, options: AdapterOptions) -> Adapter:
     """The adapter of a module. What the imports made stays: Python's garbage collector need not go through it
     again and again while steps are timed, which took 2 % of those of Keras on torch."""
-    adapter: Adapter = importlib.import_module(module).adapter(options)
+    with imports.quick():
+        adapter: Adapter = importlib.import_module(module).adapter(options)
     gc.freeze()
     return adapter
 

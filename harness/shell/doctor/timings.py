@@ -104,7 +104,7 @@ def _kept(
 ) -> DeviceLimit | None:
     """A limit that is known and that nothing disturbed."""
     for framework in frameworks:
-        known = machine.limit(results_dir, limits.device_of(framework, device), precision, threads)
+        known = limits.known_limit(results_dir, limits.device_of(framework, device), precision, threads)
         if known is not None and not known.disturbed:
             return DeviceLimit(device, known, new=False)
     return None

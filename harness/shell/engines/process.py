@@ -147,8 +147,11 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
-        return self._watcher.is_alive()
+        """Whether the process is there; asked of the system, as the watcher takes a while to hear of it."""
+        with self._reaping:
+            if self._process.returncode is not None:
+                return False
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
 
     def wait_ready(self) -> None:
         """Wait until its framework is imported; raises WorkerDiedError, each time it is asked."""

@@ -12,7 +12,10 @@ in `open_store`, which may run in a thread while the first worker starts.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.metadata
 import os
+import shutil
 import sqlite3
 import uuid
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from harness import files, locks
+from harness import cache, files, imports, locks
 from harness.parse import ConfigError, Mistake, nearest
 from harness.shell.tracking.dashboards import view_tags
 
@@ -47,6 +50,8 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+# Of what MLflow imports where it is installed: data frames, which its smaller distribution does without too.
+NOT_NEEDED = ("pandas",)
 
 
 class Unreachable(Exception):
@@ -111,6 +116,8 @@ def open_store(results_dir: Path, uri: str | None = None, experiment: str = EXPE
     _make_folder(results_dir)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    with imports.quick(without=NOT_NEEDED):
+        _import_mlflow()
     database = sqlite_path(uri)
     lock = results_dir / "store.lock" if database is None else database.with_name(database.name + ".lock")
     _make_folder(lock.parent)
@@ -183,17 +190,29 @@ def _is_empty(path: Path) -> bool:
 
 def _make_sqlite(path: Path) -> None:
     """Make the tables in a file beside it, which takes the place of `path` when it has all of them: a kill in
-    the middle of MLflow's migrations leaves tables that the next one stumbles over for good."""
+    the middle of MLflow's migrations leaves tables that the next one stumbles over for good. The first such
+    file of a version of MLflow is kept in the user's cache, as migrations take a second."""
     import sqlalchemy
     from mlflow.store.db import utils
 
+    template = f"mlflow-{importlib.metadata.version('mlflow')}.db"
     files.remove_half_written(path)
     with files.replacing(path) as draft:
         draft.touch()  # raises where it can't be written
-        engine = sqlalchemy.create_engine(_sqlite_uri(draft), poolclass=sqlalchemy.NullPool)
-        utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
+        try:
+            shutil.copyfile(cache.folder() / template, draft)
+        except OSError:  # there is none, or none that can be read
+            engine = sqlalchemy.create_engine(_sqlite_uri(draft), poolclass=sqlalchemy.NullPool)
+            utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
+            cache.keep(template, functools.partial(shutil.copyfile, draft))
         for log in ("-wal", "-shm"):  # of a file without tables; SQLite would take them for the new one's
             path.with_name(path.name + log).unlink(missing_ok=True)
+
+
+def _import_mlflow() -> None:
+    """Import all that is needed of MLflow and the database's library; it takes seconds."""
+    import mlflow.store.tracking.sqlalchemy_store
+    import mlflow.tracking  # noqa: F401
 
 
 def _connect(uri: str) -> MlflowClient:

@@ -72,14 +72,13 @@ def sync_run(tracker: Tracker, folder: Path, *, own: bool = False) -> Outcome:
         return "completed"
     if "run_id" not in job:
         return "unreadable"
-    outcome: Outcome = "completed"
+    result = links.read_json(folder / "result.json")
     current = link is not None and known and not link.closed and link.attempt in (0, links.attempt(folder))
     if link is None or not current or not _is_active(tracker, link.run_id):
-        tracker.begin(folder, job)
-        outcome = "added"
-    tracker.epochs(folder, [event for event in links.read_events(folder) if event.get("event") == "epoch"])
-    tracker.finish(folder, links.read_json(folder / "result.json"))
-    return outcome
+        tracker.whole(folder, job, result)
+        return "added"
+    tracker.finish(folder, result, job)  # a kill may have been faster than the params
+    return "completed"
 
 
 def close_orphans(tracker: Tracker) -> int:

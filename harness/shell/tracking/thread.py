@@ -5,7 +5,8 @@ run's folder. The thread tries such runs again as a whole when they end and when
 while if the store is down, and leaves the rest to `evenbench sync`. The engine is warned once,
 and gets the count from `close`.
 
-Epochs are gathered for a second and logged in one call: ten calls of one epoch cost ten times as much.
+What happens is gathered for a second and logged in one call: ten calls of one epoch cost ten times as much,
+and a run that is shorter than that is logged when it has ended, as a whole.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Missed:
 class TrackingThread:
     """The calls of `Tracker`, in order, without waiting. Use it as a context manager, or call `close`.
 
-    gather_s: how long epochs may wait for more of the same run. tries: attempts a call. pause_s: how long to
-    leave a store alone that failed them all. warn: gets one line the first time that happens.
+    gather_s: how long a new run and its epochs may wait for more of the same run. tries: attempts a call.
+    pause_s: how long to leave a store alone that failed them all. warn: gets one line the first time that
+    happens.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class TrackingThread:
         self._opened = threading.Event()
         self._tracker: Tracker | None = None
         self._mistake: ConfigError | None = None
+        self._new: dict[Path, Mapping[str, Any]] = {}  # jobs of runs that MLflow is not told of yet
         self._waiting: dict[Path, list[Mapping[str, Any]]] = {}  # epochs that are being gathered
         self._due = 0.0
         self._begun: dict[Path, str] = {}  # the MLflow runs of attempts that go on
@@ -130,7 +133,8 @@ class TrackingThread:
             self._missed.pop(folder, None)
             self._waiting.pop(folder, None)  # of an attempt that broke off: they are none of this one's
             self._begun.pop(folder, None)
-            self._guarded((folder,), lambda tracker: self._begun.update({folder: tracker.begin(folder, job)}))
+            self._gather()
+            self._new[folder] = job
 
         self._put(call)
 
@@ -138,8 +142,7 @@ class TrackingThread:
         """Epochs of a run came in."""
 
         def call() -> None:
-            if not self._waiting:
-                self._due = time.monotonic() + self._gather_s
+            self._gather()
             self._waiting.setdefault(folder, []).extend(records)
 
         self._put(call)
@@ -151,8 +154,11 @@ class TrackingThread:
             # they are in the run's files too, and go with its end in one call
             self._waiting.pop(folder, None)
             self._begun.pop(folder, None)
+            job = self._new.pop(folder, None)
             if folder in self._missed:
                 self._retry(folder)
+            elif job is not None:
+                self._guarded((folder,), lambda tracker: tracker.whole(folder, job, result))
             else:
                 self._guarded((folder,), lambda tracker: tracker.finish(folder, result))
 
@@ -163,6 +169,7 @@ class TrackingThread:
 
         def call() -> None:
             self._waiting.pop(folder, None)  # what is missing is taken from the run's files
+            self._new.pop(folder, None)
             self._guarded((folder,), lambda tracker: sync_run(tracker, folder))
 
         self._put(call)
@@ -172,8 +179,7 @@ class TrackingThread:
         done = threading.Event()
 
         def call() -> None:
-            for folder in list(self._waiting):
-                self._log_epochs(folder)
+            self._log_gathered()
             done.set()
 
         self._put(call)
@@ -201,22 +207,34 @@ class TrackingThread:
         self._opened.set()
         while (call := self._next()) is not None:
             call()
-        for folder in list(self._waiting):
-            self._log_epochs(folder)
+        self._log_gathered()
         self._paused_until = 0.0
         self._retry_missed()
         if self._tracker is not None:
             self._guarded((), Tracker.close)
 
     def _next(self) -> Callable[[], None] | None:
-        """The next call; while epochs wait, not later than they are due."""
-        while self._waiting:
+        """The next call; while something is gathered, not later than it is due."""
+        while self._new or self._waiting:
             try:
                 return self._calls.get(timeout=max(0.0, self._due - time.monotonic()))
             except queue.Empty:
-                for folder in list(self._waiting):
-                    self._log_epochs(folder)
+                self._log_gathered()
         return self._calls.get()
+
+    def _gather(self) -> None:
+        if not self._new and not self._waiting:
+            self._due = time.monotonic() + self._gather_s
+
+    def _log_gathered(self) -> None:
+        for folder in list(self._new):
+            self._begin(folder)
+        for folder in list(self._waiting):
+            self._log_epochs(folder)
+
+    def _begin(self, folder: Path) -> None:
+        job = self._new.pop(folder)
+        self._guarded((folder,), lambda tracker: self._begun.update({folder: tracker.begin(folder, job)}))
 
     def _log_epochs(self, folder: Path) -> None:
         records = self._waiting.pop(folder, [])

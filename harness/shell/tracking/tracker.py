@@ -173,9 +173,18 @@ class Tracker:
     def begin(self, folder: Path, job: Mapping[str, Any]) -> str:
         """Create the MLflow run of a new attempt; its id. What MLflow had of the same run is deleted."""
         with locks.held(folder / ".mlflow.lock"):  # two commands may bring in the same run at once
-            return self._begin(folder, job)
+            link = self._create(folder, job)
+            for part in parts(_params(job), ENTITIES_PER_CALL):
+                self.store.client.log_batch(link.run_id, params=params_of(part))
+        return link.run_id
 
-    def _begin(self, folder: Path, job: Mapping[str, Any]) -> str:
+    def whole(self, folder: Path, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """`begin` and `finish` of a run that ended before MLflow was told of it, in fewer calls."""
+        with locks.held(folder / ".mlflow.lock"):
+            self._create(folder, job)
+        self.finish(folder, result, job)
+
+    def _create(self, folder: Path, job: Mapping[str, Any]) -> Link:
         links.forget(folder)
         run_id = str(job["run_id"])
         config = job.get("config") or {}
@@ -204,9 +213,7 @@ class Tracker:
         store = self.store
         link = Link(store.uri, store.id, store.experiment_id, run.info.run_id, attempt, studies=studies)
         links.write_link(folder, link)
-        for part in parts(list(flatten(config).items()), ENTITIES_PER_CALL):
-            client.log_batch(link.run_id, params=params_of(part))
-        return link.run_id
+        return link
 
     def place(self, folder: Path) -> None:
         """Say anew which studies a run belongs to."""
@@ -243,8 +250,9 @@ class Tracker:
             self.store.client.log_batch(link.run_id, metrics=part)
         links.write_link(folder, dataclasses.replace(link, epochs=max(link.epochs, _last(records))))
 
-    def finish(self, folder: Path, result: Mapping[str, Any]) -> None:
+    def finish(self, folder: Path, result: Mapping[str, Any], job: Mapping[str, Any] | None = None) -> None:
         """Log final metrics, status and files, and end the MLflow run. An empty result: it left none.
+        With a `job`, its params are logged too; those that MLflow has already change nothing.
 
         Epochs that were not logged so far are: of a short run all, or those that whoever was killed had
         written down without telling anybody. Final metrics that epochs have too are left out: their last
@@ -264,7 +272,11 @@ class Tracker:
         *full, rest = [*parts(late + metrics_of(final, ended, 0), METRICS_PER_CALL)] or [[]]
         for part in full:
             client.log_batch(link.run_id, metrics=part)
-        client.log_batch(link.run_id, metrics=rest, tags=tags_of(result_tags(result)))
+        *others, last = [*parts(_params(job or {}), ENTITIES_PER_CALL)] or [[]]
+        for names in others:
+            client.log_batch(link.run_id, params=params_of(names))
+        tags = tags_of(result_tags(result))
+        client.log_batch(link.run_id, metrics=rest, tags=tags, params=params_of(last))
         self._artifacts(link.run_id, folder)
         client.set_terminated(link.run_id, STATUS[status], end_time=ended)
         links.write_link(folder, dataclasses.replace(link, epochs=_last(epochs), digest=fingerprint))
@@ -310,6 +322,10 @@ def study_lock(results_dir: Path, name: str) -> Path:
 def is_live(folder: Path) -> bool:
     """Whether a living process works on the run: it holds a lock on the folder's `lock` file."""
     return locks.is_held(folder / links.LOCK)
+
+
+def _params(job: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return list(flatten(job.get("config") or {}).items())
 
 
 def _of_epochs(records: Sequence[Mapping[str, Any]]) -> list[Metric]:

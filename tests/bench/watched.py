@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +29,15 @@ class Watched:
     others_mb: float
 
 
-def watch(module: Sequence[str], place: Path) -> Watched:
-    """Run `python -m ...` in a folder (made if need be); raises RuntimeError if it fails."""
+def watch(module: Sequence[str], place: Path, more: Mapping[str, str] | None = None) -> Watched:
+    """Run `python -m ...` in a folder (made if need be), with `more` in its environment; raises RuntimeError
+    if it fails."""
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile("w+") as log:
         started, start = time.time(), time.perf_counter()
         command = [sys.executable, "-m", *module]
-        child = subprocess.Popen(command, cwd=place, env=environment(), stdout=log, stderr=log)
+        env = environment() | dict(more or {})
+        child = subprocess.Popen(command, cwd=place, env=env, stdout=log, stderr=log)
         peaks, over = [0.0, 0.0], threading.Event()
         watcher = threading.Thread(target=_sample, args=(child.pid, peaks, over))
         watcher.start()

@@ -190,7 +190,7 @@ def _beside_table(sides: Mapping[str, Side], trials: int, first: Sequence[float]
     ]
     notes = (
         f"At least {GOAL:g} times as fast is the goal. Accuracies are mean and deviation over all trials.",
-        f"One trial by the last of our ways took {first[0]:.1f} s with an empty cache, {first[1]:.1f} s after.",
+        f"One trial in the last of our ways: {first[0]:.1f} s with an empty cache, {first[1]:.1f} s after.",
     )
     return Table(f"{trials} trials beside the usual way", columns, tuple(rows), notes)
 

@@ -10,6 +10,7 @@ MLflow is imported meanwhile: nothing of that may happen beside a run that is ti
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from harness.shell.tracking.store import resolve_uri, sqlite_path
 from harness.shell.tracking.thread import TrackingThread
 from harness.start import Start
 
+SWITCH_S = 0.0005
+"""How long a slot's thread, which has the next run to hand over, waits for MLflow's; Python's default is 5 ms."""
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # from a batch system, from a terminal that is closed
 
 
@@ -74,18 +77,21 @@ class Session:
         self._choices = Choices(reporter.note)
         self._engines: list[Engine] = [LocalEngine(reporter.note)]
         self._tracking: dict[tuple[str, str | None], TrackingThread] = {}
+        self._switch_s = sys.getswitchinterval()
         # those that are ignored stay so: `nohup` does that
         self._signals = [number for number in END_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
 
     def __enter__(self) -> Session:
         for number in self._signals:
             signal.signal(number, _interrupt)
+        sys.setswitchinterval(SWITCH_S)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             self._close(kind is not None)
         finally:
+            sys.setswitchinterval(self._switch_s)
             for number in self._signals:
                 signal.signal(number, signal.SIG_DFL)
 

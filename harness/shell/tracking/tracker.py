@@ -27,7 +27,6 @@ from harness.shell.tracking.entities import (
     AXES,
     ENTITIES_PER_CALL,
     METRICS_PER_CALL,
-    TAG_LENGTH,
     axis_name,
     flatten,
     group_name,
@@ -181,10 +180,10 @@ class Tracker:
     def whole(self, folder: Path, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """`begin` and `finish` of a run that ended before MLflow was told of it, in fewer calls."""
         with locks.held(folder / ".mlflow.lock"):
-            self._create(folder, job)
-        self.finish(folder, result, job)
+            self._create(folder, job, result_tags(result or NO_RESULT))
+        self.finish(folder, result, job, tagged=True)
 
-    def _create(self, folder: Path, job: Mapping[str, Any]) -> Link:
+    def _create(self, folder: Path, job: Mapping[str, Any], more: Mapping[str, str] | None = None) -> Link:
         links.forget(folder)
         run_id = str(job["run_id"])
         config = job.get("config") or {}
@@ -202,12 +201,13 @@ class Tracker:
             "group": group_name(axes),
             **axes,
             **{f"search.{key}": str(value) for key, value in (config.get("search") or {}).items()},
+            **(more or {}),
         }
         client = self.store.client
         run = client.create_run(
             self.store.experiment_id,
             start_time=attempt or _now_ms(),
-            tags={key: value[:TAG_LENGTH] for key, value in tags.items()},
+            tags={tag.key: tag.value for tag in tags_of(tags)},
             run_name=run_name(axes),
         )
         store = self.store
@@ -250,9 +250,17 @@ class Tracker:
             self.store.client.log_batch(link.run_id, metrics=part)
         links.write_link(folder, dataclasses.replace(link, epochs=max(link.epochs, _last(records))))
 
-    def finish(self, folder: Path, result: Mapping[str, Any], job: Mapping[str, Any] | None = None) -> None:
+    def finish(
+        self,
+        folder: Path,
+        result: Mapping[str, Any],
+        job: Mapping[str, Any] | None = None,
+        *,
+        tagged: bool = False,
+    ) -> None:
         """Log final metrics, status and files, and end the MLflow run. An empty result: it left none.
-        With a `job`, its params are logged too; those that MLflow has already change nothing.
+        With a `job`, its params are logged too; those that MLflow has already change nothing. `tagged`: the
+        run has the tags of the result.
 
         Epochs that were not logged so far are: of a short run all, or those that whoever was killed had
         written down without telling anybody. Final metrics that epochs have too are left out: their last
@@ -275,7 +283,7 @@ class Tracker:
         *others, last = [*parts(_params(job or {}), ENTITIES_PER_CALL)] or [[]]
         for names in others:
             client.log_batch(link.run_id, params=params_of(names))
-        tags = tags_of(result_tags(result))
+        tags = [] if tagged else tags_of(result_tags(result))
         client.log_batch(link.run_id, metrics=rest, tags=tags, params=params_of(last))
         self._artifacts(link.run_id, folder)
         client.set_terminated(link.run_id, STATUS[status], end_time=ended)

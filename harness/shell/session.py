@@ -38,7 +38,7 @@ from harness.shell.tracking.thread import TrackingThread
 from harness.start import Start
 
 SWITCH_S = 0.0005
-"""How long a slot's thread, which has the next run to hand over, waits for MLflow's; Python's default is 5 ms."""
+"""How long a slot's thread, which has a run to hand over, waits for MLflow's; Python's default is 5 ms."""
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # from a batch system, from a terminal that is closed
 
 

@@ -159,11 +159,16 @@ def cpu_list() -> str:
 
 def bf16_instructions() -> tuple[str, ...]:
     """Which instructions of the processor compute in bfloat16; without any, that goes by way of float32."""
+    return tuple(sorted(BF16 & instructions()))
+
+
+def instructions() -> frozenset[str]:
+    """The processor's extensions as /proc/cpuinfo calls them; none where the system has no such list."""
     for line in _lines(PROC / "cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
-            return tuple(sorted(BF16 & set(value.split())))
-    return ()
+            return frozenset(value.split())
+    return frozenset()
 
 
 def quota() -> float | None:

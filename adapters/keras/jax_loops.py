@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -19,13 +19,16 @@ import numpy.typing as npt
 
 from adapters.keras.fit import Arrays, Fit
 from adapters.keras.program import Array, Inputs, Loop, Parts, Program, native, parts
-from harness import precision
+from harness import machine, precision
 from harness.adapter import AdapterOptions, Execution, Plan, factors
 from harness.parse import ConfigError, Mistake
 
 State = tuple[list[Any], list[Any], list[Any]]
 
 EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
+WIDE = {"xla_cpu_prefer_vector_width": "512"}
+"""What XLA is told on processors with AVX-512, where it would take vectors of 256 bits: 5 % off the step of a
+simple recurrent network, 2 % off that of an LSTM."""
 PRODUCTS = {"float32": "highest", "tf32": "tensorfloat32"}  # what JAX calls the precisions on a card
 
 
@@ -85,8 +88,22 @@ def build(plan: Plan) -> Program:
     """The program of a plan."""
     idiomatic = plan.execution == "idiomatic"
     made = parts(plan, "none" if idiomatic else "xla")
-    loop = _fit(made) if idiomatic else _Compiled(made)
-    return Program(made, _Metered(loop), {"xla": True})
+    if idiomatic:
+        return Program(made, _Metered(_fit(made)), {"xla": True})
+    options = _options() if plan.device == "cpu" else {}
+    return Program(made, _Metered(_Compiled(made, options)), {"xla": True, "xla_options": options})
+
+
+@cache
+def _options() -> dict[str, str]:
+    """What XLA compiles for this processor with; nothing where this JAX does not know the option."""
+    if "avx512f" not in machine.instructions():
+        return {}
+    try:
+        jax.jit(lambda number: number + 1, compiler_options=WIDE)(np.float32(0))
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return WIDE
 
 
 class _Metered:
@@ -163,10 +180,11 @@ def _fit(made: Parts) -> Fit:
 class _Compiled:
     """The state as arrays, and the program of an epoch or of a step that takes it and gives it back."""
 
-    def __init__(self, made: Parts) -> None:
+    def __init__(self, made: Parts, options: dict[str, str]) -> None:
         self._made = made
         self._forward = _forward(made)
-        self._epoch: Callable[..., Any] = _scanned(made) if made.plan.execution == "epoch" else _stepped(made)
+        scanned = made.plan.execution == "epoch"
+        self._epoch: Callable[..., Any] = (_scanned if scanned else _stepped)(made, options)
         slots = [id(variable) for variable in made.optimizer.keras.variables]
         self._table = slots.index(id(made.optimizer.rates.table))
         self._data: tuple[Inputs, Any] = ((), None)
@@ -252,21 +270,21 @@ def _step(made: Parts) -> Callable[..., tuple[State, jax.Array]]:
     return step
 
 
-def _scanned(made: Parts) -> Callable[..., tuple[State, jax.Array]]:
+def _scanned(made: Parts, options: dict[str, str]) -> Callable[..., tuple[State, jax.Array]]:
     """The whole epoch as one program."""
     step = _step(made)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=options)
     def epoch(state: State, inputs: Inputs, y: jax.Array, order: jax.Array) -> tuple[State, jax.Array]:
         return jax.lax.scan(lambda state, rows: step(state, inputs, y, rows), state, order)
 
     return epoch
 
 
-def _stepped(made: Parts) -> Callable[..., tuple[State, list[jax.Array]]]:
+def _stepped(made: Parts, options: dict[str, str]) -> Callable[..., tuple[State, list[jax.Array]]]:
     """The epoch as one call a step. The rows go in as NumPy arrays, which is faster than to slice `order` on
     the device; the losses stay there until somebody asks."""
-    step = jax.jit(_step(made), donate_argnums=0)
+    step = jax.jit(_step(made), donate_argnums=0, compiler_options=options)
 
     def epoch(state: State, inputs: Inputs, y: jax.Array, order: Array) -> tuple[State, list[jax.Array]]:
         losses = []

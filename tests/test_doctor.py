@@ -86,6 +86,7 @@ def broken(found: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
 def test_a_sound_machine(place: Place) -> None:
     """Catches: an import time that is none, a framework that is left out or called broken, a limit of a
     precision or a thread count that is missing; progress among the JSON."""

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import cache
 from tests.bench.report import Report, Table, plain, say
 from tests.forked import Command
 from tests.place import FAULTY_SWEEP, Place, check_consistent, end, left_clean, wait_until
@@ -257,6 +258,7 @@ def measure_kills(kills: int = 50, runs: int = 30, seed: int = 0, framework: str
     sweep, chance, found = Sweep(framework, runs), random.Random(seed), []
     for number in range(kills):
         with new_place(None) as place:
+            os.environ[cache.VARIABLE] = str(place.folder / "cache")  # empty: the store is made from nothing
             found.append(kill_once(place, sweep, VICTIMS[number % len(VICTIMS)], chance))
         say(f"{number + 1}: {found[-1].victim} {found[-1].instant} {'; '.join(found[-1].wrong) or 'well'}")
     values = {"runs": runs, "seed": seed, "kills": [plain(kill) for kill in found]}

@@ -66,11 +66,12 @@ def _panel(panel: Panel, colours: dict[str, str]) -> list[str]:
         up = (math.log10(y) - low) / (high - low)
         return LEFT + across * (right - LEFT), bottom - up * (bottom - TOP)
 
-    parts = [f'<text x="{LEFT}" y="16" font-weight="bold">{html.escape(panel.title)}</text>']
+    title = html.escape(f"{panel.title}, {panel.unit}")
+    parts = [f'<text x="{LEFT}" y="16" font-weight="bold">{title}</text>']
     for power in range(low, high + 1):
         _, y = place(xs[0], 10.0**power)
         parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#e5e7eb"/>')
-        label = f"{10.0**power:g}" + (f" {panel.unit}" if power == high else "")
+        label = f"{10.0**power:g}"
         parts.append(f'<text x="{LEFT - 4}" y="{y + 4:.1f}" text-anchor="end" fill="{GREY}">{label}</text>')
     for value in xs:
         x, _ = place(value, 10.0**low)

@@ -241,10 +241,9 @@ class TrackingThread:
         if not records or folder in self._missed:
             return
         link = links.read_link(folder)
-        if link is None or link.run_id == self._begun.get(
-            folder, link.run_id
-        ):  # else another command's by now
-            self._guarded((folder,), lambda tracker: tracker.epochs(folder, records))
+        if link is not None and link.run_id != self._begun.get(folder, link.run_id):
+            return  # another command has the run by now
+        self._guarded((folder,), lambda tracker: tracker.epochs(folder, records))
 
     def _retry(self, folder: Path) -> None:
         """Put a missed run into MLflow as a whole."""

@@ -67,7 +67,6 @@ def said_by(code: str, *arguments: str) -> str:
 
 MLFLOW = """
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from harness.shell.tracking.store import open_store
 store = open_store(Path(sys.argv[1]))

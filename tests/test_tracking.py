@@ -570,15 +570,16 @@ def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyP
     calls: list[tuple[str, str, int]] = []
 
     def spy(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: Tracker, folder: Path, what: Any, *more: Any) -> Any:
+        def call(self: Tracker, folder: Path, what: Any, *more: Any, **named: Any) -> Any:
             calls.append((name, folder.name, len(what)))
-            return method(self, folder, what, *more)
+            return method(self, folder, what, *more, **named)
 
         return call
 
     for name in ("begin", "epochs", "finish", "whole"):
         monkeypatch.setattr(Tracker, name, spy(name, getattr(Tracker, name)))
-    with TrackingThread(results, gather_s=3600) as tracking:
+    warnings: list[str] = []
+    with TrackingThread(results, gather_s=3600, warn=warnings.append) as tracking:
         folders = [make_run(results, run_id) for run_id in ("a1", "a2")]
         for folder, job in folders:
             tracking.begin(folder, job)
@@ -589,6 +590,7 @@ def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyP
         tracking.finish(short, end_run(short))
         assert tracking.flush(60)
         tracking.finish(long, end_run(long))
+    assert not warnings and len([name for name, _, _ in calls if name == "finish"]) == 2
     for folder, wanted in ((short, ["whole", "finish"]), (long, ["begin", "epochs", "finish"])):
         mine = {name: size for name, folder_name, size in calls if folder_name == folder.name}
         assert list(mine) == wanted and mine.get("epochs", 3) == 3

@@ -24,58 +24,28 @@ Brought = tuple[Any, Any, tuple[str, ...]]
 
 def digits() -> Raw:
     """1797 handwritten digits, 8 x 8 pixels of 0 ... 16, 10 classes (Alpaydin & Kaynak 1998; UCI 80)."""
-
-    def bring() -> Brought:
-        from sklearn.datasets import load_digits
-
-        return _parts(load_digits(), "images")
-
-    return classes(*_kept("digits", "scikit-learn", bring))
+    return classes(*_of_sklearn("digits", "images"))
 
 
 def breast_cancer() -> Raw:
     """569 tumours, 30 measures of cell nuclei, malignant or benign (Street et al. 1993; UCI 17)."""
-
-    def bring() -> Brought:
-        from sklearn.datasets import load_breast_cancer
-
-        return _parts(load_breast_cancer())
-
-    return classes(*_kept("breast_cancer", "scikit-learn", bring))
+    return classes(*_of_sklearn("breast_cancer"))
 
 
 def wine() -> Raw:
     """178 wines, 13 chemical measures, 3 growers (Aeberhard & Forina 1991; UCI 109)."""
-
-    def bring() -> Brought:
-        from sklearn.datasets import load_wine
-
-        return _parts(load_wine())
-
-    return classes(*_kept("wine", "scikit-learn", bring))
+    return classes(*_of_sklearn("wine"))
 
 
 def iris() -> Raw:
     """150 flowers, 4 lengths in cm, 3 species (Fisher 1936; UCI 53)."""
-
-    def bring() -> Brought:
-        from sklearn.datasets import load_iris
-
-        return _parts(load_iris())
-
-    return classes(*_kept("iris", "scikit-learn", bring))
+    return classes(*_of_sklearn("iris"))
 
 
 def diabetes() -> Raw:
     """442 patients, 10 measures, progression after a year (Efron et al. 2004; licence of scikit-learn)."""
-
-    def bring() -> Brought:
-        from sklearn.datasets import load_diabetes
-
-        bunch = load_diabetes(scaled=False)
-        return bunch.data, bunch.target, ("progression",)
-
-    return targets(*_kept("diabetes", "scikit-learn", bring))
+    x, y, _ = _of_sklearn("diabetes", scaled=False)
+    return targets(x, y, ("progression",))
 
 
 def make_classification(
@@ -123,8 +93,16 @@ def mnist_5k() -> Raw:
         ) from error
 
 
-def _parts(bunch: Any, rows: str = "data") -> Brought:
-    return bunch[rows], bunch["target"], tuple(str(name) for name in bunch["target_names"])
+def _of_sklearn(name: str, rows: str = "data", **options: Any) -> Brought:
+    """A data set that scikit-learn ships; its targets have names where they are classes."""
+
+    def bring() -> Brought:
+        from sklearn import datasets
+
+        bunch = getattr(datasets, f"load_{name}")(**options)
+        return bunch[rows], bunch["target"], tuple(str(each) for each in bunch.get("target_names", ()))
+
+    return _kept(name, "scikit-learn", bring)
 
 
 def _kept(name: str, distribution: str, bring: Callable[[], Brought]) -> Brought:

@@ -32,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from harness import cache
 from tests.bench.report import Report, Table, plain, say
@@ -257,8 +258,8 @@ def measure_kills(kills: int = 50, runs: int = 30, seed: int = 0, framework: str
     """So many kills, the victims by turns."""
     sweep, chance, found = Sweep(framework, runs), random.Random(seed), []
     for number in range(kills):
-        with new_place(None) as place:
-            os.environ[cache.VARIABLE] = str(place.folder / "cache")  # empty: the store is made from nothing
+        # an empty cache, so that the store is made from nothing
+        with new_place(None) as place, patch.dict(os.environ, {cache.VARIABLE: str(place.folder / "cache")}):
             found.append(kill_once(place, sweep, VICTIMS[number % len(VICTIMS)], chance))
         say(f"{number + 1}: {found[-1].victim} {found[-1].instant} {'; '.join(found[-1].wrong) or 'well'}")
     values = {"runs": runs, "seed": seed, "kills": [plain(kill) for kill in found]}

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import measure
+from harness import cache, measure
 from tests.bench.report import Report, Table, command, plain, say
 from tests.bench.warm_trials import composing_s, run_times, spans_of
 from tests.bench.watched import Watched, watch
@@ -108,8 +108,8 @@ def _ours(way: str, trials: int, place: Path) -> Watched:
     say(f"ours, {trials} trials {way}")
     framework = () if "framework=" in way else ("framework=torch",)
     asked = (*framework, f"seed=range({trials})", f"train.epochs={EPOCHS}", *way.split())
-    cache = {"EVENBENCH_CACHE": str(place.parent / "cache")}
-    return watch(("tests.bench.traced", "spans.json", "-m", *asked), place, cache)
+    shared = {cache.VARIABLE: str(place.parent / "cache")}
+    return watch(("tests.bench.traced", "spans.json", "-m", *asked), place, shared)
 
 
 def _usual(trials: int, place: Path) -> Watched:

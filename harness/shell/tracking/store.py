@@ -116,8 +116,6 @@ def open_store(results_dir: Path, uri: str | None = None, experiment: str = EXPE
     _make_folder(results_dir)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with imports.quick(without=NOT_NEEDED):
-        _import_mlflow()
     database = sqlite_path(uri)
     lock = results_dir / "store.lock" if database is None else database.with_name(database.name + ".lock")
     _make_folder(lock.parent)
@@ -192,6 +190,7 @@ def _make_sqlite(path: Path) -> None:
     """Make the tables in a file beside it, which takes the place of `path` when it has all of them: a kill in
     the middle of MLflow's migrations leaves tables that the next one stumbles over for good. The first such
     file of a version of MLflow is kept in the user's cache, as migrations take a second."""
+    _import_mlflow(_sqlite_uri(path))
     import sqlalchemy
     from mlflow.store.db import utils
 
@@ -209,13 +208,17 @@ def _make_sqlite(path: Path) -> None:
             path.with_name(path.name + log).unlink(missing_ok=True)
 
 
-def _import_mlflow() -> None:
-    """Import all that is needed of MLflow and the database's library; it takes seconds."""
-    import mlflow.store.tracking.sqlalchemy_store
-    import mlflow.tracking  # noqa: F401
+def _import_mlflow(uri: str) -> None:
+    """Import what is needed of MLflow, and of the database's library where there is one; it takes seconds."""
+    with imports.quick(without=NOT_NEEDED):
+        import mlflow.tracking
+
+        if not is_server(uri):
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def _connect(uri: str) -> MlflowClient:
+    _import_mlflow(uri)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 

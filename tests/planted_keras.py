@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,15 @@ def attention_in_float32(patch: Patch) -> None:
         return real(node, layer, dataclasses.replace(setting, precision="float32"))
 
     patch.setattr(attention, "self_attention", self_attention)
+    if keras.backend.backend() == "jax":
+        own = importlib.import_module("adapters.keras.jax_layers.attention")
+        attend = own.attend
+
+        def narrow(query: Any, key: Any, value: Any, mask: Any, scale: float) -> Any:
+            each = (array.astype("float32") for array in (query, key, value))
+            return attend(*each, mask, scale).astype(query.dtype)
+
+        patch.setattr(own, "attend", narrow)
 
 
 def counts_from_zero(patch: Patch) -> None:
@@ -103,7 +113,7 @@ def dropout_in_evaluation(patch: Patch) -> None:
 
 def ln_epsilon(patch: Patch) -> None:
     real = attention.layer_norm
-    patch.setattr(attention, "layer_norm", lambda layer: real(LayerNorm(1e-3)))
+    patch.setattr(attention, "layer_norm", lambda layer, setting: real(LayerNorm(1e-3), setting))
 
 
 def attention_unmasked(patch: Patch) -> None:

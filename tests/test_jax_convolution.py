@@ -21,6 +21,7 @@ SHAPES = {
     "steps, causal": ((2, 7, 3), (3,), 1, "causal", 2),
     "steps, strides": ((2, 8, 1), (3,), 2, "valid", 4),
 }
+OURS = "adapters.keras.jax_layers.convolution"
 FAST = re.compile(r"b(01|0)f_(01|0)io->b(01|0)f")
 
 
@@ -44,7 +45,7 @@ def test_xla_is_given_what_it_is_fast_with(lab: Callable[[str, str], Lab]) -> No
 
 def gradients(adapter: Any, shape: list[Any]) -> dict[str, float]:
     """The case: the largest difference to what JAX derives by itself, of outputs and gradients."""
-    jax, ours = importlib.import_module("jax"), importlib.import_module("adapters.keras.jax_convolution")
+    jax, ours = importlib.import_module("jax"), importlib.import_module(OURS)
     x_shape, sizes, stride, padding, filters = shape
     random = np.random.default_rng(0)
     x = random.normal(size=x_shape)
@@ -62,7 +63,7 @@ def gradients(adapter: Any, shape: list[Any]) -> dict[str, float]:
 
 def orders(adapter: Any) -> dict[str, list[str]]:
     """The case: the orders of axes of all convolutions of a loop over steps of two layers, as compiled."""
-    jax, ours = importlib.import_module("jax"), importlib.import_module("adapters.keras.jax_convolution")
+    jax, ours = importlib.import_module("jax"), importlib.import_module(OURS)
     x = np.ones((8, 6, 6, 2))
     kernels = np.ones((3, 3, 2, 4)), np.ones((3, 3, 4, 4))
 

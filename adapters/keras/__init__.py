@@ -1,7 +1,7 @@
 """Keras 3, on TensorFlow, JAX or torch: one adapter, whose backend is chosen before Keras is imported.
 
 What concerns every backend (the model, the losses, the optimizers, `fit`) is written once with Keras; only
-`tensorflow_loops`, `jax_loops`, `torch_loops` and `jax_convolution` import a backend, and only what is for
+`tensorflow_loops`, `jax_loops`, `torch_loops` and `jax_layers` import a backend, and only what is for
 the chosen one is imported.
 """
 

@@ -27,19 +27,20 @@ def positions(node: Node, layer: Positions) -> Built:
     return plain(_AddTable(np.array(sinusoids(node.in_shape))))
 
 
-def layer_norm(layer: LayerNorm) -> Built:
+def layer_norm(layer: LayerNorm, setting: Setting) -> Built:
     """Over the last axis."""
-    return plain(keras.layers.LayerNormalization(epsilon=layer.epsilon), "gamma", "beta")
+    return plain(setting.kind("LayerNormalization")(epsilon=layer.epsilon), "gamma", "beta")
 
 
 def self_attention(node: Node, layer: SelfAttention, setting: Setting) -> Built:
     """Keras' own layer, whose key bias stays at zero: the canonical layer has none, Keras three or none."""
     size = node.in_shape[-1] // layer.heads
-    made = keras.layers.MultiHeadAttention(layer.heads, size, kernel_initializer="zeros")
-    wide = setting.precision == "float64"
+    kind = setting.kind("MultiHeadAttention")
+    made = kind(layer.heads, size, kernel_initializer="zeros")
+    wide, own = setting.precision == "float64", kind is keras.layers.MultiHeadAttention
     # JAX's own attention has its softmax in float32 whatever comes in (1e-7 off); Keras' way to give the
     # scores out as well does without it.
-    spelled_out = wide and keras.backend.backend() == "jax"
+    spelled_out = wide and own and keras.backend.backend() == "jax"
     if wide:
         # TensorFlow makes float32 of a Python number before it makes float64 of it (1e-8 off)
         made._inverse_sqrt_key_dim = np.float64(1.0 / math.sqrt(size))

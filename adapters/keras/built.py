@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -20,6 +21,9 @@ class Padding(NamedTuple):
 
 Compiler = Literal["xla", "graph", "none"]
 
+OURS = "adapters.keras.jax_layers"  # imported by name, since other backends have no JAX
+EXACT = ("Conv1D", "Conv2D", "MaxPooling1D", "MaxPooling2D")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -31,6 +35,14 @@ class Setting:
     compiler: Compiler
     device: str
     mixed: bool = False
+
+    def kind(self, name: str) -> Any:
+        """The class of Keras' layer of this name, or ours where it has one with faster gradients; in mixed
+        precision only where those do not sum."""
+        here = self.compiler == "xla" and self.device == "cpu" and keras.backend.backend() == "jax"
+        if here and (not self.mixed or name in EXACT):
+            return getattr(importlib.import_module(OURS), name, None) or getattr(keras.layers, name)
+        return getattr(keras.layers, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +65,12 @@ def plain(layer: Any, *names: str) -> Built:
 def of_valid(layer: Any) -> Built:
     """A layer without weights that takes `(x, valid)`."""
     return Built(lambda x, padding: layer(x, need(padding).valid))
+
+
+def ours(model: Any) -> list[str]:
+    """The kinds of layers of a Keras model that have gradients of ours."""
+    layers = (type(layer) for layer in model._flatten_layers())
+    return sorted({kind.__name__ for kind in layers if kind.__module__.startswith(OURS)})
 
 
 def need(padding: Padding | None) -> Padding:

@@ -17,6 +17,7 @@ import jax.monitoring
 import numpy as np
 import numpy.typing as npt
 
+from adapters.keras.built import ours
 from adapters.keras.fit import Arrays, Fit
 from adapters.keras.program import Array, Inputs, Loop, Parts, Program, native, parts
 from harness import machine, precision
@@ -90,12 +91,13 @@ def build(plan: Plan) -> Program:
     made = parts(plan, "none" if idiomatic else "xla")
     if idiomatic:
         return Program(made, _Metered(_fit(made)), {"xla": True})
-    options = _options() if plan.device == "cpu" else {}
-    return Program(made, _Metered(_Compiled(made, options)), {"xla": True, "xla_options": options})
+    options = cpu_options() if plan.device == "cpu" else {}
+    settings = {"xla": True, "xla_options": options, "own_gradients": ours(made.model.keras)}
+    return Program(made, _Metered(_Compiled(made, options)), settings)
 
 
 @cache
-def _options() -> dict[str, str]:
+def cpu_options() -> dict[str, str]:
     """What XLA compiles for this processor with; nothing where this JAX does not know the option."""
     if "avx512f" not in machine.instructions():
         return {}

@@ -46,7 +46,7 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
     activation = function(after, setting.precision) if after else None
     match node.layer:
         case Dense():
-            return _dense(node.layer, activation)
+            return _dense(node.layer, activation, setting)
         case Activation():
             return plain(keras.layers.Activation(function(node.layer, setting.precision)))
         case Dropout(rate=rate):
@@ -59,7 +59,7 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
         case Conv1D() | Conv2D():
             return places.convolution(node.layer, activation, setting)
         case Pool():
-            return places.pool(node, node.layer)
+            return places.pool(node, node.layer, setting)
         case GlobalPool():
             return places.global_pool(node, node.layer)
         case Upsample():
@@ -73,16 +73,16 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
         case SelfAttention():
             return attention.self_attention(node, node.layer, setting)
         case LayerNorm():
-            return attention.layer_norm(node.layer)
+            return attention.layer_norm(node.layer, setting)
         case BatchNorm():
             return places.batch_norm(node, node.layer)
         case _:
             assert_never(node.layer)
 
 
-def _dense(layer: Dense, activation: Any) -> Built:
+def _dense(layer: Dense, activation: Any, setting: Setting) -> Built:
     # Made of zeros: the canonical weights come before anything is trained, and drawing costs time.
-    made = keras.layers.Dense(
+    made = setting.kind("Dense")(
         layer.units, activation=activation, use_bias=layer.use_bias, kernel_initializer="zeros"
     )
     return plain(made, "kernel", *(("bias",) if layer.use_bias else ()))

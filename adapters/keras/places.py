@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, assert_never
 
 import keras
@@ -16,11 +15,8 @@ LAST = "channels_last"  # said each time, because a user's keras.json may have t
 
 
 def convolution(layer: Conv1D | Conv2D, activation: Any, setting: Setting) -> Built:
-    """Keras' own, on JAX with gradients that are fast on a CPU; `activation` is a function or None."""
-    ours = setting.compiler == "xla" and setting.device == "cpu" and keras.backend.backend() == "jax"
-    kinds = importlib.import_module("adapters.keras.jax_convolution") if ours else keras.layers
-    kind = kinds.Conv1D if isinstance(layer, Conv1D) else kinds.Conv2D
-    made = kind(
+    """`activation` is a function or None."""
+    made = setting.kind("Conv1D" if isinstance(layer, Conv1D) else "Conv2D")(
         layer.filters,
         layer.kernel_size,
         layer.strides,
@@ -33,14 +29,14 @@ def convolution(layer: Conv1D | Conv2D, activation: Any, setting: Setting) -> Bu
     return plain(made, "kernel", *(("bias",) if layer.use_bias else ()))
 
 
-def pool(node: Node, layer: Pool) -> Built:
+def pool(node: Node, layer: Pool, setting: Setting) -> Built:
     """Windows side by side; what is left at the end is dropped."""
-    flat = len(node.in_shape) == 2
+    dimensions = "1D" if len(node.in_shape) == 2 else "2D"
     match layer.mode:
         case "max":
-            kind = keras.layers.MaxPooling1D if flat else keras.layers.MaxPooling2D
+            kind = setting.kind(f"MaxPooling{dimensions}")
         case "average":
-            kind = keras.layers.AveragePooling1D if flat else keras.layers.AveragePooling2D
+            kind = setting.kind(f"AveragePooling{dimensions}")
         case _:
             assert_never(layer.mode)
     return plain(kind(layer.size, data_format=LAST))

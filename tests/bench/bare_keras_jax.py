@@ -1,4 +1,5 @@
-"""Keras on JAX, each execution as a script for it alone would be written."""
+"""Keras on JAX, each execution as a script for it alone would be written; with the layers and the options of
+XLA that the adapter has, so that what is found is the harness's doing."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import jax
 import keras
 import numpy as np
 
+from adapters.keras.jax_loops import cpu_options
 from tests.bench.bare_fit import arrays, idiomatic, order
 from tests.bench.networks_keras import network, parameters
 from tests.bench.turns import Turns
@@ -22,7 +24,7 @@ __all__ = ["compiled", "epoch", "idiomatic"]
 def compiled(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     """One jitted step, its state donated."""
     step, state = _step(name, x.shape[1:], turns)
-    step = jax.jit(step, donate_argnums=0)
+    step = jax.jit(step, donate_argnums=0, compiler_options=cpu_options())
     x, y = jax.device_put(x), jax.device_put(y)
     for turn in turns:
         batches = order(len(x))
@@ -41,7 +43,7 @@ def epoch(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     step, state = _step(name, x.shape[1:], turns)
     x, y = jax.device_put(x), jax.device_put(y)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=cpu_options())
     def train(state, x, y, order):
         return jax.lax.scan(lambda state, rows: step(state, x, y, rows), state, order)
 
@@ -56,7 +58,7 @@ def epoch(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
 
 def _step(name, shape, turns):
     """The step (state, x, y, rows) to (state, loss), and the state to begin with."""
-    model, optimizer = network(name, shape, unrolled=name == "rnn"), keras.optimizers.Adam(1e-3)
+    model, optimizer = network(name, shape, unrolled=name == "rnn", own=True), keras.optimizers.Adam(1e-3)
     turns.parameters = parameters(model)
     optimizer.build(model.trainable_variables)
 

@@ -13,7 +13,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,17 +77,26 @@ class Child:
 
         Raises RuntimeError if it died or is stuck.
         """
+        said = self._answer()
+        if "refused" in said:
+            self.close()
+            return None
+        return Epoch(**said)
+
+    def limit(self) -> float:
+        """Give a turn to one that is `matrix_limit`, and wait for the GFLOP/s that it says."""
+        self.go()
+        return float(self._answer()["gflops"])
+
+    def _answer(self) -> dict[str, Any]:
         assert self._process.stdout
         ready = select.select([self._process.stdout], [], [], TIMEOUT_S)[0]
         line = self._process.stdout.readline() if ready else b""
         if not line:
             self.close()
             raise RuntimeError(f"{self.name} gave no answer\n{self._log.read_text(errors='replace')[-3000:]}")
-        said = json.loads(line)
-        if "refused" in said:
-            self.close()
-            return None
-        return Epoch(**said)
+        said: dict[str, Any] = json.loads(line)
+        return said
 
     def close(self) -> None:
         """End it."""
@@ -165,12 +174,13 @@ def bare(framework: str, execution: str, model: str = "fnn", settings: tuple[str
 class Contest:
     """What came of it: the epochs of each side, and what they trained.
 
-    Element i of one side's epochs was measured beside element i of the others. A side that its framework
-    refuses has none.
+    Element i of one side's epochs was measured beside element i of the others, and of `limits`: the matrix
+    limit in GFLOP/s, where it took turns too. A side that its framework refuses has no epochs.
     """
 
     epochs: list[list[Epoch]]
     plan: Plan
+    limits: list[float] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -191,11 +201,12 @@ def contest(
     most: int = 400,
     learns: bool = True,
     turn_s: float = 0.0,
+    limit: bool = False,
 ) -> Contest:
     """Epochs of each side, taken by turns for about `seconds`, `least` to `most` turns each; the sides' order
     turns round every time. A turn is one epoch, or as many as fill `turn_s`: after others had the processor,
     the first epoch finds its caches empty, which is a part of what takes turns in earnest and not of what
-    trains without a break. (Scripts always do one.)
+    trains without a break. (Scripts always do one.) With `limit`, so does the matrix limit of one thread.
 
     Raises RuntimeError if a side fails, has another number of parameters than the spec, or does not learn:
     then they don't do the same work. `learns=False` is for data of which there is little to learn so soon.
@@ -203,9 +214,13 @@ def contest(
     folder.mkdir(parents=True)
     runs = [prepared(side, folder / str(place)) for place, side in enumerate(sides)]
     children: list[Child] = []
+    gauge: Child | None = None
+    limits: list[float] = []
     try:
         for place, (side, run) in enumerate(zip(sides, runs, strict=True)):
             children.append(side.start(run, folder / f"{place}.log", turn_s))
+        if limit:
+            gauge = Child("matrix_limit", [str(turn_s)], runs[0].worker.environment(), folder / "limit.log")
         for child in children:  # import and compile side by side
             child.go()
         firsts = [child.epoch() for child in children]
@@ -218,13 +233,15 @@ def contest(
                 epoch = children[place].epoch()
                 assert epoch is not None
                 taken[place].append(epoch)
+            if gauge is not None:
+                limits.append(gauge.limit())
             turn += 1
             if turn == WARM + 2:
                 quickest = (min(epoch.whole_s for epoch in taken[place][WARM:]) for place in taking)
                 cycle_s = sum(max(turn_s, whole_s) for whole_s in quickest)
                 turns = WARM + int(np.clip(seconds / cycle_s, least, most))
     finally:
-        for child in children:
+        for child in [*children, *([gauge] if gauge is not None else [])]:
             child.close()
     for child, run, first, epochs in zip(children, runs, firsts, taken, strict=True):
         if first is not None:
@@ -232,7 +249,7 @@ def contest(
             if learns and not epochs[-1].loss < LEARNT * first.loss:
                 change = f"{first.loss:g} to {epochs[-1].loss:g}"
                 raise RuntimeError(f"{child.name} does not learn: its loss went from {change}")
-    return Contest([epochs[WARM:] for epochs in taken], runs[0].plan)
+    return Contest([epochs[WARM:] for epochs in taken], runs[0].plan, limits[WARM:])
 
 
 def _check(name: str, plan: Plan, first: Epoch) -> None:

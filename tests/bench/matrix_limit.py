@@ -1,37 +1,34 @@
-"""The processor's matrix limit, as `evenbench doctor` measures it: `python -m tests.bench.matrix_limit`.
+"""The processor's matrix limit beside trainings: `python -m tests.bench.matrix_limit SECONDS`.
 
-In a process of its own with one thread, by torch, whose products are no slower than the other frameworks'.
+It takes turns like a side of a contest, in a process of its own with one thread, by torch, whose products are
+no slower than the other frameworks'. The size of the matrices is that with which `evenbench doctor` finds the
+limit here; a turn's limit is the highest rate in so many seconds.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
+from adapters.torch import adapter
 from harness import gauge
-from harness.shell.engines.process import WorkerKey
-from tests.bench.contest import ROOT, Side, prepared
+from harness.adapter import AdapterOptions
+from tests.bench.turns import Turns
+
+FEWEST = 3  # products
 
 
-def limit_gflops(folder: Path) -> float:
-    """The highest rate that one thread multiplies matrices at, float32, in GFLOP/s; takes some seconds."""
-    key: WorkerKey = prepared(Side("torch", "eager"), folder).worker
-    command = [sys.executable, "-m", "tests.bench.matrix_limit"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=key.environment(), capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
-
-
-def main() -> None:
-    """Measure and print."""
-    from adapters.torch import adapter
-    from harness.adapter import AdapterOptions
-
-    made = adapter(AdapterOptions("torch", "float32", threads=1, device="cpu"))
-    print(gauge.peak(made.multiply).gflops)
+def main(turn_s: float) -> None:
+    """Answer each turn with its limit in GFLOP/s."""
+    turns = Turns()
+    multiply = adapter(AdapterOptions("torch", "float32", threads=1, device="cpu")).multiply
+    size = 0
+    for turn in turns:
+        size = size or gauge.peak(multiply).size
+        taken = multiply(size, FEWEST)
+        while (left_s := turn_s - sum(taken)) > 0:
+            taken += multiply(size, max(1, int(left_s / min(taken))))
+        turn.rate(2 * size**3 / min(taken) / 1e9)
 
 
 if __name__ == "__main__":
-    main()
+    main(float(sys.argv[1]))

@@ -1,4 +1,5 @@
-"""The five architectures in plain Keras, as a script for one of them would write it: no adapter in here.
+"""The five architectures in plain Keras, as a script for one of them would write it: no adapter in here, but
+where a loop asks for the layers that the adapter has for JAX (`own`), which any script could import.
 
 They compute what conf/model/*.yaml describe, with as many parameters: the key bias of an attention, which its
 softmax does not see, stays at zero. A contest holds the number of parameters against the spec's.
@@ -7,6 +8,7 @@ softmax does not see, stays at zero. A contest holds the number of parameters ag
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -16,9 +18,9 @@ UNITS = 64
 WIDTH, HEADS, HIDDEN, BLOCKS = 64, 4, 128, 2
 
 
-def network(model: str, shape: tuple[int, ...], unrolled: bool = False) -> keras.Model:
+def network(model: str, shape: tuple[int, ...], unrolled: bool = False, own: bool = False) -> keras.Model:
     """The network of an architecture for samples of `shape`; `unrolled`: recurrences step by step."""
-    layers = keras.layers
+    layers = _own_layers() if own else keras.layers
     match model:
         case "fnn":
             hidden = [layers.Flatten(), layers.Dense(64, activation="relu")]
@@ -36,7 +38,7 @@ def network(model: str, shape: tuple[int, ...], unrolled: bool = False) -> keras
         case "lstm":
             hidden = [layers.LSTM(UNITS, unroll=unrolled)]
         case "transformer":
-            return _transformer(shape)
+            return _transformer(shape, layers)
         case _:
             raise ValueError(f"no network {model!r}")
     return keras.Sequential([keras.Input(shape), *hidden, layers.Dense(CLASSES)])
@@ -57,8 +59,14 @@ class Positions(keras.layers.Layer):  # type: ignore[misc]
         return x + self.table
 
 
-def _transformer(shape: tuple[int, ...]) -> keras.Model:
-    layers = keras.layers
+def _own_layers() -> Any:
+    from adapters.keras import jax_layers
+
+    own = {name: getattr(jax_layers, name) for name in jax_layers.__all__}
+    return SimpleNamespace(**vars(keras.layers) | own)
+
+
+def _transformer(shape: tuple[int, ...], layers: Any) -> keras.Model:
     inputs = keras.Input(shape)
     x = Positions()(layers.Dense(WIDTH)(inputs))
     for _ in range(BLOCKS):

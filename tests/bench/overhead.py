@@ -4,11 +4,11 @@
 
 Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
 an epoch each, A B B A. One runs the worker's own code, the other one a loop that imports nothing of the
-adapters (tests/bench/bare_*.py), on a network written by hand (tests/bench/networks_*.py) with as many
-parameters as the spec has. The ratio is that of paired epochs, with a bootstrap interval over the pairs; a
-round is a fresh pair of processes, and the rounds' own ratios show what the interval can't know: how much
-processes differ by chance. A bare loop against itself (the A/A rows) shows what is left of the machine's
-noise. What a framework refuses has no row.
+adapters (tests/bench/bare_*.py) but on JAX their layers, on a network written by hand
+(tests/bench/networks_*.py) with as many parameters as the spec has. The ratio is that of paired epochs, with
+a bootstrap interval over the pairs; a round is a fresh pair of processes, and the rounds' own ratios show
+what the interval can't know: how much processes differ by chance. A bare loop against itself (the A/A rows)
+shows what is left of the machine's noise. What a framework refuses has no row.
 
 `train` compares what the worker's clock encloses, `epoch` whole epochs (with making the order, reading the
 losses and writing the event; without evaluation), so that nothing can hide outside of the clock.

@@ -72,6 +72,10 @@ class Turns:
         }
         self._answer(answer)
 
+    def rate(self, gflops: float) -> None:
+        """Answer with a rate, who trains nothing."""
+        self._answer({"gflops": gflops})
+
     def refuse(self, reason: str) -> None:
         """Answer that the framework does not do what this side is asked for."""
         self._answer({"refused": reason})

@@ -1,0 +1,131 @@
+"""Keras' layers with gradients of the adapter's own: what they compute is what Keras' layers do."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.lab import Lab
+
+LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "dense": ("Dense", {"units": 4, "activation": "tanh"}, (3, 5)),
+    "dense, steps, no bias": ("Dense", {"units": 4, "use_bias": False}, (3, 6, 5)),
+    "dense, large": ("Dense", {"units": 520}, (2, 520)),
+    "normalisation": ("LayerNormalization", {"epsilon": 0.1}, (3, 6, 5)),
+    "normalisation, flat": ("LayerNormalization", {}, (4, 5)),
+    "pool steps": ("MaxPooling1D", {"pool_size": 3}, (2, 8, 3)),
+    "pool images": ("MaxPooling2D", {"pool_size": 2}, (2, 5, 6, 3)),
+    "pool images, windows of two sizes": ("MaxPooling2D", {"pool_size": [3, 2]}, (2, 7, 8, 2)),
+    "attention": ("MultiHeadAttention", {"num_heads": 2, "key_dim": 3}, (2, 5, 6)),
+    "simple": ("SimpleRNN", {"units": 4}, (3, 5, 2)),
+    "simple, unrolled": ("SimpleRNN", {"units": 4, "unroll": True, "return_sequences": True}, (3, 5, 2)),
+    "lstm": ("LSTM", {"units": 4, "return_sequences": True}, (3, 5, 2)),
+    "lstm, last step": ("LSTM", {"units": 4}, (3, 5, 2)),
+    "lstm, one step": ("LSTM", {"units": 4}, (3, 1, 2)),
+    "gru": ("GRU", {"units": 4, "return_sequences": True}, (3, 5, 2)),
+    "gru, last step": ("GRU", {"units": 4}, (3, 5, 2)),
+    "gru, backwards": ("GRU", {"units": 4, "go_backwards": True, "return_sequences": True}, (3, 5, 2)),
+}
+OF_TOKENS = ["Dense", "GRU", "LSTM", "LayerNormalization", "MultiHeadAttention", "SimpleRNN"]
+CALLS: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "attention, causal": {"use_causal_mask": True},
+    "attention, padded": {"attention_mask": [[[True, True, True, False, False]], [[True] * 5]]},
+}
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *CALLS])
+def test_outputs_and_gradients_are_those_of_keras(name: str, lab: Callable[[str, str], Lab]) -> None:
+    """Catches: a term of a gradient left out or with the wrong sign, gates in another order, the first step's
+    state or a layer's direction mixed up, a mask the wrong way round, a bias that is not added, a rounded-off
+    window, a size of a window along the wrong axis."""
+    kind, options, shape = LAYERS[name.split(",")[0] if name in CALLS else name]
+    found = lab("keras_jax", "float64").call(
+        "tests.test_jax_layers:differences", kind=kind, options=options, shape=shape, call=CALLS.get(name, {})
+    )
+    assert found["ours"] == [True, False]
+    assert found["gradients"] and max(found["outputs"], *found["gradients"]) < 1e-13
+
+
+def test_of_equal_values_the_first_has_the_gradient(lab: Callable[[str, str], Lab]) -> None:
+    """Catches: columns before rows, the last one or all of them instead of the first: behind a relu half of
+    all windows have several zeros, and every framework has its gradient for the first."""
+    found = lab("keras_jax", "float64").call("tests.test_jax_layers:ties")
+    assert found["ours"] == found["keras"]
+
+
+def test_a_program_says_which_gradients_are_not_of_keras(lab: Callable[[str, str], Lab]) -> None:
+    """Catches: a result that passes as Keras' own; layers of ours where a user's `fit` has none."""
+    found = lab("keras_jax", "float64").call("tests.test_jax_layers:recorded")
+    assert found == {"idiomatic": None, "compiled": OF_TOKENS}
+
+
+def differences(
+    adapter: Any, kind: str, options: dict[str, Any], shape: list[int], call: dict[str, Any]
+) -> dict[str, Any]:
+    """The case: the largest differences between ours and Keras', of outputs and of each gradient."""
+    jax, keras = importlib.import_module("jax"), importlib.import_module("keras")
+    own = importlib.import_module("adapters.keras.jax_layers")
+    random = np.random.default_rng(0)
+    x = random.normal(size=shape)
+    layers = [getattr(home, kind)(**_tuples(options), dtype="float64") for home in (own, keras.layers)]
+    attends = kind == "MultiHeadAttention"
+    given = {key: np.array(value) if isinstance(value, list) else value for key, value in call.items()}
+    results = []
+    for layer in layers:
+        inputs = (x, x) if attends else (x,)
+        layer(*inputs, **given)
+        if not results:
+            weights = [0.5 * random.normal(size=variable.shape) for variable in layer.trainable_variables]
+
+        def apply(x: Any, weights: Any, layer: Any = layer) -> Any:
+            inputs = (x, x) if attends else (x,)
+            if attends:  # as Keras computes it in float64 throughout, see the adapter's `attention`
+                given["return_attention_scores"] = type(layer).__module__.startswith("keras")
+            others = [variable.value for variable in layer.non_trainable_variables]
+            outputs, _ = layer.stateless_call(weights, others, *inputs, **given)
+            return outputs[0] if isinstance(outputs, tuple) else outputs
+
+        outputs, back = jax.vjp(apply, x, weights)
+        dx, dweights = back(np.random.default_rng(1).normal(size=outputs.shape))
+        results.append((outputs, [dx, *dweights]))
+    (outputs, gradients), (keras_outputs, keras_gradients) = results
+    return {
+        "ours": [type(layer).__module__.startswith("adapters.") for layer in layers],
+        "outputs": float(np.abs(outputs - keras_outputs).max()),
+        "gradients": [float(np.abs(a - b).max()) for a, b in zip(gradients, keras_gradients, strict=True)],
+    }
+
+
+def ties(adapter: Any) -> dict[str, Any]:
+    """The case: gradients of windows with several largest values."""
+    jax, keras = importlib.import_module("jax"), importlib.import_module("keras")
+    own = importlib.import_module("adapters.keras.jax_layers")
+    x = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [2, 2, 3, 1], [2, 2, 1, 3]], float).reshape(1, 4, 4, 1)
+
+    def gradient(home: Any) -> Any:
+        layer = home.MaxPooling2D(2, dtype="float64")
+        return np.asarray(jax.grad(lambda x: layer(x).sum())(x)).reshape(4, 4).tolist()
+
+    return {"ours": gradient(own), "keras": gradient(keras.layers)}
+
+
+def recorded(adapter: Any) -> dict[str, Any]:
+    """The case: what programs of a network say of themselves."""
+    from tests import cases
+    from tests.tasks import shared
+    from tests.test_keras_layers import task_of
+
+    programs = {
+        name: adapter.build(cases.plan(task_of("tokens", name), shared("adam")))
+        for name in ("idiomatic", "compiled")
+    }
+    return {name: program.settings().get("own_gradients") for name, program in programs.items()}
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}

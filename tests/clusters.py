@@ -11,7 +11,7 @@ from tests.place import Place
 
 EPOCHS = 12
 RUNS = 3
-SWEEP = (f"seed=range({RUNS})", f"train.epochs={EPOCHS}", "checkpoint.every_epochs=1")
+SWEEP = (f"seed=range({RUNS})", f"train.epochs={EPOCHS}", "checkpoint.every_epochs=1", "limit=auto")
 
 
 def kill_tree(pid: int) -> None:
@@ -39,6 +39,7 @@ def check_done_once_more(place: Place, printed: str) -> None:
         left = {path.name for path in run.folder.path.iterdir()}
         assert {"weights.npz", "state.npz", "worker.log", "result.json"} <= left
         assert "checkpoint.npz" not in left
+        assert (run.folder.job() or {})["limit_gflops"] > 0
     (lost,) = [run for run in runs if run.attempts]
     assert lost.result["timing"]["resumed_from_epoch"] >= 1
     before = RunFolder(lost.folder.path / "attempts" / "1").result() or {}

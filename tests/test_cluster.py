@@ -60,6 +60,28 @@ def test_an_order(run: Prepared, post: Post) -> None:
     assert len(pids) == 1
 
 
+def test_the_limit_is_that_of_the_node(run: Prepared, post: Post, own_cache: Path) -> None:
+    """Catches: a run that is held against nothing, or against the machine that it was sent from; a limit that
+    is measured while a run is timed; one that each place of a node measures anew."""
+    config = run.job.config | {"limit": "auto"}
+    name = run.job.data_file
+    post.put(name, (run.results_dir / name).read_bytes())
+    post.warm(order_of(run, config=config)["job"])
+    assert len(list((own_cache / "machine").iterdir())) == 1
+    said = list(post.run(order_of(run, config=config)))
+    assert [message["event"] for message in said[:3]] == ["note", "limit", "started"]
+    assert "GFLOP/s" in said[0]["message"]
+    metrics = json.loads(said[-2]["content"])["metrics"]
+    assert metrics["speed/share_of_limit"] == metrics["speed/gflops"] / said[1]["gflops"]
+    other = Post()
+    try:
+        other.put(name, (run.results_dir / name).read_bytes())
+        again = list(other.run(order_of(run, config=config)))
+    finally:
+        other.close()
+    assert again[0] == said[1]  # no news, the same limit
+
+
 def test_a_node_with_other_versions(run: Prepared, post: Post) -> None:
     """Catches: a run that is recorded with versions which it didn't have."""
     wanted = run.job.versions | {"torch": "0.4.1"}

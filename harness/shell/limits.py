@@ -20,7 +20,6 @@ from harness.config import FrameworkConfig, RunConfig
 from harness.machine import Device, Limit
 from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
 from harness.shell.frameworks import conf_folder, frameworks
-from harness.shell.prepare import Prepared
 from harness.shell.proof.certificate import today
 from harness.shell.versions import look_up
 
@@ -34,15 +33,14 @@ class Limits:
         self._note = note
         self._known: dict[tuple[Path, str, str, int], float | None] = {}
 
-    def of(self, run: Prepared, warm: Mapping[WorkerKey, Worker]) -> float | None:
+    def of(self, results_dir: Path, config: RunConfig, warm: Mapping[WorkerKey, Worker]) -> float | None:
         """The limit of a run's device in GFLOP/s, None where no framework can measure it.
 
         A worker that is `warm` is asked before another one is started. Nothing else may run meanwhile.
         """
-        config = run.config
-        key = run.results_dir, config.device, config.precision, config.threads
+        key = results_dir, config.device, config.precision, config.threads
         if key not in self._known:
-            self._known[key] = self._find(run.results_dir, config, warm)
+            self._known[key] = self._find(results_dir, config, warm)
         return self._known[key]
 
     def _find(self, results_dir: Path, config: RunConfig, warm: Mapping[WorkerKey, Worker]) -> float | None:

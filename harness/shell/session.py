@@ -196,11 +196,13 @@ class Session:
 
     def _limited(self, runs: Sequence[Prepared], workers: Mapping[WorkerKey, Worker]) -> list[Prepared]:
         """The runs with the limits that they are held against; those not known are measured first."""
-        return [
-            replace(run, job=replace(run.job, limit_gflops=self._limits.of(run, workers)))
-            if run.config.limit == "auto"
-            else run
+        limits = [
+            self._limits.of(run.results_dir, run.config, workers) if run.config.limit == "auto" else None
             for run in runs
+        ]
+        return [
+            replace(run, job=replace(run.job, limit_gflops=limit))
+            for run, limit in zip(runs, limits, strict=True)
         ]
 
     def _dataset(self, run: Prepared) -> Dataset:

@@ -304,6 +304,11 @@ class ClusterEngine:
                         _receive(folder.path, message["name"], message["content"])
                     case "died":
                         death = parse(Death, message["death"])
+                    case "limit":
+                        run = replace(run, job=replace(run.job, limit_gflops=message["gflops"]))
+                        folder.write_job(to_plain(run.job))
+                    case "note":
+                        self._report(f"{place.name}: {message['message']}")
                     case "refused":
                         raise RefusedError(message["message"])
                     case "ended":

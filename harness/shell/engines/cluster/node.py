@@ -3,20 +3,24 @@
 An order is a job with the names of the files that it reads, relative to a results folder. What is said back
 are the worker's own events and, in between, messages of ours: `file` (a file of the run as it is now: its
 checkpoint while it goes on, all others at its end, `result.json` last), `died` (how its worker died),
-`refused` (why no run of this framework can be done here), and `ended` at last.
+`limit` (what the run is held against here), `note` (for people), `refused` (why no run of this framework can
+be done here), and `ended` at last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness import cache, locks
 from harness.config import RunConfig
 from harness.files import replacing
 from harness.job import CHECKPOINT, Job, RunFolder
@@ -24,6 +28,7 @@ from harness.parse import ConfigError, parse, to_plain
 from harness.shell.engines.beside import Seat
 from harness.shell.engines.local import Slot
 from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.limits import Limits
 from harness.shell.prepare import Prepared
 from harness.shell.versions import versions
 from harness.start import Start
@@ -45,6 +50,8 @@ class Post:
         self._folder = made.rename(made.with_name(made.name.removeprefix(".")))
         self._slot = Slot(Seat(platform.node()), KEPT_WORKERS)
         self._worker: Worker | None = None
+        self._news: list[str] = []
+        self._limits = Limits(self._news.append)
 
     def lacks(self, names: Sequence[str]) -> list[str]:
         """Those of the files that are not here. Data are named after their content; other files change."""
@@ -63,6 +70,7 @@ class Post:
         if config.isolation == "warm":
             self._slot.worker(WorkerKey.of(config))
             self._slot.ready()
+        self._limit(config)  # now, while no run of the sweep is timed
 
     def run(self, order: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Carry out an order whose files were put here; yields messages, with a file's `content` in bytes."""
@@ -71,6 +79,12 @@ class Post:
         if reason := unfit(config, job.versions):
             yield {"event": "refused", "message": reason}
             return
+        limit = self._limit(config)
+        while self._news:
+            yield {"event": "note", "message": self._news.pop(0)}
+        if limit is not None:
+            yield {"event": "limit", "gflops": limit}
+            job = replace(job, limit_gflops=limit)
         folder = RunFolder(self._folder / "runs" / job.run_id)
         folder.write_job(to_plain(job))
         start = Start(None, False, 0, (), (), ())  # of people's interest alone, who were told
@@ -103,6 +117,16 @@ class Post:
         """Answer the last `epoch` of a run that is judged, from any thread."""
         assert self._worker is not None
         self._worker.judge(go)
+
+    def _limit(self, config: RunConfig) -> float | None:
+        """The matrix limit of this node, measured by one place at a time where none is kept."""
+        if config.limit != "auto":
+            return None
+        with contextlib.ExitStack() as alone:
+            with contextlib.suppress(OSError):  # without a cache it is measured by each place
+                cache.folder().mkdir(parents=True, exist_ok=True)
+                alone.enter_context(locks.held(cache.folder() / "limit.lock"))
+            return self._limits.of(self._folder, config, self._slot.ready())
 
     def close(self) -> None:
         """End the workers and remove the folder."""

@@ -28,6 +28,7 @@ from harness.adapter import Adapter, AdapterOptions
 from harness.job import CONCLUSIVE, RunFolder
 from harness.parse import parse
 from harness.worker import calibrate, gauge
+from harness.worker.answers import Answers
 from harness.worker.export import export
 from harness.worker.programs import Programs
 from harness.worker.trace import trace_all
@@ -39,20 +40,14 @@ Emit = Callable[[Mapping[str, Any]], None]
 def main(arguments: str) -> None:
     """Serve. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions); `start` reads `cores`."""
     asked = json.loads(arguments)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = Answers(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    emit = answers.emit
     commands = os.fdopen(os.dup(0), "r", encoding="utf-8")
     log = os.dup(2)
     os.dup2(log, 1)
     faulthandler.enable()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     inbox = _listen(commands)
-
-    def emit(event: Mapping[str, Any]) -> None:
-        try:
-            answers.write(json.dumps(event) + "\n")
-            answers.flush()
-        except BrokenPipeError:  # the shell is gone, and the end of input is about to say so
-            os._exit(0)
 
     def judge() -> bool:
         return bool(inbox.get()["task"] == "go")
@@ -81,6 +76,7 @@ def main(arguments: str) -> None:
                     folder.checkpoint.unlink(missing_ok=True)
                 folder.set_aside()
                 _print_to(os.open(folder.path / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
+                answers.at_once = command["judged"]
                 run(folder, programs, import_s, emit, judge if command["judged"] else None)
                 _print_to(os.dup(log))
         emit({"event": "ended"})

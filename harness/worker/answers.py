@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+Emit = Callable[[Mapping[str, Any]], None]
+"""Tells the shell an event; a task of the worker is given one."""
 TOGETHER_S = 0.05
 """How long the events of epochs that are shorter than this wait for others."""
 

@@ -7,7 +7,7 @@ depend on whether its execution was chosen just now or long ago.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from harness.adapter import Adapter, Examples, Execution, Plan, Program, Trainer
 from harness.config import RunConfig
 from harness.data import Dataset, batch_order, open_dataset
 from harness.parse import ConfigError, to_plain
-
-Emit = Callable[[Mapping[str, Any]], None]
+from harness.worker.answers import Emit
 
 PER_CANDIDATE_S = 1.5
 FEWEST, MOST = 5, 100  # epochs of each

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ from harness.export import (
     input_dtype,
 )
 from harness.parse import ConfigError
+from harness.worker.answers import Emit
 from harness.worker.programs import Programs
-
-Emit = Callable[[Mapping[str, Any]], None]
 
 
 def export(command: Mapping[str, Any], module: str, programs: Programs, emit: Emit) -> None:

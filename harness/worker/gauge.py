@@ -7,14 +7,13 @@ that nobody pinned.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from harness import gauge, machine, measure
 from harness.adapter import Adapter
 from harness.parse import to_plain
-
-Emit = Callable[[Mapping[str, Any]], None]
+from harness.worker.answers import Emit
 
 ROOM = 0.9  # of a core for each thread; with less, other work was in the way
 

@@ -19,7 +19,6 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,13 +27,11 @@ from harness.adapter import Adapter, AdapterOptions
 from harness.job import CONCLUSIVE, RunFolder
 from harness.parse import parse
 from harness.worker import calibrate, gauge
-from harness.worker.answers import Answers
+from harness.worker.answers import Answers, Emit
 from harness.worker.export import export
 from harness.worker.programs import Programs
 from harness.worker.trace import trace_all
 from harness.worker.train import run
-
-Emit = Callable[[Mapping[str, Any]], None]
 
 
 def main(arguments: str) -> None:

@@ -13,7 +13,7 @@ framework's own optimizer is from that rule is found out here: no other framewor
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,8 @@ from harness.optim import SGD, Rule
 from harness.parity import BATCH_SIZE, BOUND, TEST_ROWS, TRAIN_ROWS, Case, Native, Trace
 from harness.parse import parse, to_plain
 from harness.spec import Network
+from harness.worker.answers import Emit
 from harness.worker.programs import Programs
-
-Emit = Callable[[Mapping[str, Any]], None]
 
 
 def trace_all(command: Mapping[str, Any], programs: Programs, emit: Emit) -> None:

@@ -28,10 +28,10 @@ from harness.parse import parse, to_plain
 from harness.start import Source
 from harness.state import State
 from harness.worker import surroundings
+from harness.worker.answers import Emit
 from harness.worker.checkpoints import Checkpoints
 from harness.worker.programs import Programs
 
-Emit = Callable[[Mapping[str, Any]], None]
 Record = Callable[[Mapping[str, Any]], dict[str, Any]]
 """Notes an event in the folder and tells the shell; gives it back with its time."""
 Judge = Callable[[], bool]

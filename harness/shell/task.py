@@ -103,6 +103,9 @@ def compose(arguments: Sequence[str], carry_out: CarryOut, session: Session | No
     if options.config_dir:
         folders.append(Path(options.config_dir))
         overrides.check_folder(folders[1], folders[0])
+    if options.shell_completion:
+        _prepare_hydra(folders)
+        return _run_hydra(asked + others)
     groups = overrides.find_groups(folders)
     kept, mistakes = overrides.check(asked, groups)
     if mistakes and (options.cfg or options.info):

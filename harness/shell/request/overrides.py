@@ -25,6 +25,10 @@ from harness.parse import ConfigError, Mistake, nearest
 Groups = Mapping[str, frozenset[str]]
 Refusal = HydraException | OmegaConfBaseException | yaml.YAMLError
 SYNTAX = "key=value, key=a,b,c or key=range(3)"
+COMPLETIONS = tuple(
+    f"{task}={shell}" for task in ("install", "uninstall", "query") for shell in ("bash", "fish", "zsh")
+)
+"""What Hydra's option for tab completion is followed by; a shell itself uses `query`."""
 
 
 def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
@@ -53,6 +57,8 @@ def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list
     if options.resolve and not options.cfg:
         raise ConfigError([Mistake("--resolve", "shows nothing by itself", "--cfg job --resolve")])
     asked = [text for text in options.overrides if text]
+    if options.shell_completion and (len(asked) != 1 or asked[0] not in COMPLETIONS):
+        raise ConfigError([Mistake("--shell-completion", "needs one word behind it", ", ".join(COMPLETIONS))])
     return options, asked, [text for text in arguments if text not in asked]
 
 

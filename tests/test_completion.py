@@ -32,8 +32,8 @@ echo "${COMPREPLY[@]}"
     ],
 )
 def test_the_tab_key_offers_keys_and_choices(typed: str, word: int, offered: str, workdir: Path) -> None:
-    """Catches: `install=bash` or `query=bash` taken for a wrong override, or put where Hydra's parser does not
-    find it; a completion for another command's name; a run that a Tab starts."""
+    """Catches: `install=bash` or `query=bash` taken for a wrong override, or put where Hydra's parser does
+    not find it; a completion for another command's name; a run that a Tab starts."""
     program = workdir / "bin" / "evenbench"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m harness "$@"\n')

@@ -35,8 +35,8 @@ def post(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Post]:
     assert list(temporary.iterdir()) == []
 
 
-def order_of(run: Prepared, **changes: Any) -> dict[str, Any]:
-    return {"job": to_plain(run.job) | changes, "judged": False, "program": run.program}
+def order_of(run: Prepared, judged: bool = False, **changes: Any) -> dict[str, Any]:
+    return {"job": to_plain(run.job) | changes, "judged": judged, "program": run.program}
 
 
 def test_an_order(run: Prepared, post: Post) -> None:
@@ -46,7 +46,13 @@ def test_an_order(run: Prepared, post: Post) -> None:
     assert post.lacks([name]) == [name]
     post.put(name, (run.results_dir / name).read_bytes())
     assert post.lacks([name]) == []
-    said = list(post.run(order_of(run)))
+    said = []
+    for message in post.run(
+        order_of(run, judged=True)
+    ):  # so that it waits with a checkpoint until it is told
+        said.append(message)
+        if message["event"] == "epoch":
+            post.judge(True)
     epochs = [message["epoch"] for message in said if message["event"] == "epoch"]
     assert epochs == [1, 2, 3]
     files = [message["name"] for message in said if message["event"] == "file"]

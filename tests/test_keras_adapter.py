@@ -202,7 +202,7 @@ def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, li
             mock.patch.object(jax_loops, "WIDE", option),
             mock.patch.object(jax_loops.jax, "jit", wraps=jax.jit) as jit,
         ):
-            jax_loops._options.cache_clear()
+            jax_loops.cpu_options.cache_clear()
             said = adapter.build(cases.plan(task, rule)).settings()["xla_options"]
             given = [
                 call.kwargs["compiler_options"]
@@ -210,5 +210,5 @@ def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, li
                 if "donate_argnums" in call.kwargs
             ]
         found[name] = [said, *given]
-    jax_loops._options.cache_clear()
+    jax_loops.cpu_options.cache_clear()
     return found

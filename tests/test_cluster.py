@@ -79,6 +79,8 @@ def test_the_limit_is_that_of_the_node(run: Prepared, post: Post, own_cache: Pat
     assert "GFLOP/s" in said[0]["message"]
     metrics = json.loads(said[-2]["content"])["metrics"]
     assert metrics["speed/share_of_limit"] == metrics["speed/gflops"] / said[1]["gflops"]
+    (kept,) = (own_cache / "machine").iterdir()  # of a quiet machine, or it would be measured again
+    kept.write_text(kept.read_text().replace('"disturbed": true', '"disturbed": false'))
     other = Post()
     try:
         other.put(name, (run.results_dir / name).read_bytes())

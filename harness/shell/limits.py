@@ -10,12 +10,12 @@ it lacks from the user's cache, where the measurements of all folders are.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import cache, machine
+from harness import cache, locks, machine
 from harness.config import FrameworkConfig, RunConfig
 from harness.machine import Device, Limit
 from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
@@ -40,7 +40,8 @@ class Limits:
         """
         key = results_dir, config.device, config.precision, config.threads
         if key not in self._known:
-            self._known[key] = self._find(results_dir, config, warm)
+            with _one_at_a_time():
+                self._known[key] = self._find(results_dir, config, warm)
         return self._known[key]
 
     def _find(self, results_dir: Path, config: RunConfig, warm: Mapping[WorkerKey, Worker]) -> float | None:
@@ -67,6 +68,17 @@ class Limits:
             return found.gflops
         self._note(f"{what}: how fast matrices are multiplied can't be measured: {reason}")
         return None if known is None else known.gflops
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Look for a limit alone, so that a second process finds what the first one measured. Without a cache it
+    would find nothing, and need not wait."""
+    with contextlib.ExitStack() as alone:
+        with contextlib.suppress(OSError):
+            cache.folder().mkdir(parents=True, exist_ok=True)
+            alone.enter_context(locks.held(cache.folder() / "limit.lock"))
+        yield
 
 
 class GaugeError(Exception):

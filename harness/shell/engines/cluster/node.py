@@ -9,7 +9,6 @@ be done here), and `ended` at last.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import platform
@@ -20,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import cache, locks
 from harness.config import RunConfig
 from harness.files import replacing
 from harness.job import CHECKPOINT, Job, RunFolder
@@ -119,14 +117,10 @@ class Post:
         self._worker.judge(go)
 
     def _limit(self, config: RunConfig) -> float | None:
-        """The matrix limit of this node, measured by one place at a time where none is kept."""
+        """The matrix limit of this node, measured where none is kept."""
         if config.limit != "auto":
             return None
-        with contextlib.ExitStack() as alone:
-            with contextlib.suppress(OSError):  # without a cache it is measured by each place
-                cache.folder().mkdir(parents=True, exist_ok=True)
-                alone.enter_context(locks.held(cache.folder() / "limit.lock"))
-            return self._limits.of(self._folder, config, self._slot.ready())
+        return self._limits.of(self._folder, config, self._slot.ready())
 
     def close(self) -> None:
         """End the workers and remove the folder."""

@@ -22,7 +22,7 @@ class Padding(NamedTuple):
 Compiler = Literal["xla", "graph", "none"]
 
 OURS = "adapters.keras.jax_layers"  # imported by name, since other backends have no JAX
-EXACT = ("Conv1D", "Conv2D", "MaxPooling1D", "MaxPooling2D")
+EXACT = ("Conv1D", "Conv2D", "MaxPooling1D", "MaxPooling2D")  # those of ours that mixed precision has too
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Setting:
     def kind(self, name: str) -> Any:
         """The class of Keras' layer of this name, or ours where it has one with faster gradients; in mixed
         precision only where those do not sum."""
+        of_keras = getattr(keras.layers, name)
         here = self.compiler == "xla" and self.device == "cpu" and keras.backend.backend() == "jax"
         if here and (not self.mixed or name in EXACT):
-            return getattr(importlib.import_module(OURS), name, None) or getattr(keras.layers, name)
-        return getattr(keras.layers, name)
+            return getattr(importlib.import_module(OURS), name, of_keras)
+        return of_keras
 
 
 @dataclass(frozen=True, eq=False)

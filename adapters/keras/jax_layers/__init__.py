@@ -4,10 +4,9 @@ Each is a subclass of the Keras layer of the same name, with its variables, its 
 differs is the order of the sums, so the numbers are the same to rounding; the proof looks at them like at any
 other. They are for programs that JAX compiles on a CPU: `fit` has Keras' own, and so has a GPU.
 
-Time of a training step of the networks in conf/model by such a layer / by Keras' own (epochs by turns in one
-process, one core, batch 32; 28 steps or 28 x 28 places; two such layers in the FNN and in the transformer):
-Dense 0.90, SimpleRNN 0.8, LSTM 0.85, MaxPooling2D 0.48, LayerNormalization 0.87, both in the transformer with
-MultiHeadAttention 0.71.
+Time of a training step of the networks in conf/model with such layers / with Keras' own (epochs by turns in
+one process, one core, batch 32; digits for the FNN, else 28 steps or 28 x 28 places): FNN 0.92, RNN 0.84,
+LSTM 0.88, transformer 0.73, CNN 0.47.
 """
 
 from adapters.keras.jax_layers.attention import MultiHeadAttention

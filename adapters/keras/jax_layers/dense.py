@@ -1,9 +1,9 @@
 """A dense layer whose kernel has its gradient from a product that XLA has a fast kernel for.
 
 The gradient is the product of the inputs' transpose with dy. XLA folds the transpose into the product, and a
-product along the first axes has no fast kernel: it takes three times the time of the forward pass' one. With
-the transpose held apart it is the same product. That pays up to some size, see `LARGEST`: the inputs of a
-large kernel are large themselves, and to transpose them costs more than it gains.
+product along the first axes has a slower kernel than the forward pass' one. With the transpose held apart it
+is the same product. That pays up to some size, see `LARGEST`: the inputs of a large kernel are large
+themselves, and to transpose them costs more than it gains.
 """
 
 from __future__ import annotations

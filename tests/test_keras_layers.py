@@ -160,8 +160,21 @@ def test_settings_say_how_a_recurrent_layer_runs(
         assert found == {"said": wanted, "unroll": wanted == "unrolled"}
 
 
+@pytest.mark.parametrize(
+    ("steps", "units", "unrolled"), [(5, 31, False), (5, 32, True), (64, 32, True), (65, 32, False)]
+)
+def test_a_simple_network_is_unrolled_on_jax_where_that_pays(
+    steps: int, units: int, unrolled: bool, lab: Callable[[str, str], Lab]
+) -> None:
+    """Catches: narrow or long layers unrolled, which XLA compiles for many seconds; wide ones not."""
+    layers = [{"kind": "rnn", "units": units, "returns": "last"}, {"kind": "output"}]
+    task = make_task("epoch", layers=layers, in_shape=[steps, 2])
+    found = lab("keras_jax", "float64").call("tests.test_keras_layers:steps_of", task=task)
+    assert found == {"said": "unrolled" if unrolled else "loop", "unroll": unrolled}
+
+
 def steps_of(adapter: Any, task: Task) -> dict[str, Any]:
-    """The case: what the program says of its LSTM, and what Keras says."""
+    """The case: what the program says of its recurrent layer, and what Keras says."""
     program = adapter.build(cases.plan(task, shared("sgd")))
     (layer,) = [each for each in program._parts.model.keras.layers if hasattr(each, "unroll")]
     return {"said": program.settings()["recurrent"], "unroll": layer.unroll}

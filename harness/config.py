@@ -70,8 +70,9 @@ class FrameworkConfig:
     `adapter` is the module that speaks the framework's language, `backend` what it is told to run on,
     `distributions` the packages whose versions belong to a result; one of `cuda_distributions`, if there are
     any, is what it needs for a card. `python` names another interpreter for
-    the worker, `env` more of its environment. `xla` asks TensorFlow to compile with XLA; null leaves it to
-    the adapter.
+    the worker, `env` more of its environment, and `execution_env` what is added to that for the runs of one
+    execution, which then have workers of their own; `env` has the last word. `xla` asks TensorFlow to compile
+    with XLA; null leaves it to the adapter.
     """
 
     name: str
@@ -84,6 +85,12 @@ class FrameworkConfig:
     python: str | None = None
     env: dict[str, Any] = field(default_factory=dict)
     cuda_distributions: tuple[str, ...] = ()
+    execution_env: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def environment(self, execution: str) -> dict[str, str]:
+        """What a worker for runs of this execution has in its environment."""
+        given = {**self.execution_env.get(execution, {}), **self.env}
+        return {name: str(value) for name, value in given.items()}
 
 
 @dataclass(frozen=True)
@@ -302,7 +309,8 @@ def identity(
     for key in NOT_IN_IDENTITY:
         del plain[key]
     framework = plain["framework"]
-    plain["framework"] = {key: framework[key] for key in ("name", "adapter", "backend", "xla", "env")}
+    plain["framework"] = {key: framework[key] for key in ("name", "adapter", "backend", "xla")}
+    plain["framework"]["env"] = config.framework.environment(config.execution)
     # the layers as they were unrolled: units [64, 64], and 64 with a depth of 2, are one network
     layers = [(placed.path, to_plain(placed.layer)) for placed in config.model.spec.layers]
     plain["model"] = {"name": config.model.name, "layers": layers}
@@ -356,9 +364,20 @@ def _execution_mistakes(plain: Mapping[str, Any]) -> list[Mistake]:
         return []
     kind = str(plain.get("device")).partition(":")[0]
     known = framework["executions"]
+    mistakes = _environment_mistakes(framework)
     possible = known.get(kind) or known.get("cpu") or []
     if execution in possible or (possible and execution == BEST):
-        return []
+        return mistakes
     problem = f"{framework.get('name')} on {kind} has no execution {execution!r}"
     choices = [*map(str, possible), BEST]
-    return [Mistake("execution", problem, ", ".join(choices), nearest(str(execution), choices))]
+    wrong = Mistake("execution", problem, ", ".join(choices), nearest(str(execution), choices))
+    return [wrong, *mistakes]
+
+
+def _environment_mistakes(framework: Mapping[str, Any]) -> list[Mistake]:
+    given = framework.get("execution_env")
+    if not isinstance(given, Mapping):
+        return []
+    known = sorted({str(each) for of_device in framework["executions"].values() for each in of_device})
+    key, unknown = "framework.execution_env", [name for name in map(str, given) if name not in known]
+    return [Mistake(key, f"{n!r} is no execution", ", ".join(known), nearest(n, known)) for n in unknown]

@@ -138,6 +138,17 @@ def test_native_sgd_is_the_reference_s(place: tuple[Lab, str]) -> None:
     assert losses_agree(result["losses"], losses)
 
 
+def test_rates_are_those_of_the_step_wherever_the_count_begins(place: tuple[Lab, str]) -> None:
+    """Catches: rates kept from the epoch before, though the steps are now counted from another one."""
+    lab, execution = place
+    task, rule = make_task(execution), {"name": "sgd", "learning_rate": 0.1}
+    run = make_run(task, 0.1)
+    state = {"steps": 1, "rate": 0.1, "slots": {}, "masks": {}}
+    again = run | {"orders": run["orders"][:1], "rates": run["rates"][-1:], "again": True, "state": state}
+    _, result = lab.call("tests.cases:train", task=task, rule=rule, runs=[run, again])
+    assert canonical.compare(result["weights"], expected(task, rule, again)[1]).largest <= BOUND
+
+
 @pytest.mark.parametrize(("loss", "outputs"), [("mse", 2), ("binary_cross_entropy", 1), ("cross_entropy", 3)])
 def test_losses_and_their_gradients(loss: str, outputs: int, place: tuple[Lab, str]) -> None:
     """Catches: a mean over the wrong axis, probabilities taken for logits, targets that broadcast."""

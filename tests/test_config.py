@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from harness import data
 from harness.config import RunConfig, fit, identity
 from harness.parse import ConfigError, to_plain
+from harness.shell.engines.process import WorkerKey
 from harness.shell.prepare import DataShelf, check_parts
 from harness.shell.request.origins import Origins
 from harness.shell.versions import installed
@@ -147,6 +148,20 @@ def test_every_execution_that_a_file_names_can_be_asked_for_and_no_other(framewo
             ) as caught:
                 config_of(f"framework={framework}", f"execution={execution}")
             assert caught.value.mistakes[0].allowed == ", ".join([*possible, "best"])
+
+
+def test_an_execution_can_have_an_environment_of_its_own() -> None:
+    """Catches: runs of another execution in it, or in one worker with those that need it; one that counts for
+    runs that don't have it, or not for those that do; a name that nobody will ever ask for."""
+    more = ("++framework.execution_env.eager.A=1", "execution=eager")
+    with_it, without = (WorkerKey.of(config_of(*asked)) for asked in (more, more[1:]))
+    assert with_it.environment()["A"] == "1" and with_it != without
+    assert WorkerKey.of(config_of(*more, "++framework.env.A=2")).environment()["A"] == "2"
+    elsewhere = (more[0], "execution=compiled")
+    assert WorkerKey.of(config_of(*elsewhere)) == WorkerKey.of(config_of(elsewhere[1]))
+    assert run_id(*more) != run_id(more[1]) and run_id(*elsewhere) == run_id(elsewhere[1])
+    with pytest.raises(ConfigError, match=r"framework.execution_env: 'eagre' is no execution; .*'eager'"):
+        config_of("++framework.execution_env.eagre.A=1")
 
 
 def test_a_job_file_reads_back_as_the_configuration_it_was_written_from() -> None:

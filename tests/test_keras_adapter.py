@@ -187,6 +187,34 @@ def test_xla_is_told_of_wide_vectors_where_there_are_any(lab: Callable[[str, str
     assert found == {"wide": [wide] * 2, "narrow": [{}] * 2, "unknown": [{}] * 2}
 
 
+@pytest.mark.parametrize(("asked", "found"), [("", True), ("true", True), ("false", False), ("0", False)])
+def test_jax_computes_in_the_thread_that_calls_where_it_is_asked_to(asked: str, found: bool) -> None:
+    """Catches: a variable that nobody reads, or that comes too late, when JAX has made its device."""
+    pytest.importorskip("jax")
+    environment = os.environ | {"JAX_CPU_ENABLE_ASYNC_DISPATCH": asked, "NPROC": "1"}
+    code = "from tests.test_keras_adapter import threads_of_a_call; threads_of_a_call()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [str(found), str(found)], done.stderr
+
+
+def threads_of_a_call() -> None:
+    """In a process of its own: print what the adapter says, and whether a call is back before its result."""
+    from harness.adapter import AdapterOptions
+    from harness.worker.serve import import_adapter
+
+    adapter = import_adapter("adapters.keras", AdapterOptions("jax", "float32", 1, "cpu"))
+    import jax
+    import jax.numpy as jnp
+
+    def long(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 400, lambda _, y: jnp.tanh(y @ y), x)
+
+    call = jax.jit(long)
+    x = jnp.ones((256, 256))
+    call(x).block_until_ready()
+    print(adapter.environment()["async_dispatch"], not call(x).is_ready())
+
+
 def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, list[Any]]:
     """The case: what settings say of a program's options and what `jax.jit` was given, by the processor."""
     import jax

@@ -7,6 +7,7 @@ donated, so that XLA updates it in place. Keras' stateless functions are traced 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -30,11 +31,18 @@ EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
 WIDE = {"xla_cpu_prefer_vector_width": "512"}
 """What XLA is told on processors with AVX-512, where it would take vectors of 256 bits: 5 % off the step of a
 simple recurrent network, 2 % off that of an LSTM."""
+ASYNC = "JAX_CPU_ENABLE_ASYNC_DISPATCH"
+"""The environment variable that has calls on a CPU computed in the thread that makes them ("false"), or as
+JAX has it in another one, while this one goes on: steps are made ready during the one before, on a second
+core. A whole epoch as one call gains nothing from that, and waits for two threads to wake each other."""
 PRODUCTS = {"float32": "highest", "tf32": "tensorfloat32"}  # what JAX calls the precisions on a card
 
 
 def configure(options: AdapterOptions) -> None:
-    """Check what JAX read from the environment when it was imported: platform and precision."""
+    """Check what JAX read from the environment when it was imported, platform and precision, and set whether
+    calls on a CPU go to another thread, which JAX reads from nowhere."""
+    if asked := os.environ.get(ASYNC, "").lower():
+        jax.config.update(ASYNC.lower(), asked not in ("0", "false"))  # type: ignore[no-untyped-call]
     wide = jax.config.values["jax_enable_x64"]
     if wide != (options.precision == "float64"):
         needed = "1" if options.precision == "float64" else "0"
@@ -62,6 +70,7 @@ def environment(options: AdapterOptions) -> dict[str, object]:
         "jaxlib": importlib.metadata.version("jaxlib"),
         "devices": [device.device_kind for device in jax.devices()],
         "cpu_devices": jax.device_count(),
+        "async_dispatch": jax.config.read("jax_cpu_enable_async_dispatch"),  # type: ignore[no-untyped-call]
         "tf32": jax.config.values["jax_default_matmul_precision"] == PRODUCTS["tf32"],
     }
 
@@ -185,12 +194,12 @@ class _Compiled:
     def __init__(self, made: Parts, options: dict[str, str]) -> None:
         self._made = made
         self._forward = _forward(made)
-        scanned = made.plan.execution == "epoch"
-        self._epoch: Callable[..., Any] = (_scanned if scanned else _stepped)(made, options)
-        slots = [id(variable) for variable in made.optimizer.keras.variables]
-        self._table = slots.index(id(made.optimizer.rates.table))
+        self._scanned = made.plan.execution == "epoch"
+        self._epoch: Callable[..., Any] = (_scanned if self._scanned else _stepped)(made, options)
         self._data: tuple[Inputs, Any] = ((), None)
         self._state: State = ([], [], [])
+        self._rates: npt.NDArray[np.float64] = np.empty(0)
+        self._table: Any = None
         self._losses: Any = np.empty(0)
 
     def feed(self, inputs: Inputs, y: Array) -> None:
@@ -199,13 +208,15 @@ class _Compiled:
     def restart(self, seed: int) -> None:
         # Copies, because the state is donated and Keras' variables must keep theirs.
         self._state = jax.tree.map(lambda value: jax.device_put(np.asarray(value)), _state(self._made))
+        self._rates = np.empty(0)
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        trained, others, slots = self._state
-        # As it is: a call takes a NumPy array in 5 µs, for which `device_put` needs 100.
-        table = self._made.optimizer.table(learning_rates)
-        slots[self._table] = table.astype(self._made.plan.dtype)
-        self._state, self._losses = self._epoch((trained, others, slots), *self._data, order)
+        if not np.array_equal(learning_rates, self._rates):
+            self._rates = learning_rates.copy()
+            table = self._made.optimizer.table(learning_rates).astype(self._made.plan.dtype)
+            # A call takes a NumPy array in 5 µs, for which `device_put` needs 100: for one call that is less.
+            self._table = table if self._scanned else jax.device_put(table)
+        self._state, self._losses = self._epoch(self._state, self._table, *self._data, order)
 
     def losses(self) -> Array:
         return np.asarray(jax.device_get(self._losses))
@@ -215,9 +226,8 @@ class _Compiled:
         return np.asarray(self._forward(trained, others, inputs))
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
-        model, optimizer = self._made.model.keras, self._made.optimizer.keras
-        held = [*model.trainable_variables, *model.non_trainable_variables, *optimizer.variables]
-        values = [value for group in self._state for value in group]
+        held = (variable for group in _variables(self._made) for variable in group)
+        values = (value for group in self._state for value in group)
         now = {id(variable): value for variable, value in zip(held, values, strict=True)}
         return [np.asarray(now[id(variable)]) for variable in variables]
 
@@ -234,10 +244,15 @@ def _wait(weights: Sequence[Any]) -> None:
         value.block_until_ready()
 
 
+def _variables(made: Parts) -> State:
+    """The variables that change while training: the model's, and the optimizer's but for its rates."""
+    model, optimizer = made.model.keras, made.optimizer
+    slots = [variable for variable in optimizer.keras.variables if variable is not optimizer.rates.table]
+    return list(model.trainable_variables), list(model.non_trainable_variables), slots
+
+
 def _state(made: Parts) -> State:
-    model, optimizer = made.model.keras, made.optimizer.keras
-    groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
-    trained, others, slots = ([variable.value for variable in group] for group in groups)
+    trained, others, slots = ([variable.value for variable in group] for group in _variables(made))
     return trained, others, slots
 
 
@@ -253,21 +268,25 @@ def _forward(made: Parts) -> Callable[..., jax.Array]:
 
 
 def _step(made: Parts) -> Callable[..., tuple[State, jax.Array]]:
-    """One training step, not compiled: (state, inputs, y, rows) to (state, loss)."""
+    """One training step, not compiled: (state, table of rates, inputs, y, rows) to (state, loss)."""
     model, optimizer = made.model.keras, made.optimizer.keras
+    place = [id(variable) for variable in optimizer.variables].index(id(made.optimizer.rates.table))
 
     def loss_of(trained: Any, others: Any, inputs: Inputs, y: jax.Array) -> tuple[jax.Array, Any]:
         outputs, others = model.stateless_call(trained, others, native(inputs), training=True)
         return made.loss(y, outputs), others
 
-    def step(state: State, inputs: Inputs, y: jax.Array, rows: jax.Array) -> tuple[State, jax.Array]:
+    def step(
+        state: State, table: jax.Array, inputs: Inputs, y: jax.Array, rows: jax.Array
+    ) -> tuple[State, jax.Array]:
         trained, others, slots = state
         # The harness's rows lie within the data, so nothing needs to be checked or filled in.
         batch, targets = jax.tree.map(lambda each: each.at[rows].get(mode="promise_in_bounds"), (inputs, y))
         gradient = jax.value_and_grad(loss_of, has_aux=True)
         (loss, others), gradients = gradient(trained, others, batch, targets)
-        trained, slots = optimizer.stateless_apply(slots, gradients, trained)
-        return (trained, others, slots), loss
+        given = [*slots[:place], table, *slots[place:]]
+        trained, taken = optimizer.stateless_apply(given, gradients, trained)
+        return (trained, others, [*taken[:place], *taken[place + 1 :]]), loss
 
     return step
 
@@ -277,8 +296,10 @@ def _scanned(made: Parts, options: dict[str, str]) -> Callable[..., tuple[State,
     step = _step(made)
 
     @partial(jax.jit, donate_argnums=0, compiler_options=options)
-    def epoch(state: State, inputs: Inputs, y: jax.Array, order: jax.Array) -> tuple[State, jax.Array]:
-        return jax.lax.scan(lambda state, rows: step(state, inputs, y, rows), state, order)
+    def epoch(
+        state: State, table: jax.Array, inputs: Inputs, y: jax.Array, order: jax.Array
+    ) -> tuple[State, jax.Array]:
+        return jax.lax.scan(lambda state, rows: step(state, table, inputs, y, rows), state, order)
 
     return epoch
 
@@ -288,10 +309,12 @@ def _stepped(made: Parts, options: dict[str, str]) -> Callable[..., tuple[State,
     the device; the losses stay there until somebody asks."""
     step = jax.jit(_step(made), donate_argnums=0, compiler_options=options)
 
-    def epoch(state: State, inputs: Inputs, y: jax.Array, order: Array) -> tuple[State, list[jax.Array]]:
+    def epoch(
+        state: State, table: jax.Array, inputs: Inputs, y: jax.Array, order: Array
+    ) -> tuple[State, list[jax.Array]]:
         losses = []
         for rows in order:
-            state, loss = step(state, inputs, y, rows)
+            state, loss = step(state, table, inputs, y, rows)
             losses.append(loss)
         return state, losses
 

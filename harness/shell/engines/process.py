@@ -61,17 +61,19 @@ class WorkerKey:
     @classmethod
     def of(cls, config: RunConfig) -> WorkerKey:
         """The worker that a run needs."""
-        return cls.on(config.framework, config.device, config.precision, config.threads)
+        return cls.on(config.framework, config.device, config.precision, config.threads, config.execution)
 
     @classmethod
-    def on(cls, framework: FrameworkConfig, device: str, precision: str, threads: int) -> WorkerKey:
-        """A framework's worker on a device."""
+    def on(
+        cls, framework: FrameworkConfig, device: str, precision: str, threads: int, execution: str = ""
+    ) -> WorkerKey:
+        """A framework's worker on a device, for runs of an execution or for none in particular."""
         return cls(
             framework.name,
             framework.adapter,
             framework.backend,
             interpreter(framework),
-            tuple(sorted((k, str(v)) for k, v in framework.env.items())),
+            tuple(sorted(framework.environment(execution).items())),
             precision,
             threads,
             device,

@@ -56,6 +56,8 @@ def idiomatic(run: Run) -> Loop:
     own = torch.Generator()
     rows = TensorDataset(*run.inputs, run.y)
     model, criterion, optimizer, device = run.model.module, run.criterion, run.optimizer, run.device
+    group = optimizer.param_groups[0]
+    elsewhere = device.type != "cpu"
     pinned = device.type == "cuda"  # memory that a card can read while the host goes on
     loader = DataLoader(
         rows, run.batch_size, sampler=sampler, drop_last=True, generator=own, pin_memory=pinned
@@ -65,8 +67,10 @@ def idiomatic(run: Run) -> Loop:
         sampler.rows = order.flatten().tolist()
         losses = []
         for batch, rate in zip(loader, rates, strict=True):
-            *inputs, y = (part.to(device, non_blocking=pinned) for part in batch)
-            optimizer.param_groups[0]["lr"] = rate
+            if elsewhere:
+                batch = [part.to(device, non_blocking=pinned) for part in batch]
+            *inputs, y = batch
+            group["lr"] = rate
             optimizer.zero_grad()
             loss = criterion(model(*inputs), y)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -117,7 +117,10 @@ class RecurrentLayer(nn.Module):
         self.backward_run = run() if layer.bidirectional and not self.paired else None
 
     def forward(self, x: Tensor, padding: Padding | None) -> Tensor:
-        x = x.to(self.dtype)  # of bfloat16, in mixed precision, torch's own modules want to be given nothing
+        if (
+            x.dtype != self.dtype
+        ):  # of bfloat16, in mixed precision, torch's own modules want to be given nothing
+            x = x.to(self.dtype)
         states: Tensor = self.onward(x)[0]
         if self.paired:
             onward, back = states.chunk(2, -1)

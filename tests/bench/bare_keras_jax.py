@@ -39,7 +39,8 @@ def compiled(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
 
 
 def epoch(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
-    """All steps of an epoch as one `lax.scan`."""
+    """All steps of an epoch as one `lax.scan`, computed in this thread."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     step, state = _step(name, x.shape[1:], turns)
     x, y = jax.device_put(x), jax.device_put(y)
 

@@ -25,8 +25,8 @@ Array = npt.NDArray[Any]
 Inputs = tuple[Any, ...]
 """What the model takes of some rows: x, and of padded sequences their lengths. Arrays or tensors."""
 
-CHUNK = 256
-"""Rows that are predicted at a time. The last chunk is filled up, so that all splits share one program."""
+FEWEST, MOST = 32, 256
+"""Rows that are predicted at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Loop(Protocol):
         ...
 
     def predict(self, inputs: Inputs) -> Array:
-        """Raw outputs in evaluation mode for `CHUNK` rows, or fewer if no split has more."""
+        """Raw outputs in evaluation mode for as many rows as at every call, see `_chunk`."""
         ...
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
@@ -209,11 +209,14 @@ class Trainer:
     def predict(self, split: Split) -> Float:
         """Raw outputs for a split in evaluation mode, `[rows, outputs]`."""
         inputs, plan = self._inputs[split], self._parts.plan
-        rows, size = len(inputs[0]), min(CHUNK, max(plan.rows))
+        rows, size = len(inputs[0]), _chunk(plan)
         if not rows:
             return np.zeros((0, *plan.network.out_shape), dtype=plan.dtype)
-        filled = np.arange(-(-rows // size) * size).reshape(-1, size) % rows
-        chunks = [self._loop.predict(tuple(each[chunk] for each in inputs)) for chunk in filled]
+        whole, rest = divmod(rows, size)
+        places: list[Any] = [slice(start * size, (start + 1) * size) for start in range(whole)]
+        if rest:
+            places.append(np.arange(whole * size, (whole + 1) * size) % rows)
+        chunks = [self._loop.predict(tuple(each[place] for each in inputs)) for place in places]
         outputs: Float = np.concatenate(chunks)[:rows]
         return outputs
 
@@ -256,6 +259,12 @@ class Trainer:
         generators = self._parts.model.seed_generators if self._stream is None else ()
         name = keras.backend.backend()
         return {f"{name}.{index}": generator.state for index, generator in enumerate(generators)}
+
+
+def _chunk(plan: Plan) -> int:
+    """Rows that are predicted at a time: those of the validation part, which is predicted after each epoch.
+    The last chunk of another split is filled up, so that all share one program."""
+    return min(MOST, max(FEWEST, plan.rows[1]))
 
 
 def _inputs(plan: Plan, examples: Examples) -> dict[Split, Inputs]:

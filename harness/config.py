@@ -69,10 +69,10 @@ class FrameworkConfig:
 
     `adapter` is the module that speaks the framework's language, `backend` what it is told to run on,
     `distributions` the packages whose versions belong to a result; one of `cuda_distributions`, if there are
-    any, is what it needs for a card. `python` names another interpreter for
-    the worker, `env` more of its environment, and `execution_env` what is added to that for the runs of one
-    execution, which then have workers of their own; `env` has the last word. `xla` asks TensorFlow to compile
-    with XLA; null leaves it to the adapter.
+    any, is what it needs for a card. `python` names another interpreter for the worker, `env` more of its
+    environment, and `execution_env` what is added to that for the runs of one execution, which then have
+    workers of their own; `env` has the last word. `xla` asks TensorFlow to compile with XLA; null leaves it
+    to the adapter.
     """
 
     name: str

@@ -264,7 +264,7 @@ class Trainer:
 def _chunk(plan: Plan) -> int:
     """Rows that are predicted at a time: those of the validation part, which is predicted after each epoch.
     The last chunk of another split is filled up, so that all share one program."""
-    return min(MOST, max(FEWEST, plan.rows[1]))
+    return min(MOST, max(FEWEST, plan.rows[1] or plan.rows[2]))
 
 
 def _inputs(plan: Plan, examples: Examples) -> dict[Split, Inputs]:

@@ -117,9 +117,8 @@ class RecurrentLayer(nn.Module):
         self.backward_run = run() if layer.bidirectional and not self.paired else None
 
     def forward(self, x: Tensor, padding: Padding | None) -> Tensor:
-        if (
-            x.dtype != self.dtype
-        ):  # of bfloat16, in mixed precision, torch's own modules want to be given nothing
+        if x.dtype != self.dtype:
+            # bfloat16, in mixed precision, of which torch's own modules want to be given nothing
             x = x.to(self.dtype)
         states: Tensor = self.onward(x)[0]
         if self.paired:

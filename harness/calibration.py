@@ -9,10 +9,10 @@ times, since other work only ever makes them longer; the choice passes to anothe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from harness.adapter import Execution, Plan
 from harness.config import RunConfig
@@ -77,8 +77,8 @@ class _Kept:
 def executions(config: RunConfig) -> tuple[Execution, ...]:
     """What there is to choose from on the run's device: all but the tutorial's loop, if there is another."""
     known = config.framework.executions
-    possible = cast(Sequence[Execution], known.get(config.device.partition(":")[0]) or known["cpu"])
-    return tuple(one for one in possible if one != TUTORIAL) or tuple(possible)
+    possible = known.get(config.device.partition(":")[0]) or known["cpu"]
+    return tuple(one for one in possible if one != TUTORIAL) or possible
 
 
 def short(plan: Plan) -> Plan:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
@@ -80,7 +80,7 @@ class FrameworkConfig:
     backend: str
     distributions: tuple[str, ...]
     execution: Execution
-    executions: dict[str, Any]
+    executions: dict[str, tuple[Execution, ...]]
     xla: bool | None = False
     python: str | None = None
     env: dict[str, Any] = field(default_factory=dict)
@@ -186,6 +186,7 @@ class RunConfig:
         mistakes.extend(_layer_mistakes(plain.get("model")))
         mistakes.extend(init.check(raw.get("init"), _spec(plain.get("model"))))
         mistakes.extend(_device_mistakes(plain.get("device")))
+        mistakes.extend(_environment_mistakes(plain.get("framework")))
         if found := _execution_mistakes(plain):  # which says what this framework has, as the type can't
             mistakes = [mistake for mistake in mistakes if mistake.key != "execution"] + found
         if mistakes:
@@ -360,24 +361,30 @@ def _device_mistakes(device: object) -> list[Mistake]:
 
 def _execution_mistakes(plain: Mapping[str, Any]) -> list[Mistake]:
     framework, execution = plain.get("framework"), plain.get("execution")
-    if not isinstance(framework, Mapping) or not isinstance(framework.get("executions"), Mapping):
+    if not isinstance(framework, Mapping) or (known := _executions(framework)) is None:
         return []
     kind = str(plain.get("device")).partition(":")[0]
-    known = framework["executions"]
-    mistakes = _environment_mistakes(framework)
     possible = known.get(kind) or known.get("cpu") or []
     if execution in possible or (possible and execution == BEST):
-        return mistakes
+        return []
     problem = f"{framework.get('name')} on {kind} has no execution {execution!r}"
     choices = [*map(str, possible), BEST]
-    wrong = Mistake("execution", problem, ", ".join(choices), nearest(str(execution), choices))
-    return [wrong, *mistakes]
+    return [Mistake("execution", problem, ", ".join(choices), nearest(str(execution), choices))]
 
 
-def _environment_mistakes(framework: Mapping[str, Any]) -> list[Mistake]:
-    given = framework.get("execution_env")
-    if not isinstance(given, Mapping):
+def _environment_mistakes(framework: object) -> list[Mistake]:
+    if not isinstance(framework, Mapping) or (known := _executions(framework)) is None:
         return []
-    known = sorted({str(each) for of_device in framework["executions"].values() for each in of_device})
-    key, unknown = "framework.execution_env", [name for name in map(str, given) if name not in known]
-    return [Mistake(key, f"{n!r} is no execution", ", ".join(known), nearest(n, known)) for n in unknown]
+    if not isinstance(framework.get("execution_env"), Mapping):
+        return []
+    names = sorted({str(each) for of_device in known.values() for each in of_device})
+    key, unknown = "framework.execution_env", [str(n) for n in framework["execution_env"] if n not in names]
+    return [Mistake(f"{key}.{n}", "no such execution", ", ".join(names), nearest(n, names)) for n in unknown]
+
+
+def _executions(framework: Mapping[str, Any]) -> Mapping[str, Sequence[object]] | None:
+    """What a framework's section says that it can do, by device; None where that can't be read."""
+    found = framework.get("executions")
+    if isinstance(found, Mapping) and all(isinstance(each, list | tuple) for each in found.values()):
+        return found
+    return None

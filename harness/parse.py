@@ -164,9 +164,10 @@ def _read(hint: Any, data: object, key: str, mistakes: list[Mistake]) -> object:
     if origin is tuple:
         return _read_tuple(typing.get_args(hint), data, key, mistakes)
     if origin is dict or hint is dict:
-        if isinstance(data, Mapping):
-            return dict(data)
-        return _refuse(data, "a mapping", key, mistakes)
+        if not isinstance(data, Mapping):
+            return _refuse(data, "a mapping", key, mistakes)
+        _, of_values = typing.get_args(hint) or (str, Any)
+        return {name: _read(of_values, each, _join(key, str(name)), mistakes) for name, each in data.items()}
     if hint is Any:
         return data
     if dataclasses.is_dataclass(hint):

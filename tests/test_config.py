@@ -160,7 +160,7 @@ def test_an_execution_can_have_an_environment_of_its_own() -> None:
     elsewhere = (more[0], "execution=compiled")
     assert WorkerKey.of(config_of(*elsewhere)) == WorkerKey.of(config_of(elsewhere[1]))
     assert run_id(*more) != run_id(more[1]) and run_id(*elsewhere) == run_id(elsewhere[1])
-    with pytest.raises(ConfigError, match=r"framework.execution_env: 'eagre' is no execution; .*'eager'"):
+    with pytest.raises(ConfigError, match=r"framework.execution_env.eagre: no such execution; .*'eager'"):
         config_of("++framework.execution_env.eagre.A=1")
 
 

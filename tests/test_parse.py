@@ -34,6 +34,7 @@ class Drawing:
     paper: Annotated[str, OneOf(("a4", "a5"))] = "a4"
     bold: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 WHOLE: dict[str, Any] = {
@@ -46,6 +47,7 @@ WHOLE: dict[str, Any] = {
     "paper": "a5",
     "bold": True,
     "extra": {"x": [1]},
+    "sizes": {"page": [210, 297]},
 }
 
 
@@ -61,7 +63,9 @@ def refused(**changes: Any) -> dict[str, Mistake]:
 def test_what_is_read_is_typed_and_comes_back_from_its_plain_form() -> None:
     """Catches: a field that is dropped or left unread, and a plain form that loses the tag of a union."""
     drawing = parse(Drawing, WHOLE)
-    expected = Drawing("t", Circle(2.0), 3, ("red", "green"), (1, 2.0), 0.5, "a5", True, {"x": [1]})
+    expected = Drawing(
+        "t", Circle(2.0), 3, ("red", "green"), (1, 2.0), 0.5, "a5", True, {"x": [1]}, {"page": (210, 297)}
+    )
     assert drawing == expected
     assert isinstance(drawing.shape, Circle) and isinstance(drawing.shape.radius, float)
     assert parse(Drawing, to_plain(drawing)) == drawing
@@ -117,12 +121,14 @@ def test_an_unknown_member_of_a_union_names_those_that_there_are(kind: object) -
 
 
 def test_all_mistakes_come_at_once_with_their_places() -> None:
-    """Catches: stopping at the first mistake, in a mapping, in a list or in a nested dataclass."""
+    """Catches: stopping at the first mistake, in a mapping, in a list, in a nested dataclass or in the
+    values of a mapping."""
     found = refused(
         copies=0,
         colours=["red", "gren", 3],
         corner=["a", "b"],
         shape={"kind": "circle", "radios": 1},
+        sizes={"page": 3, "margin": [1, 2.5]},
         titel=1,
     )
     assert set(found) == {
@@ -133,6 +139,8 @@ def test_all_mistakes_come_at_once_with_their_places() -> None:
         "drawing.corner[1]",
         "drawing.shape.radios",
         "drawing.shape.radius",
+        "drawing.sizes.page",
+        "drawing.sizes.margin[1]",
         "drawing.titel",
     }
     assert found["drawing.shape.radius"].problem == "is missing"

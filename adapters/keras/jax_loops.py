@@ -31,18 +31,18 @@ EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
 WIDE = {"xla_cpu_prefer_vector_width": "512"}
 """What XLA is told on processors with AVX-512, where it would take vectors of 256 bits: 5 % off the step of a
 simple recurrent network, 2 % off that of an LSTM."""
-ASYNC = "JAX_CPU_ENABLE_ASYNC_DISPATCH"
-"""The environment variable that has calls on a CPU computed in the thread that makes them ("false"), or as
-JAX has it in another one, while this one goes on: steps are made ready during the one before, on a second
-core. A whole epoch as one call gains nothing from that, and waits for two threads to wake each other."""
+ASYNC = "jax_cpu_enable_async_dispatch"
+"""What has calls on a CPU computed in the thread that makes them (false), or as JAX has it in another one,
+while this one goes on: steps are made ready during the one before, on a second core. A whole epoch as one
+call gains nothing from that, and waits for two threads to wake each other. JAX does not read it from the
+environment; `configure` does, by this name in capitals."""
 PRODUCTS = {"float32": "highest", "tf32": "tensorfloat32"}  # what JAX calls the precisions on a card
 
 
 def configure(options: AdapterOptions) -> None:
-    """Check what JAX read from the environment when it was imported, platform and precision, and set whether
-    calls on a CPU go to another thread, which JAX reads from nowhere."""
-    if asked := os.environ.get(ASYNC, "").lower():
-        jax.config.update(ASYNC.lower(), asked not in ("0", "false"))  # type: ignore[no-untyped-call]
+    """Check what JAX read from the environment when it was imported, platform and precision; set `ASYNC`."""
+    if asked := os.environ.get(ASYNC.upper(), "").lower():
+        jax.config.update(ASYNC, asked not in ("0", "false"))  # type: ignore[no-untyped-call]
     wide = jax.config.values["jax_enable_x64"]
     if wide != (options.precision == "float64"):
         needed = "1" if options.precision == "float64" else "0"
@@ -70,7 +70,7 @@ def environment(options: AdapterOptions) -> dict[str, object]:
         "jaxlib": importlib.metadata.version("jaxlib"),
         "devices": [device.device_kind for device in jax.devices()],
         "cpu_devices": jax.device_count(),
-        "async_dispatch": jax.config.read("jax_cpu_enable_async_dispatch"),  # type: ignore[no-untyped-call]
+        "async_dispatch": jax.config.read(ASYNC),  # type: ignore[no-untyped-call]
         "tf32": jax.config.values["jax_default_matmul_precision"] == PRODUCTS["tf32"],
     }
 
@@ -198,7 +198,6 @@ class _Compiled:
         self._epoch: Callable[..., Any] = (_scanned if self._scanned else _stepped)(made, options)
         self._data: tuple[Inputs, Any] = ((), None)
         self._state: State = ([], [], [])
-        self._rates: npt.NDArray[np.float64] = np.empty(0)
         self._table: Any = None
         self._losses: Any = np.empty(0)
 
@@ -208,12 +207,9 @@ class _Compiled:
     def restart(self, seed: int) -> None:
         # Copies, because the state is donated and Keras' variables must keep theirs.
         self._state = jax.tree.map(lambda value: jax.device_put(np.asarray(value)), _state(self._made))
-        self._rates = np.empty(0)
 
     def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        if not np.array_equal(learning_rates, self._rates):
-            self._rates = learning_rates.copy()
-            table = self._made.optimizer.table(learning_rates).astype(self._made.plan.dtype)
+        if (table := self._made.optimizer.new_table(learning_rates)) is not None:
             # A call takes a NumPy array in 5 µs, for which `device_put` needs 100: for one call that is less.
             self._table = table if self._scanned else jax.device_put(table)
         self._state, self._losses = self._epoch(self._state, self._table, *self._data, order)

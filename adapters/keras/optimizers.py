@@ -95,14 +95,20 @@ class Optimizer:
 
     def set_rates(self, rates: npt.NDArray[np.float64]) -> None:
         """Take the rates of an epoch, `[steps]`; to assign what is there already would cost JAX 0.2 ms."""
-        if self._rates_set is None or not np.array_equal(self._rates_set, rates):
-            self.rates.table.assign(self.table(rates).astype(self.rates.table.dtype))
-            self._rates_set = rates.copy()
+        if (table := self.new_table(rates)) is not None:
+            self.rates.table.assign(table)
 
-    def table(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def new_table(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[Any] | None:
+        """The table of an epoch, or None where the epoch before had the same since the last `reset`."""
+        if self._rates_set is not None and np.array_equal(self._rates_set, rates):
+            return None
+        self._rates_set = rates.copy()
+        return self.table(rates)
+
+    def table(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """The table of an epoch: the rates, turned so that the first lies where the step count points to."""
         turn = self.steps % len(rates)
-        return np.roll(rates, turn) if turn else rates
+        return (np.roll(rates, turn) if turn else rates).astype(self.rates.table.dtype)
 
     def name(self) -> str:
         """What is recorded as the optimizer that ran."""

@@ -191,8 +191,7 @@ class _Compiled:
 
     def _whole(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
         # The program itself puts the rates into the optimizer: from here that takes longer than two steps.
-        table = self._made.optimizer.table(learning_rates)
-        rates = tf.constant(table.astype(self._made.plan.dtype))
+        rates = tf.constant(self._made.optimizer.table(learning_rates))
         return self._compiled(order, rates)(*self._data, order, rates)
 
     def _steps(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:

@@ -82,7 +82,7 @@ def _prefers_card(config: RunConfig) -> bool:
     """Whether `auto` is a card: any of those that are there, and a framework that can make use of it."""
     there = [card.capability for card in _cards()]
     able = there and not any(precision.mistakes(config.precision, ANY_CARD, one) for one in there)
-    executions = config.framework.executions.get(ANY_CARD) or []
+    executions = config.framework.executions.get(ANY_CARD) or ()
     possible = config.execution in executions or (bool(executions) and config.execution == BEST)
     return bool(able) and possible and _is_built_for_cards(config.framework)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness import cache, data, machine
+from harness import cache, data, locks, machine
 from harness.data import DataConfig
 from harness.shell import limits
 from harness.shell.tracking import store
+from tests.composing import composing, config_of
 from tests.test_doctor import CPU, LIMIT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +97,28 @@ def test_a_new_results_folder_has_the_limits_of_others(own_cache: Path, tmp_path
     (own_cache / "machine" / f"{CPU.id}.json").unlink()
     machine.keep(own_cache, CPU, disturbed)
     assert limits.known_limit(third, *asked) is None
+
+
+def test_who_waits_for_a_measurement_takes_what_came_of_it(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: two commands at once that each measure beside the other; one that waits for another's
+    measurement though its own limit is kept."""
+    told, waited = list[str](), list[Path]()
+    with composing():
+        config = config_of("data=iris")
+    (first,) = limits.measurers([config.framework])
+
+    @contextlib.contextmanager
+    def after_another(path: Path) -> Iterator[None]:
+        waited.append(path)
+        machine.keep(own_cache, limits.device_of(first, config.device), LIMIT)
+        yield
+
+    monkeypatch.setattr(locks, "held", after_another)
+    for name in ("first", "second"):
+        assert limits.Limits(told.append).of(tmp_path / name, config, {}) == LIMIT.gflops
+    assert waited == [own_cache / "limit.lock"] and told == []
 
 
 @pytest.mark.parametrize("spoil", [full, None])

@@ -40,23 +40,21 @@ class Limits:
         """
         key = results_dir, config.device, config.precision, config.threads
         if key not in self._known:
-            with _one_at_a_time():
-                self._known[key] = self._find(results_dir, config, warm)
+            kept = _kept(results_dir, config)
+            if kept is None or kept.disturbed:
+                with _one_at_a_time():
+                    kept = _kept(results_dir, config)
+                    if kept is None or kept.disturbed:
+                        kept = self._measured(results_dir, config, warm) or kept
+            self._known[key] = None if kept is None else kept.gflops
         return self._known[key]
 
-    def _find(self, results_dir: Path, config: RunConfig, warm: Mapping[WorkerKey, Worker]) -> float | None:
-        own = config.framework  # which may be a user's, or in an interpreter of its own
-        installed = measurers((frameworks([conf_folder()]) | {own.name: own}).values())
-        candidates = [*installed[:1], *(framework for framework in installed[1:] if framework is own)]
-        known: Limit | None = None
-        for framework in candidates:
-            device = device_of(framework, config.device)
-            known = known_limit(results_dir, device, config.precision, config.threads) or known
-            if known is not None and not known.disturbed:
-                return known.gflops
+    def _measured(
+        self, results_dir: Path, config: RunConfig, warm: Mapping[WorkerKey, Worker]
+    ) -> Limit | None:
         what = f"{config.device} in {config.precision}, threads={config.threads}"
         reason = "no framework is there"
-        for framework in candidates:
+        for framework in _candidates(config.framework):
             key = WorkerKey.of(replace(config, framework=framework))
             try:
                 found = measure(results_dir, framework, key, warm.get(key))
@@ -65,15 +63,32 @@ class Limits:
                 continue
             rate = f"{found.gflops:,.0f} GFLOP/s" + ", with other work beside it" * found.disturbed
             self._note(f"{what}: matrices are multiplied at up to {rate} (limit=off leaves it out)")
-            return found.gflops
+            return found
         self._note(f"{what}: how fast matrices are multiplied can't be measured: {reason}")
-        return None if known is None else known.gflops
+        return None
+
+
+def _candidates(own: FrameworkConfig) -> list[FrameworkConfig]:
+    """Who may measure: the first framework that is installed, and the run's own, a user's perhaps."""
+    installed = measurers((frameworks([conf_folder()]) | {own.name: own}).values())
+    return [*installed[:1], *(framework for framework in installed[1:] if framework is own)]
+
+
+def _kept(results_dir: Path, config: RunConfig) -> Limit | None:
+    """What was measured before by any of those who may; the first that nothing disturbed."""
+    known: Limit | None = None
+    for framework in _candidates(config.framework):
+        device = device_of(framework, config.device)
+        known = known_limit(results_dir, device, config.precision, config.threads) or known
+        if known is not None and not known.disturbed:
+            break
+    return known
 
 
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Look for a limit alone, so that a second process finds what the first one measured. Without a cache it
-    would find nothing, and need not wait."""
+    """Measure alone, and look again before: a second process finds what the first one measured. Without a
+    cache it would find nothing, and need not wait."""
     with contextlib.ExitStack() as alone:
         with contextlib.suppress(OSError):
             cache.folder().mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,13 @@ class Padding(NamedTuple):
 Compiler = Literal["xla", "graph", "none"]
 
 OURS = "adapters.keras.jax_layers"  # imported by name, since other backends have no JAX
-EXACT = ("Conv1D", "Conv2D", "MaxPooling1D", "MaxPooling2D")  # those of ours that mixed precision has too
+EXACT = (
+    "Conv1D",
+    "Conv2D",
+    "Flatten",
+    "MaxPooling1D",
+    "MaxPooling2D",
+)  # those of ours that mixed precision has too
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def of_valid(layer: Any) -> Built:
 
 
 def ours(model: Any) -> list[str]:
-    """The kinds of layers of a Keras model that have gradients of ours."""
+    """The kinds of layers of a Keras model that are ours."""
     layers = (type(layer) for layer in model._flatten_layers())
     return sorted({kind.__name__ for kind in layers if kind.__module__.startswith(OURS)})
 

@@ -101,7 +101,7 @@ def build(plan: Plan) -> Program:
     if idiomatic:
         return Program(made, _Metered(_fit(made)), {"xla": True})
     options = cpu_options() if plan.device == "cpu" else {}
-    settings = {"xla": True, "xla_options": options, "own_gradients": ours(made.model.keras)}
+    settings = {"xla": True, "xla_options": options, "own_layers": ours(made.model.keras)}
     return Program(made, _Metered(_Compiled(made, options)), settings)
 
 

@@ -53,7 +53,7 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
             made = keras.layers.Dropout(rate)
             return Built(lambda x, _: made(x), dropout=made if rate > 0 else None)
         case Flatten():
-            return places.flatten(node)
+            return places.flatten(node, setting)
         case Reshape():
             return plain(keras.layers.Reshape(node.out_shape))
         case Conv1D() | Conv2D():

@@ -57,9 +57,11 @@ def global_pool(node: Node, layer: GlobalPool) -> Built:
     return plain(kind(data_format=LAST))
 
 
-def flatten(node: Node) -> Built:
+def flatten(node: Node, setting: Setting) -> Built:
     """In row-major order; padded steps come out as zeros."""
-    return of_valid(_FlattenValid()) if node.masked else plain(keras.layers.Flatten(data_format=LAST))
+    if node.masked:
+        return of_valid(_FlattenValid())
+    return plain(setting.kind("Flatten")(data_format=LAST))
 
 
 def upsample(node: Node, layer: Upsample) -> Built:

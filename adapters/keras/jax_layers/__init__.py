@@ -1,4 +1,5 @@
-"""Keras' layers whose gradients are spelled out, because what JAX derives XLA computes slowly on a CPU.
+"""Keras' layers whose gradients are spelled out, because what JAX derives XLA computes slowly on a CPU; and
+one, `Flatten`, that is only held apart from what comes before it.
 
 Each is a subclass of the Keras layer of the same name, with its variables, its options and its formula. What
 differs is the order of the sums, so the numbers are the same to rounding; the proof looks at them like at any
@@ -12,6 +13,7 @@ LSTM 0.88, transformer 0.73, CNN 0.47.
 from adapters.keras.jax_layers.attention import MultiHeadAttention
 from adapters.keras.jax_layers.convolution import Conv1D, Conv2D
 from adapters.keras.jax_layers.dense import Dense
+from adapters.keras.jax_layers.flatten import Flatten
 from adapters.keras.jax_layers.normalization import LayerNormalization
 from adapters.keras.jax_layers.pooling import MaxPooling1D, MaxPooling2D
 from adapters.keras.jax_layers.recurrent import GRU, LSTM, SimpleRNN
@@ -22,6 +24,7 @@ __all__ = [
     "Conv1D",
     "Conv2D",
     "Dense",
+    "Flatten",
     "LayerNormalization",
     "MaxPooling1D",
     "MaxPooling2D",

@@ -23,7 +23,8 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "pool steps": ("MaxPooling1D", {"pool_size": 3}, (2, 8, 3)),
     "pool images": ("MaxPooling2D", {"pool_size": 2}, (2, 5, 6, 3)),
     "pool images, windows of two sizes": ("MaxPooling2D", {"pool_size": [3, 2]}, (2, 7, 8, 2)),
-    "pool images, windows of many places": ("MaxPooling2D", {"pool_size": [17, 16]}, (1, 34, 16, 1)),
+    "pool images, windows of many places": ("MaxPooling2D", {"pool_size": [17, 16]}, (2, 34, 16, 3)),
+    "pool steps, windows of many places": ("MaxPooling1D", {"pool_size": 300}, (4, 600, 8)),
     "attention": ("MultiHeadAttention", {"num_heads": 2, "key_dim": 3}, (2, 5, 6)),
     "simple": ("SimpleRNN", {"units": 4}, (3, 5, 2)),
     "simple, unrolled": ("SimpleRNN", {"units": 4, "unroll": True, "return_sequences": True}, (3, 5, 2)),
@@ -116,13 +117,17 @@ def ties(adapter: Any) -> dict[str, Any]:
     """The case: gradients of windows with several largest values."""
     jax, keras = importlib.import_module("jax"), importlib.import_module("keras")
     own = importlib.import_module("adapters.keras.jax_layers")
-    x = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [2, 2, 3, 1], [2, 2, 1, 3]], float).reshape(1, 4, 4, 1)
+    few = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [2, 2, 3, 1], [2, 2, 1, 3]], float).reshape(1, 4, 4, 1)
+    many = np.random.default_rng(0).integers(0, 3, (1, 34, 16, 1)).astype(float)
 
-    def gradient(home: Any) -> Any:
-        layer = home.MaxPooling2D(2, dtype="float64")
-        return np.asarray(jax.grad(lambda x: layer(x).sum())(x)).reshape(4, 4).tolist()
+    def gradients(home: Any) -> Any:
+        found = []
+        for x, sizes in ((few, (2, 2)), (many, (17, 16))):
+            layer = home.MaxPooling2D(sizes, dtype="float64")
+            found.append(np.asarray(jax.grad(lambda x, layer=layer: layer(x).sum())(x)).ravel().tolist())
+        return found
 
-    return {"ours": gradient(own), "keras": gradient(keras.layers)}
+    return {"ours": gradients(own), "keras": gradients(keras.layers)}
 
 
 def flat_loops(adapter: Any) -> dict[str, list[str]]:

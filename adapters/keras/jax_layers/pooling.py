@@ -22,6 +22,10 @@ from jax import Array, lax
 
 from adapters.keras.jax_layers.barrier import unfused
 
+MOST = 256
+"""Places of a window that are looked at together. Of more, such as 28 x 28, XLA makes a program that it
+compiles for 11 s and that takes a thousand times as long as one axis after the other."""
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def largest(x: Array, sizes: tuple[int, ...]) -> Array:
@@ -37,7 +41,7 @@ def _forward(x: Array, sizes: tuple[int, ...]) -> tuple[Array, tuple[Array, Arra
         found = jnp.maximum(found, part)
     last = len(parts) - 1
     # the first place that has the largest value, row by row, has the gradient, as everywhere
-    place = jnp.full(found.shape, last, jnp.uint8 if last < 256 else jnp.int32)
+    place = jnp.full(found.shape, last, jnp.uint8 if last < MOST else jnp.int32)
     for number in reversed(range(last)):
         place = lax.select(parts[number] == found, jnp.full_like(place, number), place)
     return found, (x, unfused(place))
@@ -75,8 +79,15 @@ class _MaxPooling:
     """What a layer of Keras does with windows side by side."""
 
     def call(self: Any, inputs: Array) -> Array:
-        """`[batch, *places, channels]` to fewer places."""
-        return largest(inputs, tuple(self.pool_size))
+        """`[batch, *places, channels]` to fewer places. One axis after the other begins with the last one, so
+        that of equal values the first row by row has the gradient there too."""
+        sizes = tuple(self.pool_size)
+        if math.prod(sizes) <= MOST:
+            return largest(inputs, sizes)
+        outputs = inputs
+        for axis in reversed(range(len(sizes))):
+            outputs = largest(outputs, tuple(size if at == axis else 1 for at, size in enumerate(sizes)))
+        return outputs
 
 
 class MaxPooling1D(_MaxPooling, keras.layers.MaxPooling1D):  # type: ignore[misc]

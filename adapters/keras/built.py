@@ -22,13 +22,8 @@ class Padding(NamedTuple):
 Compiler = Literal["xla", "graph", "none"]
 
 OURS = "adapters.keras.jax_layers"  # imported by name, since other backends have no JAX
-EXACT = (
-    "Conv1D",
-    "Conv2D",
-    "Flatten",
-    "MaxPooling1D",
-    "MaxPooling2D",
-)  # those of ours that mixed precision has too
+EXACT = ("Conv1D", "Conv2D", "Flatten", "MaxPooling1D", "MaxPooling2D")
+"""Those of ours that mixed precision has too."""
 
 
 @dataclass(frozen=True)

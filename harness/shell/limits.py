@@ -40,21 +40,26 @@ class Limits:
         """
         key = results_dir, config.device, config.precision, config.threads
         if key not in self._known:
-            kept = _kept(results_dir, config)
+            asked = _candidates(config.framework)
+            kept = _kept(results_dir, config, asked)
             if kept is None or kept.disturbed:
                 with _one_at_a_time():
-                    kept = _kept(results_dir, config)
+                    kept = _kept(results_dir, config, asked)
                     if kept is None or kept.disturbed:
-                        kept = self._measured(results_dir, config, warm) or kept
+                        kept = self._measured(results_dir, config, asked, warm) or kept
             self._known[key] = None if kept is None else kept.gflops
         return self._known[key]
 
     def _measured(
-        self, results_dir: Path, config: RunConfig, warm: Mapping[WorkerKey, Worker]
+        self,
+        results_dir: Path,
+        config: RunConfig,
+        candidates: Iterable[FrameworkConfig],
+        warm: Mapping[WorkerKey, Worker],
     ) -> Limit | None:
         what = f"{config.device} in {config.precision}, threads={config.threads}"
         reason = "no framework is there"
-        for framework in _candidates(config.framework):
+        for framework in candidates:
             key = WorkerKey.of(replace(config, framework=framework))
             try:
                 found = measure(results_dir, framework, key, warm.get(key))
@@ -69,15 +74,16 @@ class Limits:
 
 
 def _candidates(own: FrameworkConfig) -> list[FrameworkConfig]:
-    """Who may measure: the first framework that is installed, and the run's own, a user's perhaps."""
+    """Who may measure: the first framework that is installed, and the run's own, which may be a user's
+    or in an interpreter of its own."""
     installed = measurers((frameworks([conf_folder()]) | {own.name: own}).values())
     return [*installed[:1], *(framework for framework in installed[1:] if framework is own)]
 
 
-def _kept(results_dir: Path, config: RunConfig) -> Limit | None:
+def _kept(results_dir: Path, config: RunConfig, candidates: Iterable[FrameworkConfig]) -> Limit | None:
     """What was measured before by any of those who may; the first that nothing disturbed."""
     known: Limit | None = None
-    for framework in _candidates(config.framework):
+    for framework in candidates:
         device = device_of(framework, config.device)
         known = known_limit(results_dir, device, config.precision, config.threads) or known
         if known is not None and not known.disturbed:

@@ -9,9 +9,9 @@ by construction, and each framework is free to run the epoch in its fastest way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,14 @@ class Examples:
     lengths: Mapping[str, npt.NDArray[np.int64]] | None = None
 
 
+class Epoch(NamedTuple):
+    """What is trained in an epoch: on the rows `order[step]` of the training split at the learning rate
+    `rates[step]`, step by step. `order` is int32 `[steps, batch_size]`, `rates` float64 `[steps]`."""
+
+    order: npt.NDArray[np.int32]
+    rates: npt.NDArray[np.float64]
+
+
 class Trainer(Protocol):
     """One run of a program: the data is on the device, the optimizer's state belongs to this run.
 
@@ -104,17 +112,19 @@ class Trainer(Protocol):
         """
         ...
 
-    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        """Train on the rows `order[step]` of the training split at `learning_rates[step]`, step by step.
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        """Train one epoch after another, as long as `epochs` has more: at its simplest a `for` loop.
 
-        `order` is `[steps, batch_size]`, `learning_rates` `[steps]`. May return before the device is done:
-        `sync` waits. Nothing is converted, evaluated or logged here, since the clock is running.
+        The clock of an epoch runs from when it is handed over until the next one is asked for, so nothing is
+        converted, evaluated or logged here; it may be asked for before the device is done, as `sync` waits.
+        Whoever hands the epochs over may call everything but `load` and `train` in between. So a framework
+        whose loop is over all epochs (Keras' `fit`) has them in one call, and asks from within.
         """
         ...
 
     def losses(self) -> npt.NDArray[np.float64]:
-        """The mean loss of each batch of the last epoch, float64 `[steps]`; where the execution only has the
-        epoch's mean (Keras `fit`), `[1]`."""
+        """The mean loss of each batch of the epoch trained last, float64 `[steps]`; where the execution only
+        has the epoch's mean (Keras `fit`), `[1]`."""
         ...
 
     def predict(self, split: Split) -> Float:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harness import optim
-from harness.adapter import Adapter, Examples, Plan, Program, Trainer
+from harness.adapter import Adapter, Epoch, Examples, Plan, Program, Trainer
 from harness.job import RunFolder
 from harness.parse import ConfigError, parse
 from harness.spec import Input, ModelSpec
@@ -38,6 +39,25 @@ def examples(task: dict[str, Any]) -> Examples:
 def rule(raw: dict[str, Any]) -> optim.Rule:
     """An update rule from its JSON form."""
     return parse(optim.Rule, raw)  # type: ignore[arg-type]
+
+
+def follow(
+    trainer: Trainer,
+    run: dict[str, Any],
+    look: Callable[[Trainer], Any] = lambda trainer: trainer.losses(),
+    which: slice = slice(None),
+) -> list[Any]:
+    """Train epochs of a run; what one sees after each."""
+    seen = []
+
+    def epochs() -> Iterator[Epoch]:
+        for order, rates in zip(run["orders"][which], run["rates"][which], strict=True):
+            yield Epoch(order, rates)
+            trainer.sync()
+            seen.append(look(trainer))
+
+    trainer.train(epochs())
+    return seen
 
 
 def plan(task: dict[str, Any], raw_rule: dict[str, Any]) -> Plan:
@@ -78,11 +98,7 @@ def train(
         trainer.load(run["weights"], State(**run["state"]) if "state" in run else None)
         loaded = trainer.weights()
         before = {split: trainer.predict(split) for split in ("train", "val", "test")}
-        found = []
-        for order, rates in zip(run["orders"], run["rates"], strict=True):
-            trainer.train_epoch(order, rates)
-            trainer.sync()
-            found.append(trainer.losses())
+        found = follow(trainer, run)
         results.append(
             {
                 "loaded": loaded,
@@ -166,28 +182,25 @@ def broken_off(
     real = parse(optim.Rule, rule)  # type: ignore[arg-type]
     data = examples(task)
 
-    def follow(trainer: Trainer, epochs: slice, read: bool) -> dict[str, Any]:
-        losses, predictions, states = [], [], []
-        for order, rates in zip(run["orders"][epochs], run["rates"][epochs], strict=True):
-            trainer.train_epoch(order, rates)
-            trainer.sync()
-            losses.append(trainer.losses())
-            predictions.append(trainer.predict("val"))
-            if read:
-                states.append((trainer.weights(), trainer.state()))
+    def parts(trainer: Trainer, which: slice, read: bool) -> dict[str, Any]:
+        def look(trainer: Trainer) -> Any:
+            said = trainer.losses(), trainer.predict("val")
+            return *said, (trainer.weights(), trainer.state()) if read else None
+
+        losses, predictions, states = zip(*follow(trainer, run, look, which), strict=True)
         read_then.append(states)
         end = {"weights": trainer.weights(), "slots": trainer.state().slots}
-        return {"losses": losses, "predictions": predictions, **end}
+        return {"losses": list(losses), "predictions": list(predictions), **end}
 
     read_then: list[Any] = []
     trainer = adapter.build(key).trainer(data, real, run["seed"])
     found = []
     for read in (False, True):
         trainer.load(run["weights"])
-        found.append(follow(trainer, slice(None), read))
+        found.append(parts(trainer, slice(None), read))
     weights, state = read_then[1][after - 1]
     trainer = adapter.build(key).trainer(data, real, run["seed"])
     trainer.load(run["weights"])
     trainer.load(weights, state)
-    found.append(follow(trainer, slice(after, None), False))
+    found.append(parts(trainer, slice(after, None), False))
     return found

@@ -73,12 +73,14 @@ def test_an_impossible_execution_is_refused_with_those_that_work(
 
 
 def test_weights_come_back_as_they_were_loaded(place: tuple[Lab, str]) -> None:
-    """Catches: a kernel that is loaded in one layout and read in another, a bias that is dropped."""
+    """Catches: a kernel that is loaded in one layout and read in another, a bias that is dropped; an epoch that
+    is trained though there was none to train."""
     lab, execution = place
     task = make_task(execution)
     run = make_run(task, 0.02)
     (result,) = lab.call("tests.cases:train", task=task, rule=ADAM, runs=[run | {"orders": [], "rates": []}])
-    assert same(result["loaded"], run["weights"])
+    assert same(result["loaded"], run["weights"]) and same(result["weights"], run["weights"])
+    assert not any(slot.any() for slot in result["state"]["slots"].values())
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bf16"])

@@ -21,7 +21,22 @@ from harness.shell.progress import reporter
 from harness.shell.session import Session
 from tests.place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
 
-FAULTS = ("", "raise", "", "exit", "sys.exit", "segfault", "kill", "fork", "hang", "nan", "chat", "", "")
+FAULTS = (
+    "",
+    "raise",
+    "",
+    "exit",
+    "sys.exit",
+    "segfault",
+    "kill",
+    "fork",
+    "hang",
+    "stop",
+    "nan",
+    "chat",
+    "",
+    "",
+)
 SEED = {fault: seed for seed, fault in reversed(list(enumerate(FAULTS)))}
 LAST = len(FAULTS) - 1
 
@@ -56,6 +71,7 @@ def of(place: Place, fault: str) -> Run:
         ("kill", "killed", "SIGKILL", "out of memory?", ""),
         ("fork", "killed", "SIGKILL", "out of memory?", ""),
         ("hang", "timeout", "timeout", "timeout_s=4", "in hang"),
+        ("stop", "failed", "RuntimeError", "stopped before it had trained all epochs", "RuntimeError"),
         ("nan", "diverged", "diverged", "not finite in epoch 2; the learning rate 0.01", ""),
     ],
 )
@@ -64,7 +80,7 @@ def test_every_death_is_recorded(
 ) -> None:
     """Catches: a death that ends the sweep, or a result or MLflow run without its status, reason, last words
     or the epoch before it; a timeout that doesn't say where it hung; a parent that waits for ever for a pipe
-    which the dead worker's child has open."""
+    which the dead worker's child has open; an epoch that counts though its training was left out."""
     run = of(suffered, fault)
     assert run.status == status
     assert run.result["error"]["type"] == kind

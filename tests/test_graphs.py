@@ -40,11 +40,8 @@ def both(adapter: Any, task: Task, rule: dict[str, Any], run: Run, after: int) -
     real, data = cases.rule(rule), cases.examples(task)
     found = []
 
-    def follow(trainer: Any, epochs: slice) -> None:
-        losses = []
-        for order, rates in zip(run["orders"][epochs], run["rates"][epochs], strict=True):
-            trainer.train_epoch(order, rates)
-            losses.append(trainer.losses())
+    def follow(trainer: Any, which: slice) -> None:
+        losses = cases.follow(trainer, run, which=which)
         found.append({"losses": losses, "weights": trainer.weights(), "state": trainer.state()})
 
     of_card, graphs.recorder = graphs.recorder, lambda device: record

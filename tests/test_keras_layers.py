@@ -140,10 +140,9 @@ def compiled(adapter: Any, task: Task, rule: dict[str, Any], runs: list[Run], du
             cases.examples(task), cases.rule(rule | run.get("numbers", {})), run["seed"]
         )
         trainer.load(run["weights"])
-        for order, rates in zip(run["orders"], run["rates"], strict=True):
-            trainer.train_epoch(order, rates)
-            trainer.losses()
-            counts.append(len({path.name.split(".")[0] for path in Path(dump).glob("module_*")}))
+
+        modules = cases.follow(trainer, run, lambda trainer: sorted(Path(dump).glob("module_*")))
+        counts += [len({path.name.split(".")[0] for path in paths}) for paths in modules]
     return counts
 
 

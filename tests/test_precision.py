@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from harness import data, optim, precision, weights
-from harness.adapter import Adapter, Examples
+from harness.adapter import Adapter, Epoch, Examples
 from harness.config import RunConfig
 from harness.data import batch_order
 from tests.composing import choices, composing, config_of
@@ -35,7 +35,7 @@ def train(adapter: Adapter, plain: dict[str, Any], epochs: int) -> dict[str, Any
     rates = optim.learning_rates(config.schedule, config.optimizer.learning_rate, epochs, plan.steps)
     losses = []
     for epoch in range(epochs):
-        trainer.train_epoch(batch_order(0, epoch, plan.rows[0], plan.batch_size), rates[epoch])
+        trainer.train([Epoch(batch_order(0, epoch, plan.rows[0], plan.batch_size), rates[epoch])])
         trainer.sync()
         losses.append(float(trainer.losses().mean()))
     return {

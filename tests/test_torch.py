@@ -10,7 +10,7 @@ import pytest
 
 from adapters import torch as torch_adapter
 from harness import weights as canonical
-from harness.adapter import AdapterOptions
+from harness.adapter import AdapterOptions, Epoch
 from harness.parse import ConfigError
 from tests import cases
 from tests.lab import Lab, frameworks
@@ -94,7 +94,7 @@ def recurrent_kernels(adapter: Any, task: Task, rule: dict[str, Any], run: Run) 
     program = adapter.build(cases.plan(task, rule))
     trainer = program.trainer(cases.examples(task), cases.rule(rule), 0)
     trainer.load(run["weights"])
-    trainer.train_epoch(run["orders"][0], run["rates"][0])
+    trainer.train([Epoch(run["orders"][0], run["rates"][0])])
     with profile() as profiled:
         trainer.predict("test")
     seconds = [p for name, p in program.model.module.named_parameters() if "bias_hh" in name]

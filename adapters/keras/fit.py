@@ -1,12 +1,15 @@
 """The idiomatic execution: `model.compile` and `model.fit`, with the defaults that a user has.
 
-One call of `fit` a run (see `handover`); no callback a batch, since that turns an asynchronous loop into one
-that waits at every step. Backends add what they count, how they wait, and what `fit` reads.
+One call of `fit` for all epochs, as its users write it: a call an epoch would be measured with what `fit`
+sets up each time, iterators, callbacks, a pool of threads on JAX. A callback hands the epochs over from
+within; it has no method for batches, since that turns an asynchronous loop into one that waits at every step.
+Backends add what they count, how they wait, and what `fit` reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -14,8 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.keras import losses
-from adapters.keras.handover import EPOCHS, Handover
 from adapters.keras.program import Array, Inputs, Parts, native
+from harness.adapter import Epoch
+
+MOST = 10**9
+"""Epochs that `fit` is told to train: more than any run has. It is stopped when there are no more."""
 
 
 class Source(Protocol):
@@ -60,6 +66,44 @@ class Arrays:
         return {"x": native(tuple(inputs)), "y": y, "batch_size": self._batch_size, "shuffle": False}
 
 
+class _NoEpochError(Exception):
+    """Raised inside of a `fit` that has nothing to train: it can't be stopped before its first epoch else."""
+
+
+class _HandingOver(keras.callbacks.Callback):  # type: ignore[misc]
+    """Before each epoch of `fit` asks for what it trains, and stops it where there is nothing left.
+
+    begin: called with an epoch before it is trained. end: called with its mean loss after it.
+    """
+
+    def __init__(
+        self, epochs: Iterable[Epoch], begin: Callable[[Epoch], None], end: Callable[[float], None]
+    ) -> None:
+        super().__init__()
+        self._epochs = iter(epochs)
+        self._begin = begin
+        self._end = end
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Take the first epoch: what `fit` did up to here belongs to none."""
+        if epoch == 0 and not self._taken():
+            raise _NoEpochError
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Tell the loss, which Keras has read from the device by now, and take the next epoch: what `fit`
+        does between two of them belongs to the later one."""
+        assert logs is not None
+        self._end(float(logs["loss"]))
+        if not self._taken():
+            self.model.stop_training = True
+
+    def _taken(self) -> bool:
+        epoch = next(self._epochs, None)
+        if epoch is not None:
+            self._begin(epoch)
+        return epoch is not None
+
+
 class Fit:
     """A loop that calls `fit`; see `adapters.keras.program.Loop`.
 
@@ -80,7 +124,6 @@ class Fit:
         self._model = parts.model.keras
         self._model.compile(optimizer=parts.optimizer.keras, loss=losses.native(parts.plan.loss))
         self._loss = np.nan
-        self._fit: Handover | None = None
         self.predict = predict
         self._seed = seed
         self.sync = sync
@@ -89,24 +132,24 @@ class Fit:
 
     def feed(self, inputs: Inputs, y: Array) -> None:
         """Put the rows where `fit` reads them."""
-        self._stop()
         self._source.feed(inputs, y)
 
     def restart(self, seed: int) -> None:
-        """Begin a `fit`, up to its first epoch."""
-        self._stop()
+        """Set the stream of dropout masks; the rest of the state is in Keras' variables."""
         self._seed(seed)
-        reading = self._source.arguments()
-        self._fit = Handover(
-            lambda callback: self._model.fit(**reading, epochs=EPOCHS, verbose=0, callbacks=[callback])
-        )
 
-    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        """Fit one epoch on the rows in the harness's order."""
-        assert self._fit is not None, "train_epoch comes after load"
-        self._parts.optimizer.set_rates(learning_rates)
-        self._source.order(order)
-        self._loss = self._fit.train_epoch()
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        """Fit on the rows in the harness's order."""
+        callback = _HandingOver(epochs, self._begin, self._end)
+        with contextlib.suppress(_NoEpochError):
+            self._model.fit(**self._source.arguments(), epochs=MOST, verbose=0, callbacks=[callback])
+
+    def _begin(self, epoch: Epoch) -> None:
+        self._parts.optimizer.set_rates(epoch.rates)
+        self._source.order(epoch.order)
+
+    def _end(self, loss: float) -> None:
+        self._loss = loss
 
     def losses(self) -> Array:
         """The mean loss of the epoch, `[1]`."""
@@ -115,8 +158,3 @@ class Fit:
     def read(self, variables: Sequence[Any]) -> list[Array]:
         """The values of variables."""
         return [keras.ops.convert_to_numpy(variable) for variable in variables]
-
-    def _stop(self) -> None:
-        if self._fit is not None:
-            self._fit.stop()
-            self._fit = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -16,13 +16,12 @@ from typing import Any
 import jax
 import jax.monitoring
 import numpy as np
-import numpy.typing as npt
 
 from adapters.keras.built import ours
 from adapters.keras.fit import Arrays, Fit
 from adapters.keras.program import Array, Inputs, Loop, Parts, Program, native, parts
 from harness import machine, precision
-from harness.adapter import AdapterOptions, Execution, Plan, factors
+from harness.adapter import AdapterOptions, Epoch, Execution, Plan, factors
 from harness.parse import ConfigError, Mistake
 
 State = tuple[list[Any], list[Any], list[Any]]
@@ -125,13 +124,18 @@ class _Metered:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._count = 0
+        self._counting = False
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        before = _Metered.total
+        if self._counting:  # the harness predicts and reads between two epochs of a training
+            yield
+            return
+        self._counting, before = True, _Metered.total
         try:
             yield
         finally:
+            self._counting = False
             self._count += _Metered.total - before
 
     def feed(self, inputs: Inputs, y: Array) -> None:
@@ -142,9 +146,9 @@ class _Metered:
         with self._counted():
             self._loop.restart(seed)
 
-    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
+    def train(self, epochs: Iterable[Epoch]) -> None:
         with self._counted():
-            self._loop.train_epoch(order, learning_rates)
+            self._loop.train(epochs)
 
     def losses(self) -> Array:
         return self._loop.losses()
@@ -212,11 +216,12 @@ class _Compiled:
         # Copies, because the state is donated and Keras' variables must keep theirs.
         self._state = jax.tree.map(lambda value: jax.device_put(np.asarray(value)), _state(self._made))
 
-    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        if (table := self._made.optimizer.new_table(learning_rates)) is not None:
-            # A call takes a NumPy array in 5 µs, for which `device_put` needs 100: for one call that is less.
-            self._table = table if self._scanned else jax.device_put(table)
-        self._state, self._losses = self._epoch(self._state, self._table, *self._data, order)
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        for order, rates in epochs:
+            if (table := self._made.optimizer.new_table(rates)) is not None:
+                # A call takes a NumPy array in 5 µs, `device_put` needs 100: for one call that is less.
+                self._table = table if self._scanned else jax.device_put(table)
+            self._state, self._losses = self._epoch(self._state, self._table, *self._data, order)
 
     def losses(self) -> Array:
         # `device_get` fetches the losses of steps together, and takes 10 times as long as this for one array

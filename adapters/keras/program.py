@@ -7,7 +7,7 @@ trains those (JAX, whose arrays can't be changed in place).
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from adapters.keras import losses, model, optimizers
 from adapters.keras.built import Compiler, Setting
-from harness.adapter import Examples, Float, Plan, Split, Weights
+from harness.adapter import Epoch, Examples, Float, Plan, Split, Weights
 from harness.optim import Rule
 from harness.state import DISPLACEMENT, State, check_slots, displacements, last_rate, stream_seed, velocities
 
@@ -74,8 +74,8 @@ class Loop(Protocol):
         """Take the state over from the Keras model and optimizer, which were loaded just now."""
         ...
 
-    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        """See `harness.adapter.Trainer.train_epoch`."""
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        """See `harness.adapter.Trainer.train`."""
         ...
 
     def losses(self) -> Array:
@@ -196,11 +196,16 @@ class Trainer:
         if self._stream is not None and self._stream.name in masks:
             self._stream.go_to(masks[self._stream.name])
 
-    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        """Train, see `harness.adapter.Trainer.train_epoch`."""
-        self._steps += len(order)
-        self._rate = last_rate(learning_rates, self._rate)
-        self._loop.train_epoch(order, learning_rates)
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        """Train, see `harness.adapter.Trainer.train`."""
+        self._loop.train(self._counted(epochs))
+
+    def _counted(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
+        """The same, while it is kept where the training is."""
+        for epoch in epochs:
+            self._steps += len(epoch.order)
+            self._rate = last_rate(epoch.rates, self._rate)
+            yield epoch
 
     def losses(self) -> npt.NDArray[np.float64]:
         """The mean loss of each batch of the last epoch, or of the epoch, float64."""

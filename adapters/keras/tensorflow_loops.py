@@ -5,7 +5,7 @@ Data, order and learning rates are arguments or variables: a program serves ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from adapters.keras import tensorflow_kernels
 from adapters.keras.fit import Fit
 from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
 from harness import precision
-from harness.adapter import AdapterOptions, Execution, Plan, factors
+from harness.adapter import AdapterOptions, Epoch, Execution, Plan, factors
 from harness.parse import ConfigError, Mistake
 from harness.spec import Conv1D, Conv2D, Embedding
 
@@ -186,8 +186,9 @@ class _Compiled:
     def restart(self, seed: int) -> None:
         """Nothing to do: Keras' variables are the state."""
 
-    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        self._losses = self._run(tf.constant(order), learning_rates)
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        for order, rates in epochs:
+            self._losses = self._run(tf.constant(order), rates)
 
     def _whole(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
         # The program itself puts the rates into the optimizer: from here that takes longer than two steps.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, assert_never
 
 import numpy as np
@@ -14,7 +14,7 @@ from adapters.keras import losses
 from adapters.keras.fit import Arrays, Fit
 from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
 from harness import precision
-from harness.adapter import AdapterOptions, Execution, Loss, Plan, factors
+from harness.adapter import AdapterOptions, Epoch, Execution, Loss, Plan, factors
 from harness.parse import ConfigError, Mistake
 from harness.spec import Conv2D
 
@@ -128,9 +128,13 @@ class _Loop:
     def restart(self, seed: int) -> None:
         _seed(seed)
 
-    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        for order, rates in epochs:
+            self._made.optimizer.set_rates(rates)
+            self._train(order)
+
+    def _train(self, order: npt.NDArray[np.int32]) -> None:
         apply = self._made.optimizer.keras.apply
-        self._made.optimizer.set_rates(learning_rates)
         self._losses = []
         for rows in torch.as_tensor(order, device=self._device).unbind():
             loss = self._batch_loss(self._inputs, self._y, rows)

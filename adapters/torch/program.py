@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,6 +15,7 @@ from harness import gauge, precision
 from harness.adapter import (
     Adapter,
     AdapterOptions,
+    Epoch,
     Examples,
     Execution,
     Float,
@@ -254,11 +257,12 @@ class TorchTrainer:
         self._loop = program.loop(self._inputs["train"], self._y, rule, self._optimizer)
         streams.start(self._device, self._seed, self._steps, state.masks if state else {})
 
-    def train_epoch(self, order: npt.NDArray[np.int32], learning_rates: npt.NDArray[np.float64]) -> None:
-        """Train; returns before a GPU is done."""
-        self._steps += len(order)
-        self._rate = last_rate(learning_rates, self._rate)
-        self._losses = self._loop(torch.from_numpy(order).to(torch.int64), learning_rates.tolist())
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        """Train; asks for the next epoch before a GPU is done."""
+        for order, rates in epochs:
+            self._steps += len(order)
+            self._rate = last_rate(rates, self._rate)
+            self._losses = self._loop(torch.from_numpy(order).to(torch.int64), rates.tolist())
 
     def losses(self) -> npt.NDArray[np.float64]:
         """The losses of the last epoch, float64 `[steps]`."""

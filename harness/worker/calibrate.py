@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness import calibration, machine, measure, weights
-from harness.adapter import Adapter, Examples, Execution, Plan, Program, Trainer
+from harness.adapter import Adapter, Epoch, Examples, Execution, Plan, Program, Trainer
 from harness.config import RunConfig
 from harness.data import Dataset, batch_order, open_dataset
 from harness.parse import ConfigError, to_plain
@@ -132,7 +132,7 @@ class _Calibration:
         order = batch_order(self._config.seed, epoch, plan.rows[0], plan.batch_size)
         side.trainer.sync()
         start = measure.Reading.now()
-        side.trainer.train_epoch(order, self._rates)
+        side.trainer.train([Epoch(order, self._rates)])
         side.trainer.sync()
         return measure.Reading.now().since(start)
 

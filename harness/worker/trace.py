@@ -13,7 +13,7 @@ framework's own optimizer is from that rule is found out here: no other framewor
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import deviating, npz, optim, parity, weights
-from harness.adapter import Execution, Plan, Trainer
+from harness.adapter import Epoch, Execution, Plan, Trainer
 from harness.data import batch_order
 from harness.optim import SGD, Rule
 from harness.parity import BATCH_SIZE, BOUND, TEST_ROWS, TRAIN_ROWS, Case, Native, Trace
@@ -112,11 +112,15 @@ class _Tracer:
         trace: dict[str, NDArray[Any]] = {}
         losses: list[float] = []
         kept = parity.kept_steps(self._network)
-        for step, rate in enumerate(self._case.rates, start=1):
-            trainer.train_epoch(self._orders[step - 1], np.array([rate]))
-            losses.append(float(trainer.losses()[-1]))
-            if step in kept:
-                trace |= {f"weights/{step}/{name}": value for name, value in trainer.weights().items()}
+
+        def steps() -> Iterator[Epoch]:
+            for step, rate in enumerate(self._case.rates, start=1):
+                yield Epoch(self._orders[step - 1], np.array([rate]))
+                losses.append(float(trainer.losses()[-1]))
+                if step in kept:
+                    trace.update({f"weights/{step}/{name}": w for name, w in trainer.weights().items()})
+
+        trainer.train(steps())
         trace["losses"] = np.array(losses)
         return trace
 
@@ -129,7 +133,7 @@ class _Tracer:
     def _gradients(self) -> dict[str, NDArray[Any]]:
         """What one step of gradient descent at learning rate 1 takes away from each weight."""
         trainer = self._loaded(SGD(learning_rate=1.0, impl="shared"))
-        trainer.train_epoch(self._orders[0], np.array([1.0]))
+        trainer.train([Epoch(self._orders[0], np.array([1.0]))])
         after = trainer.weights()
         return {f"gradient/{name}": self._initial[name] - after[name] for name in self._initial}
 

@@ -7,12 +7,13 @@ away, so that compilation never gets into an epoch that counts.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from harness import machine, measure, metrics, optim
 from harness import start as start_of
-from harness.adapter import Examples, Plan, Program, Trainer, Weights
+from harness.adapter import Epoch, Examples, Plan, Program, Trainer, Weights
 from harness.config import METRICS, RunConfig
 from harness.data import Dataset, batch_order, open_dataset
 from harness.job import CONCLUSIVE, Failure, Job, Result, RunFolder, Status, epoch_record
@@ -128,7 +129,10 @@ class Training:
         if new:
             self._warm_up(setting)
         load_before, ticks_before = measure.load_average(), machine.ticks()
-        self._train(setting, checkpoints)
+        handing = self._handed_over(setting, checkpoints)
+        setting.trainer.train(handing)
+        if inspect.getgeneratorstate(handing) != inspect.GEN_CLOSED:
+            raise RuntimeError("the adapter stopped before it had trained all epochs")
         self._timing["load"] = [load_before, measure.load_average()]
         self._timing["steal"] = machine.steal_since(ticks_before)
         self._timing["compilations"] = setting.program.compilations() - (0 if new else compiled_before)
@@ -210,15 +214,16 @@ class Training:
         return stamped
 
     def _warm_up(self, setting: _Setting) -> None:
-        order, rates = _orders(setting, 1), _rates(setting)[0]
+        epoch = Epoch(_orders(setting, 1), _rates(setting)[0])
         start = measure.Reading.now()
-        setting.trainer.train_epoch(order, rates)
+        setting.trainer.train([epoch])
         setting.trainer.sync()
         self._timing["first_epoch_s"] = measure.Reading.now().since(start).wall_s
         setting.trainer.predict("val")
         setting.trainer.load(setting.weights, setting.state)
 
-    def _train(self, setting: _Setting, checkpoints: Checkpoints) -> None:
+    def _handed_over(self, setting: _Setting, checkpoints: Checkpoints) -> Generator[Epoch, None, None]:
+        """The epochs that are left, for the trainer. It trains where this yields: there the clock runs."""
         trainer = setting.trainer
         rates = _rates(setting)
         for epoch in range(1 + setting.epochs_before, setting.config.train.epochs + 1):
@@ -226,7 +231,7 @@ class Training:
             trainer.sync()
             self._meter.begin()
             start = measure.Reading.now()
-            trainer.train_epoch(order, rates[epoch - 1])
+            yield Epoch(order, rates[epoch - 1])
             trainer.sync()
             passed = measure.Reading.now().since(start)
             energy = self._meter.end()

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from harness import gauge
 from harness.adapter import (
     Adapter,
     AdapterOptions,
+    Epoch,
     Examples,
     Execution,
     Plan,
@@ -185,7 +186,13 @@ class FaultyTrainer:
         self._state = state
         self._epoch = 0
 
-    def train_epoch(self, order: Any, learning_rates: Any) -> None:
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        for order, rates in epochs:
+            if self._fault == "stop" and self._epoch + 1 == FAULTY_EPOCH:
+                return
+            self._train(order, rates)
+
+    def _train(self, order: Any, learning_rates: Any) -> None:
         self._epoch += 1
         if self._fault == "slow" or (self._fault in FAULTS and self._epoch == FAULTY_EPOCH):
             FAULTS[self._fault]()

@@ -73,8 +73,8 @@ def test_an_impossible_execution_is_refused_with_those_that_work(
 
 
 def test_weights_come_back_as_they_were_loaded(place: tuple[Lab, str]) -> None:
-    """Catches: a kernel that is loaded in one layout and read in another, a bias that is dropped; an epoch that
-    is trained though there was none to train."""
+    """Catches: a kernel that is loaded in one layout and read in another, a bias that is dropped; an epoch
+    that is trained though there was none to train."""
     lab, execution = place
     task = make_task(execution)
     run = make_run(task, 0.02)

@@ -176,17 +176,6 @@ def pipeline(adapter: Any, task: Task, rule: dict[str, Any]) -> list[bool]:
     return [dataset.options().autotune.enabled for dataset in given.values()]
 
 
-def test_xla_is_told_of_wide_vectors_where_there_are_any(lab: Callable[[str, str], Lab]) -> None:
-    """Catches: an option for processors that don't have it; one that a JAX that has never heard of it ends
-    with; programs compiled without it; settings that don't say what was compiled with."""
-    rule = {"name": "sgd"} | RULES["sgd"]
-    arguments = {"task": make_task("epoch"), "rule": rule}
-    case = "tests.test_keras_adapter:wide_vectors"
-    found = lab("keras_jax", "float64").call(case, **arguments)
-    wide = {"xla_cpu_prefer_vector_width": "512"}
-    assert found == {"wide": [wide] * 2, "narrow": [{}] * 2, "unknown": [{}] * 2}
-
-
 @pytest.mark.parametrize(("asked", "found"), [("", True), ("true", True), ("false", False), ("0", False)])
 def test_jax_computes_in_the_thread_that_calls_where_it_is_asked_to(asked: str, found: bool) -> None:
     """Catches: a variable that nobody reads, or that comes too late, when JAX has made its device."""
@@ -213,30 +202,3 @@ def threads_of_a_call() -> None:
     x = jnp.ones((256, 256))
     call(x).block_until_ready()
     print(adapter.environment()["async_dispatch"], not call(x).is_ready())
-
-
-def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, list[Any]]:
-    """The case: what settings say of a program's options and what `jax.jit` was given, by the processor."""
-    import jax
-
-    from adapters.keras import jax_loops
-
-    found = {}
-    instructions = {"wide": {"avx2", "avx512f"}, "narrow": {"avx2"}, "unknown": {"avx2", "avx512f"}}
-    for name, known in instructions.items():
-        option = jax_loops.WIDE if name != "unknown" else {"xla_cpu_no_such_option": "512"}
-        with (
-            mock.patch.object(jax_loops.machine, "instructions", lambda known=known: frozenset(known)),
-            mock.patch.object(jax_loops, "WIDE", option),
-            mock.patch.object(jax_loops.jax, "jit", wraps=jax.jit) as jit,
-        ):
-            jax_loops.cpu_options.cache_clear()
-            said = adapter.build(cases.plan(task, rule)).settings()["xla_options"]
-            given = [
-                call.kwargs["compiler_options"]
-                for call in jit.call_args_list
-                if "donate_argnums" in call.kwargs
-            ]
-        found[name] = [said, *given]
-    jax_loops.cpu_options.cache_clear()
-    return found

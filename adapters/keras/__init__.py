@@ -22,6 +22,16 @@ _LOOPS = {
     "torch": "adapters.keras.torch_loops",
 }
 
+# For one thread of a CPU. On TensorFlow XLA calls products that are shared among threads even if there is but
+# one: a transformer's step took 1.03 (28 steps) to 1.12 (8 steps) times as long, an RNN's 1.04. For JAX see
+# `jax_options`, which can't be imported this early; its blocks of 4 x 4 x a vector are as fast as the larger
+# ones that XLA has by default, and compiled in a third of the time (28 steps of an RNN: 1.2 s for 2.7).
+XLA_FLAGS = {
+    "tensorflow": "--xla_cpu_multi_thread_eigen=false",
+    "jax": "--xla_backend_extra_options=xla_force_enable_experimental_llvm_ir_gemm,"
+    "xla_llvm_ir_gemm_tile_size=4:4:1*vectwidth",
+}
+
 # What Keras imports where it is installed and no training needs: for wrappers in the style of scikit-learn,
 # for plots and data frames. They take half of its import on JAX, and two fifths on TensorFlow.
 LEFT_OUT = ("matplotlib", "pandas", "sklearn")
@@ -61,7 +71,7 @@ class KerasAdapter:
                 )
         if mistakes:
             raise ConfigError(mistakes)
-        program: Program = self._loops.build(plan)
+        program: Program = self._loops.build(plan, self._options)
         return program
 
     def multiply(self, size: int, repeats: int) -> list[float]:
@@ -85,7 +95,7 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
         problem = f"{options.backend!r} is not a backend of Keras"
         allowed = ", ".join(_LOOPS)
         raise ConfigError([Mistake("backend", problem, allowed, nearest(options.backend, _LOOPS))])
-    _before_import(options)
+    before_import(options)
     with imports.quick(without=LEFT_OUT):
         keras = importlib.import_module("keras")
     if keras.backend.backend() != options.backend:
@@ -103,13 +113,17 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
     return KerasAdapter(options, loops)
 
 
-def _before_import(options: AdapterOptions) -> None:
+def before_import(options: AdapterOptions) -> None:
     """What Keras and its backends read from the environment while they are imported."""
     if "keras" in sys.modules:
         return
     os.environ["KERAS_BACKEND"] = options.backend
     os.environ["KERAS_TORCH_DEVICE"] = options.device
     os.environ["JAX_PLATFORMS"] = options.device
+    if options.threads == 1 and options.device == "cpu" and options.backend in XLA_FLAGS:
+        # what the user says comes last and wins
+        told = XLA_FLAGS[options.backend], os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, told))
 
 
 def _keep_float64() -> None:

@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,17 +19,16 @@ import numpy as np
 
 from adapters.keras.built import ours
 from adapters.keras.fit import Arrays, Fit
+from adapters.keras.jax_options import cpu_options
 from adapters.keras.program import Array, Inputs, Loop, Parts, Program, native, parts
-from harness import machine, precision
+from harness import precision
 from harness.adapter import AdapterOptions, Epoch, Execution, Plan, factors
 from harness.parse import ConfigError, Mistake
 
 State = tuple[list[Any], list[Any], list[Any]]
+Options = dict[str, object]
 
 EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
-WIDE = {"xla_cpu_prefer_vector_width": "512"}
-"""What XLA is told on processors with AVX-512, where it would take vectors of 256 bits: 5 % off the step of a
-simple recurrent network, 2 % off that of an LSTM."""
 ASYNC = "jax_cpu_enable_async_dispatch"
 """What has calls on a CPU computed in the thread that makes them (false), or as JAX has it in another one,
 while this one goes on: steps are made ready during the one before, on a second core. A whole epoch as one
@@ -70,6 +69,7 @@ def environment(options: AdapterOptions) -> dict[str, object]:
         "devices": [device.device_kind for device in jax.devices()],
         "cpu_devices": jax.device_count(),
         "async_dispatch": jax.config.read(ASYNC),  # type: ignore[no-untyped-call]
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "tf32": jax.config.values["jax_default_matmul_precision"] == PRODUCTS["tf32"],
     }
 
@@ -93,27 +93,15 @@ def product(size: int, options: AdapterOptions) -> Callable[[], None]:
     return lambda: compiled(left, right).block_until_ready()
 
 
-def build(plan: Plan) -> Program:
+def build(plan: Plan, options: AdapterOptions) -> Program:
     """The program of a plan."""
     idiomatic = plan.execution == "idiomatic"
     made = parts(plan, "none" if idiomatic else "xla")
     if idiomatic:
         return Program(made, _Metered(_fit(made)), {"xla": True})
-    options = cpu_options() if plan.device == "cpu" else {}
-    settings = {"xla": True, "xla_options": options, "own_layers": ours(made.model.keras)}
-    return Program(made, _Metered(_Compiled(made, options)), settings)
-
-
-@cache
-def cpu_options() -> dict[str, str]:
-    """What XLA compiles for this processor with; nothing where this JAX does not know the option."""
-    if "avx512f" not in machine.instructions():
-        return {}
-    try:
-        jax.jit(lambda number: number + 1, compiler_options=WIDE)(np.float32(0))
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return WIDE
+    told = cpu_options(plan, options.threads) if plan.device == "cpu" else {}
+    settings = {"xla": True, "xla_options": told, "own_layers": ours(made.model.keras)}
+    return Program(made, _Metered(_Compiled(made, told)), settings)
 
 
 class _Metered:
@@ -199,7 +187,7 @@ def _fit(made: Parts) -> Fit:
 class _Compiled:
     """The state as arrays, and the program of an epoch or of a step that takes it and gives it back."""
 
-    def __init__(self, made: Parts, options: dict[str, str]) -> None:
+    def __init__(self, made: Parts, options: Options) -> None:
         self._made = made
         self._forward = _forward(made)
         self._scanned = made.plan.execution == "epoch"
@@ -297,7 +285,7 @@ def _step(made: Parts) -> Callable[..., tuple[State, jax.Array]]:
     return step
 
 
-def _scanned(made: Parts, options: dict[str, str]) -> Callable[..., tuple[State, jax.Array]]:
+def _scanned(made: Parts, options: Options) -> Callable[..., tuple[State, jax.Array]]:
     """The whole epoch as one program."""
     step = _step(made)
 
@@ -310,7 +298,7 @@ def _scanned(made: Parts, options: dict[str, str]) -> Callable[..., tuple[State,
     return epoch
 
 
-def _stepped(made: Parts, options: dict[str, str]) -> Callable[..., tuple[State, list[jax.Array]]]:
+def _stepped(made: Parts, options: Options) -> Callable[..., tuple[State, list[jax.Array]]]:
     """The epoch as one call a step. The rows go in as NumPy arrays, which is faster than to slice `order` on
     the device; the losses stay there until somebody asks."""
     step = jax.jit(_step(made), donate_argnums=0, compiler_options=options)

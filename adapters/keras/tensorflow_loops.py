@@ -5,6 +5,7 @@ Data, order and learning rates are arguments or variables: a program serves ever
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,6 +54,7 @@ def environment(options: AdapterOptions) -> dict[str, object]:
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "devices": [device.name for device in tf.config.get_visible_devices()],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
         **({"cuda": built["cuda_version"], "cudnn": built["cudnn_version"]} if on_card else {}),
     }
@@ -85,7 +87,7 @@ def product(size: int, options: AdapterOptions) -> Callable[[], None]:
     return multiply
 
 
-def build(plan: Plan) -> Program:
+def build(plan: Plan, options: AdapterOptions) -> Program:
     """The program of a plan."""
     if plan.xla is None:
         plan = replace(plan, xla=_pays(plan))

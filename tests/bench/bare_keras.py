@@ -6,6 +6,7 @@ import os
 import sys
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # as in the adapter: there is one thread
 
 import keras
 import numpy as np

@@ -1,14 +1,15 @@
 """The harness against bare hand-written loops: same framework, same execution, same data, one thread.
 
-    python -m tests.bench.overhead [--json] [--only "torch lstm compiled"] [--seconds 4] [--rounds 1]
+    python -m tests.bench.overhead [--json] [--only "torch lstm compiled"] [--rounds 1] [--most 4]
 
 Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
 an epoch each, A B B A. One runs the worker's own code, the other one a loop that imports nothing of the
 adapters (tests/bench/bare_*.py) but on JAX their layers, on a network written by hand
 (tests/bench/networks_*.py) with as many parameters as the spec has. The ratio is that of paired epochs, with
 a bootstrap interval over the pairs; a round is a fresh pair of processes, and the rounds' own ratios show
-what the interval can't know: how much processes differ by chance. A bare loop against itself (the A/A rows)
-shows what is left of the machine's noise. A goal is reached where the ratio is at most that, and missed
+what the interval can't know: how much processes differ by chance. A row gets more rounds, up to `--most`, as
+long as its interval has the goal inside, whichever side the ratio is on. A bare loop against itself (the A/A
+rows) shows what is left of the machine's noise. A goal is reached where the ratio is at most that, and missed
 where its whole interval lies above. What a framework refuses has no row.
 
 `train` compares what the worker's clock encloses, `epoch` whole epochs (with making the order, reading the
@@ -65,12 +66,12 @@ class Comparison:
 
 
 def compare(
-    sides: tuple[Side, Side], folder: Path, rounds: int, seconds: float
+    sides: tuple[Side, Side], folder: Path, rounds: int, seconds: float, most: int = 0
 ) -> tuple[Comparison, list[float]] | None:
     """A comparison, and the ratio of each pair; None if the framework refuses a side."""
     found: list[Contest] = []
-    for number in range(rounds):
-        found.append(contest(sides, folder / f"round-{number}", seconds))
+    while len(found) < rounds or (len(found) < most and _undecided(found)):
+        found.append(contest(sides, folder / f"round-{len(found)}", seconds))
         if not all(found[-1].epochs):
             return None
     a, b = (flat([each.epochs[i] for each in found]) for i in (0, 1))
@@ -93,11 +94,18 @@ def compare(
     return row, [one / other for one, other in zip(train_s(a), train_s(b), strict=True)]
 
 
+def _undecided(found: Sequence[Contest]) -> bool:
+    """Whether the goal lies within the interval of all rounds."""
+    a, b = (train_s(flat([each.epochs[side] for each in found])) for side in (0, 1))
+    ratio = measure.ratio(a, b)
+    return ratio.low <= GOAL <= ratio.high
+
+
 def _beside(epochs: Sequence[Epoch]) -> float:
     return measure.median([epoch.whole_s - epoch.train_s for epoch in epochs])
 
 
-def measure_overhead(only: str = "", rounds: int = 1, seconds: float = 4.0) -> Report:
+def measure_overhead(only: str = "", rounds: int = 1, most: int = 4, seconds: float = 4.0) -> Report:
     """All comparisons; `only` keeps those with all of its words: framework, architecture, execution."""
     rows, noise = [], []
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:
@@ -107,7 +115,7 @@ def measure_overhead(only: str = "", rounds: int = 1, seconds: float = 4.0) -> R
                     continue
                 say(f"{framework} {model} {execution}")
                 sides = Side(framework, execution, model=model), bare(framework, execution, model)
-                found = compare(sides, Path(name, framework, model, execution), rounds, seconds)
+                found = compare(sides, Path(name, framework, model, execution), rounds, seconds, most)
                 if found:
                     rows.append(found[0])
         for framework, execution in NOISE:
@@ -221,4 +229,4 @@ def interval(found: Interval) -> str:
 
 if __name__ == "__main__":
     description = "The harness against bare hand-written loops, and a bare loop against itself."
-    sys.exit(command(measure_overhead, description, only="", rounds=1, seconds=4.0))
+    sys.exit(command(measure_overhead, description, only="", rounds=1, most=4, seconds=4.0))

@@ -62,7 +62,11 @@ def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -
     """Measure and write the page; returns what was measured. Raises ValueError for an unknown part."""
     drawing = str(PAGE.with_name(DRAWING))
     parts = [
-        Part("What the harness costs", overhead, lambda: overhead.measure_overhead(rounds=rounds)),
+        Part(
+            "What the harness costs",
+            overhead,
+            lambda: overhead.measure_overhead(rounds=rounds, most=2 * rounds),
+        ),
         Part("What others take", rivals, rivals.measure_rivals),
         Part("How much of the machine is used", shares, shares.measure_shares),
         Part("What the loop decides", fnn_speed, fnn_speed.measure_speed),

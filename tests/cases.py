@@ -113,6 +113,35 @@ def train(
     return results
 
 
+class _BreakError(Exception):
+    """What no framework knows."""
+
+
+def broken_then_again(
+    adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], run: dict[str, Any]
+) -> dict[str, Any]:
+    """A run that ends by an exception after its first epoch, and then the whole run by the same trainer."""
+    key = plan(task, rule)
+    program = adapter.build(key)
+    trainer = program.trainer(examples(task), parse(optim.Rule, rule), 0)  # type: ignore[arg-type]
+    caught = []
+
+    def end(trainer: Trainer) -> None:
+        trainer.predict("val")
+        raise _BreakError("after 1")
+
+    trainer.load(run["weights"])
+    try:
+        follow(trainer, run, end)
+    except _BreakError as error:
+        caught.append(str(error))
+    before = program.compilations()
+    trainer.load(run["weights"])
+    losses = follow(trainer, run)
+    counts = [before, program.compilations()]
+    return {"caught": caught, "losses": losses, "weights": trainer.weights(), "compilations": counts}
+
+
 def refusal(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) -> str:
     """The message with which `build` refuses a plan; empty if it builds."""
     try:

@@ -199,6 +199,20 @@ def test_loading_again_starts_over(place: tuple[Lab, str]) -> None:
         assert same(result["weights"], first["weights"])
 
 
+def test_a_training_that_was_broken_off_leaves_nothing_behind(place: tuple[Lab, str]) -> None:
+    """Catches: an exception of the harness (a divergence, an end that the shell asks for) that a framework's
+    own loop swallows or turns into another one, or after which the next run is no fresh one."""
+    lab, execution = place
+    task, rule = make_task(execution), shared("adam")
+    run = make_run(task, rule["learning_rate"])
+    found = lab.call("tests.cases:broken_then_again", task=task, rule=rule, run=run)
+    losses, weights = expected(task, rule, run)
+    assert found["caught"] == ["after 1"]
+    assert canonical.compare(found["weights"], weights).largest <= BOUND
+    assert losses_agree(found["losses"], losses)
+    assert found["compilations"][0] == found["compilations"][1]
+
+
 def test_the_seed_is_that_of_dropout(place: tuple[Lab, str]) -> None:
     """Catches: masks that are the same whatever the seed is (or that a compiler made a constant of)."""
     lab, execution = place

@@ -18,8 +18,15 @@ from tests.tasks import RULES, Task, make_task
 
 HERE = "tests.test_xla_options"
 SGD = {"name": "sgd"} | RULES["sgd"]
-OUTPUT = {"kind": "output"}
+OUTPUT, FLATTEN = {"kind": "output"}, {"kind": "flatten"}
+RNN = {"kind": "rnn", "units": 4, "returns": "last"}
+LSTM = RNN | {"kind": "lstm"}
 OWN_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
+
+
+def dense(units: int) -> dict[str, Any]:
+    """A dense layer."""
+    return {"kind": "dense", "units": units}
 
 
 def test_xla_is_told_of_wide_vectors_where_there_are_any(lab: Callable[[str, str], Lab]) -> None:
@@ -45,7 +52,7 @@ def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, li
             mock.patch.object(jax_options, "WIDE", option),
             mock.patch.object(jax_loops.jax, "jit", wraps=jax.jit) as jit,
         ):
-            jax_options._known.cache_clear()
+            jax_options._compiles.cache_clear()
             said = adapter.build(cases.plan(task, rule)).settings()["xla_options"]
             given = [
                 call.kwargs["compiler_options"]
@@ -53,7 +60,7 @@ def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, li
                 if "donate_argnums" in call.kwargs
             ]
         found[name] = [said, *given]
-    jax_options._known.cache_clear()
+    jax_options._compiles.cache_clear()
     return found
 
 
@@ -61,65 +68,75 @@ def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, li
     ("what", "own"),
     [
         ({}, True),
-        ({"layers": [{"kind": "rnn", "units": 4, "returns": "last"}, OUTPUT], "in_shape": [5, 2]}, True),
-        ({"layers": [{"kind": "lstm", "units": 4, "returns": "last"}, OUTPUT], "in_shape": [5, 2]}, False),
+        ({"layers": [RNN, OUTPUT], "in_shape": [5, 2]}, True),
+        ({"layers": [LSTM, OUTPUT], "in_shape": [5, 2]}, False),
         ({"layers": [{"kind": "layer_norm"}, OUTPUT], "in_shape": [401]}, True),
-        ({"layers": [{"kind": "dense", "units": 401}, OUTPUT]}, False),
-        (
-            {
-                "layers": [
-                    {
-                        "kind": "residual",
-                        "body": [{"kind": "dense", "units": 401}, {"kind": "dense", "units": 5}],
-                    },
-                    OUTPUT,
-                ]
-            },
-            False,
-        ),
+        ({"layers": [dense(401), OUTPUT]}, False),
+        ({"layers": [{"kind": "residual", "body": [dense(401), dense(5)]}, OUTPUT]}, False),
+        ({"layers": [RNN | {"returns": "sequence"}, FLATTEN, OUTPUT], "in_shape": [101, 2]}, False),
         ({"batches": [1, 513]}, False),
-        ({"threads": 2}, False),
+        ({"flags": ""}, False),
     ],
-    ids=["dense", "rnn", "lstm", "many inputs", "wide", "wide inside", "batch", "threads"],
+    ids=["dense", "rnn", "lstm", "many inputs", "wide", "wide inside", "many columns", "batch", "flags"],
 )
 def test_xla_makes_products_itself_where_that_is_faster(
     what: dict[str, Any], own: bool, lab: Callable[[str, str], Lab]
 ) -> None:
-    """Catches: loops of XLA's own for products that a library is faster with, up to 1.5 times, or for which
-    there are several threads; and none for those that a feed-forward network has."""
-    asked = {key: value for key, value in what.items() if key != "threads"}
-    task = make_task("epoch", **asked)
-    told = lab("keras_jax", "float64").call(
-        f"{HERE}:told", task=task, rule=SGD, threads=what.get("threads", 1)
-    )
+    """Catches: loops of XLA's own for products that a library is faster with, up to 1.5 times, or that XLA's
+    flags don't allow for; and none for those that a feed-forward network has."""
+    flags = what.get("flags", keras_adapter.XLA_FLAGS["jax"])
+    task = make_task("epoch", **{key: value for key, value in what.items() if key != "flags"})
+    told = lab("keras_jax", "float64").call(f"{HERE}:told", task=task, rule=SGD, flags=flags)
     assert (told.items() >= OWN_PRODUCTS.items()) == own
 
 
-def told(adapter: Any, task: Task, rule: dict[str, Any], threads: int) -> dict[str, Any]:
-    """The case: XLA's options for a program on so many threads."""
+def told(adapter: Any, task: Task, rule: dict[str, Any], flags: str) -> dict[str, Any]:
+    """The case: XLA's options for a program in a process with these flags."""
     from adapters.keras import jax_options
 
-    return jax_options.cpu_options(cases.plan(task, rule), threads)
+    with mock.patch.dict(os.environ, {"XLA_FLAGS": flags}):
+        return jax_options.cpu_options(cases.plan(task, rule))
 
 
 @pytest.mark.parametrize("framework", ["keras", "keras_jax"])
-def test_flags_of_xla_are_there_when_it_is_imported_and_a_user_s_come_last(framework: str) -> None:
-    """Catches: flags that come too late, or that replace a user's; and flags for one thread where there are
-    several, or for a card."""
+def test_flags_of_xla_are_there_before_it_is_imported(framework: str) -> None:
+    """Catches: flags that come too late; and flags for one thread where there are several, or for a card."""
     backend = {"keras": "tensorflow", "keras_jax": "jax"}[framework]
     code = f"from tests.test_xla_options import flags; flags({backend!r})"
-    environment = os.environ | {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false"}
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    given = f"{keras_adapter.XLA_FLAGS[backend]} --xla_cpu_enable_fast_math=false"
-    assert done.stdout.splitlines() == [given, *["--xla_cpu_enable_fast_math=false"] * 2], done.stderr
+    assert done.stdout.splitlines() == [keras_adapter.XLA_FLAGS[backend], "", ""], done.stderr
 
 
 def flags(backend: str) -> None:
     """In a process of its own: print XLA's flags as an adapter on one thread sets them, on two, on a card."""
     from harness.adapter import AdapterOptions
 
-    own = os.environ["XLA_FLAGS"]
     for threads, device in ((1, "cpu"), (2, "cpu"), (1, "cuda")):
-        os.environ["XLA_FLAGS"] = own
+        os.environ.pop("XLA_FLAGS", None)
         keras_adapter.before_import(AdapterOptions(backend, "float32", threads, device))
-        print(os.environ["XLA_FLAGS"])
+        print(os.environ.get("XLA_FLAGS", ""))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("--xla_dump_to=here", False),
+        ("--xla_cpu_multi_thread_eigen=true --xla_dump_to=here", True),
+        ("--xla_cpu_experimental_ynn_fusion_type=", True),
+        ("--xla_backend_extra_options=xla_llvm_ir_gemm_tile_size=8:8:1*vectwidth", True),
+        ("flags.txt", True),
+    ],
+)
+def test_a_user_s_flags_of_xla_are_left_as_they_are(given: str, kept: bool) -> None:
+    """Catches: a user's choice that is overruled, or his file of flags that XLA reads no more."""
+    ours = keras_adapter.XLA_FLAGS["jax"]
+    assert keras_adapter.xla_flags("jax", given) == (given if kept else f"{ours} {given}")
+
+
+def test_a_user_s_width_of_vectors_is_left_as_it_is(lab: Callable[[str, str], Lab]) -> None:
+    """Catches: an option given with a program, which would overrule the flag."""
+    flags = "--xla_cpu_prefer_vector_width=256"
+    assert (
+        lab("keras_jax", "float64").call(f"{HERE}:told", task=make_task("epoch"), rule=SGD, flags=flags) == {}
+    )

@@ -1,8 +1,7 @@
 """Keras 3, on TensorFlow, JAX or torch: one adapter, whose backend is chosen before Keras is imported.
 
 What concerns every backend (the model, the losses, the optimizers, `fit`) is written once with Keras; only
-`tensorflow_loops`, `jax_loops`, `torch_loops` and `jax_layers` import a backend, and only what is for
-the chosen one is imported.
+modules that are named after a backend import it, and only those of the chosen one are imported.
 """
 
 from __future__ import annotations
@@ -31,6 +30,12 @@ XLA_FLAGS = {
     "jax": "--xla_backend_extra_options=xla_force_enable_experimental_llvm_ir_gemm,"
     "xla_llvm_ir_gemm_tile_size=4:4:1*vectwidth",
 }
+
+XLA_PRODUCTS = (
+    "xla_backend_extra_options",
+    "xla_cpu_multi_thread_eigen",
+    "xla_cpu_experimental_ynn_fusion_type",
+)  # options that say how matrices are multiplied
 
 # What Keras imports where it is installed and no training needs: for wrappers in the style of scikit-learn,
 # for plots and data frames. They take half of its import on JAX, and two fifths on TensorFlow.
@@ -71,7 +76,7 @@ class KerasAdapter:
                 )
         if mistakes:
             raise ConfigError(mistakes)
-        program: Program = self._loops.build(plan, self._options)
+        program: Program = self._loops.build(plan)
         return program
 
     def multiply(self, size: int, repeats: int) -> list[float]:
@@ -120,10 +125,17 @@ def before_import(options: AdapterOptions) -> None:
     os.environ["KERAS_BACKEND"] = options.backend
     os.environ["KERAS_TORCH_DEVICE"] = options.device
     os.environ["JAX_PLATFORMS"] = options.device
-    if options.threads == 1 and options.device == "cpu" and options.backend in XLA_FLAGS:
-        # what the user says comes last and wins
-        told = XLA_FLAGS[options.backend], os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = " ".join(filter(None, told))
+    if options.threads == 1 and options.device == "cpu":
+        os.environ["XLA_FLAGS"] = xla_flags(options.backend, os.environ.get("XLA_FLAGS", ""))
+
+
+def xla_flags(backend: str, given: str) -> str:
+    """What a user gave as XLA_FLAGS, with ours before it; as it is where it is a file, or says itself how
+    matrices are multiplied."""
+    decided = given.strip() and not given.lstrip().startswith("-")
+    if decided or any(name in given for name in XLA_PRODUCTS):
+        return given
+    return " ".join(filter(None, (XLA_FLAGS.get(backend, ""), given)))
 
 
 def _keep_float64() -> None:

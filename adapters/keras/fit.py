@@ -9,7 +9,7 @@ Backends add what they count, how they wait, and what `fit` reads.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -20,8 +20,8 @@ from adapters.keras import losses
 from adapters.keras.program import Array, Inputs, Parts, native
 from harness.adapter import Epoch
 
-MOST = 10**9
-"""Epochs that `fit` is told to train: more than any run has. It is stopped when there are no more."""
+EPOCHS = 10**9
+"""What `fit` is told to train: more than any run has. It is stopped when there are no more."""
 
 
 class Source(Protocol):
@@ -73,35 +73,29 @@ class _NoEpochError(Exception):
 class _HandingOver(keras.callbacks.Callback):  # type: ignore[misc]
     """Before each epoch of `fit` asks for what it trains, and stops it where there is nothing left.
 
-    begin: called with an epoch before it is trained. end: called with its mean loss after it.
+    ended: called with the mean loss of an epoch after it.
     """
 
-    def __init__(
-        self, epochs: Iterable[Epoch], begin: Callable[[Epoch], None], end: Callable[[float], None]
-    ) -> None:
+    def __init__(self, epochs: Iterator[object], ended: Callable[[float], None]) -> None:
         super().__init__()
-        self._epochs = iter(epochs)
-        self._begin = begin
-        self._end = end
+        self._epochs = epochs
+        self._ended = ended
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Take the first epoch: what `fit` did up to here belongs to none."""
-        if epoch == 0 and not self._taken():
+        if epoch == 0 and not self._take_next():
             raise _NoEpochError
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Tell the loss, which Keras has read from the device by now, and take the next epoch: what `fit`
         does between two of them belongs to the later one."""
         assert logs is not None
-        self._end(float(logs["loss"]))
-        if not self._taken():
+        self._ended(float(logs["loss"]))
+        if not self._take_next():
             self.model.stop_training = True
 
-    def _taken(self) -> bool:
-        epoch = next(self._epochs, None)
-        if epoch is not None:
-            self._begin(epoch)
-        return epoch is not None
+    def _take_next(self) -> bool:
+        return next(self._epochs, None) is not None
 
 
 class Fit:
@@ -140,15 +134,18 @@ class Fit:
 
     def train(self, epochs: Iterable[Epoch]) -> None:
         """Fit on the rows in the harness's order."""
-        callback = _HandingOver(epochs, self._begin, self._end)
+        callback = _HandingOver(self._prepared(epochs), self._ended)
         with contextlib.suppress(_NoEpochError):
-            self._model.fit(**self._source.arguments(), epochs=MOST, verbose=0, callbacks=[callback])
+            self._model.fit(**self._source.arguments(), epochs=EPOCHS, verbose=0, callbacks=[callback])
 
-    def _begin(self, epoch: Epoch) -> None:
-        self._parts.optimizer.set_rates(epoch.rates)
-        self._source.order(epoch.order)
+    def _prepared(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
+        """The same epochs; rates and rows of each are where `fit` reads them."""
+        for epoch in epochs:
+            self._parts.optimizer.set_rates(epoch.rates)
+            self._source.order(epoch.order)
+            yield epoch
 
-    def _end(self, loss: float) -> None:
+    def _ended(self, loss: float) -> None:
         self._loss = loss
 
     def losses(self) -> Array:

@@ -93,13 +93,13 @@ def product(size: int, options: AdapterOptions) -> Callable[[], None]:
     return lambda: compiled(left, right).block_until_ready()
 
 
-def build(plan: Plan, options: AdapterOptions) -> Program:
+def build(plan: Plan) -> Program:
     """The program of a plan."""
     idiomatic = plan.execution == "idiomatic"
     made = parts(plan, "none" if idiomatic else "xla")
     if idiomatic:
         return Program(made, _Metered(_fit(made)), {"xla": True})
-    told = cpu_options(plan, options.threads) if plan.device == "cpu" else {}
+    told = cpu_options(plan) if plan.device == "cpu" else {}
     settings = {"xla": True, "xla_options": told, "own_layers": ours(made.model.keras)}
     return Program(made, _Metered(_Compiled(made, told)), settings)
 

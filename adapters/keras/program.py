@@ -198,10 +198,10 @@ class Trainer:
 
     def train(self, epochs: Iterable[Epoch]) -> None:
         """Train, see `harness.adapter.Trainer.train`."""
-        self._loop.train(self._counted(epochs))
+        self._loop.train(self._noted(epochs))
 
-    def _counted(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
-        """The same, while it is kept where the training is."""
+    def _noted(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
+        """The same epochs; the steps and the last rate of each are noted as it is handed over."""
         for epoch in epochs:
             self._steps += len(epoch.order)
             self._rate = last_rate(epoch.rates, self._rate)

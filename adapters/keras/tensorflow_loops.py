@@ -87,7 +87,7 @@ def product(size: int, options: AdapterOptions) -> Callable[[], None]:
     return multiply
 
 
-def build(plan: Plan, options: AdapterOptions) -> Program:
+def build(plan: Plan) -> Program:
     """The program of a plan."""
     if plan.xla is None:
         plan = replace(plan, xla=_pays(plan))

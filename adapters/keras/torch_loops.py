@@ -77,7 +77,7 @@ def product(size: int, options: AdapterOptions) -> Callable[[], None]:
     return multiply
 
 
-def build(plan: Plan, options: AdapterOptions) -> Program:
+def build(plan: Plan) -> Program:
     """The program of a plan."""
     made = parts(plan, "none", _look_up)
     _lay_out(made)

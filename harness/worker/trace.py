@@ -13,7 +13,7 @@ framework's own optimizer is from that rule is found out here: no other framewor
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from harness.parity import BATCH_SIZE, BOUND, TEST_ROWS, TRAIN_ROWS, Case, Nativ
 from harness.parse import parse, to_plain
 from harness.spec import Network
 from harness.worker.answers import Emit
+from harness.worker.epochs import Epochs, train_all
 from harness.worker.programs import Programs
 
 
@@ -113,14 +114,14 @@ class _Tracer:
         losses: list[float] = []
         kept = parity.kept_steps(self._network)
 
-        def steps() -> Iterator[Epoch]:
+        def steps() -> Epochs:
             for step, rate in enumerate(self._case.rates, start=1):
                 yield Epoch(self._orders[step - 1], np.array([rate]))
                 losses.append(float(trainer.losses()[-1]))
                 if step in kept:
                     trace.update({f"weights/{step}/{name}": w for name, w in trainer.weights().items()})
 
-        trainer.train(steps())
+        train_all(trainer, steps())
         trace["losses"] = np.array(losses)
         return trace
 

@@ -7,13 +7,12 @@ away, so that compilation never gets into an epoch that counts.
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +30,7 @@ from harness.state import State
 from harness.worker import surroundings
 from harness.worker.answers import Emit
 from harness.worker.checkpoints import Checkpoints
+from harness.worker.epochs import Epochs, train_all
 from harness.worker.programs import Programs
 
 Record = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -129,10 +129,7 @@ class Training:
         if new:
             self._warm_up(setting)
         load_before, ticks_before = measure.load_average(), machine.ticks()
-        handing = self._handed_over(setting, checkpoints)
-        setting.trainer.train(handing)
-        if inspect.getgeneratorstate(handing) != inspect.GEN_CLOSED:
-            raise RuntimeError("the adapter stopped before it had trained all epochs")
+        train_all(setting.trainer, self._epochs_left(setting, checkpoints))
         self._timing["load"] = [load_before, measure.load_average()]
         self._timing["steal"] = machine.steal_since(ticks_before)
         self._timing["compilations"] = setting.program.compilations() - (0 if new else compiled_before)
@@ -222,8 +219,8 @@ class Training:
         setting.trainer.predict("val")
         setting.trainer.load(setting.weights, setting.state)
 
-    def _handed_over(self, setting: _Setting, checkpoints: Checkpoints) -> Generator[Epoch, None, None]:
-        """The epochs that are left, for the trainer. It trains where this yields: there the clock runs."""
+    def _epochs_left(self, setting: _Setting, checkpoints: Checkpoints) -> Epochs:
+        """For the trainer, which trains where this yields: there the clock runs."""
         trainer = setting.trainer
         rates = _rates(setting)
         for epoch in range(1 + setting.epochs_before, setting.config.train.epochs + 1):

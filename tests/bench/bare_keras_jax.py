@@ -22,13 +22,13 @@ from tests.bench.turns import Turns
 
 __all__ = ["compiled", "epoch", "idiomatic"]
 
-NARROW = ("fnn", "rnn")  # XLA's own products are the faster ones
+SMALL = ("fnn", "rnn")  # XLA's own products are the faster ones
 
 
 def compiled(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     """One jitted step, its state donated."""
     step, state = _step(name, x.shape[1:], turns)
-    step = jax.jit(step, donate_argnums=0, compiler_options=options(name in NARROW))
+    step = jax.jit(step, donate_argnums=0, compiler_options=options(name in SMALL))
     x, y = jax.device_put(x), jax.device_put(y)
     for turn in turns:
         batches = order(len(x))
@@ -48,7 +48,7 @@ def epoch(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     step, state = _step(name, x.shape[1:], turns)
     x, y = jax.device_put(x), jax.device_put(y)
 
-    @partial(jax.jit, donate_argnums=0, compiler_options=options(name in NARROW))
+    @partial(jax.jit, donate_argnums=0, compiler_options=options(name in SMALL))
     def train(state, x, y, order):
         return jax.lax.scan(lambda state, rows: step(state, x, y, rows), state, order)
 

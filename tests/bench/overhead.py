@@ -4,11 +4,12 @@
 
 Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
 an epoch each, A B B A. One runs the worker's own code, the other one a loop that imports nothing of the
-adapters (tests/bench/bare_*.py) but on JAX their layers, on a network written by hand
+adapters (tests/bench/bare_*.py) but on JAX their layers and options of XLA, on a network written by hand
 (tests/bench/networks_*.py) with as many parameters as the spec has. The ratio is that of paired epochs, with
 a bootstrap interval over the pairs; a round is a fresh pair of processes, and the rounds' own ratios show
 what the interval can't know: how much processes differ by chance. A row gets more rounds, up to `--most`, as
-long as its interval has the goal inside, whichever side the ratio is on. A bare loop against itself (the A/A
+long as its interval has the goal inside, whichever side the ratio is on (so intervals are a little less sure
+than they say). A bare loop against itself (the A/A
 rows) shows what is left of the machine's noise. A goal is reached where the ratio is at most that, and missed
 where its whole interval lies above. What a framework refuses has no row.
 
@@ -105,7 +106,7 @@ def _beside(epochs: Sequence[Epoch]) -> float:
     return measure.median([epoch.whole_s - epoch.train_s for epoch in epochs])
 
 
-def measure_overhead(only: str = "", rounds: int = 1, most: int = 4, seconds: float = 4.0) -> Report:
+def measure_overhead(only: str = "", rounds: int = 1, most: int = 1, seconds: float = 4.0) -> Report:
     """All comparisons; `only` keeps those with all of its words: framework, architecture, execution."""
     rows, noise = [], []
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:

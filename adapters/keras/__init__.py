@@ -125,17 +125,17 @@ def before_import(options: AdapterOptions) -> None:
     os.environ["KERAS_BACKEND"] = options.backend
     os.environ["KERAS_TORCH_DEVICE"] = options.device
     os.environ["JAX_PLATFORMS"] = options.device
-    if options.threads == 1 and options.device == "cpu":
+    if options.threads == 1 and options.device == "cpu" and options.backend in XLA_FLAGS:
         os.environ["XLA_FLAGS"] = xla_flags(options.backend, os.environ.get("XLA_FLAGS", ""))
 
 
 def xla_flags(backend: str, given: str) -> str:
     """What a user gave as XLA_FLAGS, with ours before it; as it is where it is a file, or says itself how
     matrices are multiplied."""
-    decided = given.strip() and not given.lstrip().startswith("-")
-    if decided or any(name in given for name in XLA_PRODUCTS):
+    is_file = given.strip() and not given.lstrip().startswith("-")
+    if is_file or any(name in given for name in XLA_PRODUCTS):
         return given
-    return " ".join(filter(None, (XLA_FLAGS.get(backend, ""), given)))
+    return " ".join(filter(None, (XLA_FLAGS[backend], given)))
 
 
 def _keep_float64() -> None:

@@ -22,8 +22,8 @@ from harness.adapter import Storage
 from harness.optim import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, Rule, numbers
 from harness.state import DISPLACEMENT
 
-LookUp = Callable[[Any, Any], Any]
-"""`table[index]` in the backend's own terms; Keras' `ops.take` costs 55 µs a step on torch."""
+LookUp = Callable[[Any, Any, int], Any]
+"""`table[step % steps]` in the backend's own terms; Keras' `ops.take` costs 55 µs a step on torch."""
 
 DEVIATIONS: dict[str, tuple[str, ...]] = {
     "momentum": ("velocity_carries_learning_rate",),
@@ -65,7 +65,12 @@ class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[mi
 
     def __call__(self, step: Any) -> Any:
         """The learning rate at `step`, a variable that counts from 0."""
-        return self.look_up(self.table.value, step.value % self.steps)
+        return self.look_up(self.table.value, step.value, self.steps)
+
+
+def indexed(table: Any, step: Any, steps: int) -> Any:
+    """The rate of a step, where nothing else has to be thought of."""
+    return table[step % steps]
 
 
 @dataclass(eq=False)

@@ -6,7 +6,6 @@ trains those (JAX, whose arrays can't be changed in place).
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,7 +52,7 @@ def native(inputs: Inputs) -> Any:
 
 
 def parts(
-    plan: Plan, compiler: Compiler, look_up: optimizers.LookUp = operator.getitem, kind: type | None = None
+    plan: Plan, compiler: Compiler, look_up: optimizers.LookUp = optimizers.indexed, kind: type | None = None
 ) -> Parts:
     """Build the model and the optimizer of a plan; `kind` is a subclass of keras.Model to make."""
     setting = Setting(plan.dtype, compiler, plan.device, plan.precision == "bf16")

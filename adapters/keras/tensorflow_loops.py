@@ -105,10 +105,10 @@ def _pays(plan: Plan) -> bool:
     return plan.device != "cpu" or not convolves
 
 
-def _look_up(table: Any, index: Any) -> Any:
-    """`table[index]`, gathered and not sliced: XLA wants the begin of a slice at compile time, so the program
-    would be compiled anew for every value of the step count that it is called with."""
-    return tf.gather(table, index)
+def _look_up(table: Any, step: Any, steps: int) -> Any:
+    """The rate of a step, gathered and not sliced: XLA wants the begin of a slice at compile time, so the
+    program would be compiled anew for every value of the step count that it is called with."""
+    return tf.gather(table, step % steps)
 
 
 def _idiomatic(plan: Plan) -> Program:

@@ -97,10 +97,11 @@ def build(plan: Plan) -> Program:
     return Program(made, fit, settings, stream=_Stream(plan.device))
 
 
-def _look_up(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`table[index]`. By a Python number that takes half as long, but to read one from a GPU is to wait, as
-    torch does by itself where a tensor is indexed by a scalar one."""
-    return table[int(index)] if table.device.type == "cpu" else table.take(index.to(torch.int64))
+def _look_up(table: torch.Tensor, step: torch.Tensor, steps: int) -> torch.Tensor:
+    """The rate of a step. By a Python number that takes half as long, but to read one from a GPU is to wait,
+    as torch does by itself where a tensor is indexed by a scalar one."""
+    on_cpu = table.device.type == "cpu"
+    return table[int(step) % steps] if on_cpu else table.take((step % steps).to(torch.int64))
 
 
 class _Loop:

@@ -87,6 +87,13 @@ def test_a_planted_fault_is_caught(planted: str, fault: Path, of_torch: dict[str
     assert _first_refusal(found) == CAUGHT_BY[planted], found
 
 
+def test_a_trace_has_all_of_its_steps(fault: Path) -> None:
+    """Catches: two traces of an adapter that stops early, which would agree on the steps that there are."""
+    fault.write_text(json.dumps({"*": "stop"}))
+    with pytest.raises(RuntimeError, match="stopped before it had trained all epochs"):
+        of_numpy()
+
+
 @pytest.mark.parametrize("name", ["losses", "weights/7/0.kernel", "evaluation"])
 @pytest.mark.parametrize("wrong", [2e-10, np.nan])
 def test_a_deviation_late_in_the_training_is_caught(

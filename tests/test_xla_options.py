@@ -100,7 +100,7 @@ def told(adapter: Any, task: Task, rule: dict[str, Any], flags: str) -> dict[str
 
 @pytest.mark.parametrize("framework", ["keras", "keras_jax"])
 def test_flags_of_xla_are_there_before_it_is_imported(framework: str) -> None:
-    """Catches: flags that come too late; and flags for one thread where there are several, or for a card."""
+    """Catches: no flags for one thread; and those for one where there are several, or for a card."""
     backend = {"keras": "tensorflow", "keras_jax": "jax"}[framework]
     code = f"from tests.test_xla_options import flags; flags({backend!r})"
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}

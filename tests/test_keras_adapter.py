@@ -79,6 +79,49 @@ def _keras_own_activations() -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("execution", frameworks()["keras_torch"].executions)
+def test_keras_finds_what_it_asks_its_thread_for(execution: str, lab: Callable[[str, str], Lab]) -> None:
+    """Catches: a name that Keras asks for at each operation and does not find, which costs an exception each
+    time (a tenth of an FNN's step), be it one that a newer Keras has added."""
+    layers: list[dict[str, Any]] = [
+        {"kind": "dense", "units": 6},
+        {"kind": "dropout", "rate": 0.5},
+        {"kind": "batch_norm"},
+        {"kind": "output"},
+    ]
+    task, rule = make_task(execution, layers=layers), RULES["adam"] | {"name": "adam"}
+    arguments = {"task": task, "rule": rule, "runs": [make_run(task, 0.01)] * 2}
+    asked, missed = lab("keras_torch", "float64").call("tests.test_keras_adapter:asked_for", **arguments)
+    assert missed == []
+    assert {"stateless_scope", "torch_device"} <= set(asked)
+
+
+class _Noting:
+    """In the child: stands for the attributes of Keras' thread, and notes which are read."""
+
+    def __init__(self, attributes: Any) -> None:
+        vars(self).update(attributes=attributes, found=set(), missed=set())
+
+    def __getattr__(self, name: str) -> Any:
+        there = name in vars(self.attributes)
+        (self.found if there else self.missed).add(name)
+        return getattr(self.attributes, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.attributes, name, value)
+
+
+def asked_for(adapter: Adapter, **arguments: Any) -> tuple[list[str], list[str]]:
+    """In the child: what a training asks for and finds, and what it does not find."""
+    from keras.src.backend.common import global_state
+
+    cases.train(adapter, **arguments)  # what is built anew may ask for more
+    noting = _Noting(global_state.GLOBAL_STATE_TRACKER)
+    with mock.patch.object(global_state, "GLOBAL_STATE_TRACKER", noting):
+        cases.train(adapter, **arguments)
+    return sorted(noting.found), sorted(noting.missed)
+
+
 LEAKS = {"demotion": _demotion, "activations": _keras_own_activations}
 
 

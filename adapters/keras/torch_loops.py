@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from adapters.keras import losses
+from adapters.keras import losses, thread_state
 from adapters.keras.fit import Arrays, Fit
 from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
 from harness import precision
@@ -24,6 +24,7 @@ EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "eager")
 def configure(options: AdapterOptions) -> None:
     """Set the threads and what a card may round; Keras took its device from the environment."""
     torch.set_num_threads(options.threads)
+    thread_state.fill()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError([Mistake("device", f"{options.device!r} was asked for, torch sees no GPU")])
     capability = torch.cuda.get_device_capability() if options.device == "cuda" else None

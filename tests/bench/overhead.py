@@ -1,17 +1,18 @@
 """The harness against bare hand-written loops: same framework, same execution, same data, one thread.
 
-    python -m tests.bench.overhead [--json] [--only "torch lstm compiled"] [--rounds 1] [--most 4]
+    python -m tests.bench.overhead [--json] [--only "torch lstm compiled"] [--rounds 3] [--most 8]
 
 Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
 an epoch each, A B B A. One runs the worker's own code, the other one a loop that imports nothing of the
 adapters (tests/bench/bare_*.py) but on JAX their layers and options of XLA, on a network written by hand
-(tests/bench/networks_*.py) with as many parameters as the spec has. The ratio is that of paired epochs, with
-a bootstrap interval over the pairs; a round is a fresh pair of processes, and the rounds' own ratios show
-what the interval can't know: how much processes differ by chance. A row gets more rounds, up to `--most`, as
-long as its interval has the goal inside, whichever side the ratio is on (so intervals are a little less sure
-than they say). A bare loop against itself (the A/A
-rows) shows what is left of the machine's noise. A goal is reached where the ratio is at most that, and missed
-where its whole interval lies above. What a framework refuses has no row.
+(tests/bench/networks_*.py) with as many parameters as the spec has. A round is a fresh pair of processes, and
+its ratio is the median over pairs of epochs. Processes differ by more than their epochs do (where their
+memory lies, for one), so a row is the geometric mean of its rounds with Student's 95 % interval over these:
+an interval over epochs would be narrow, and wrong. A row gets more rounds, up to `--most`, as long as its
+interval has the goal inside, whichever side the ratio is on (so intervals are a little less sure than they
+say). A bare loop against itself (the A/A rows, of `--most` rounds) shows what is left of the machine's noise.
+A goal is reached where the ratio is at most that, and missed where its whole interval lies above. What a
+framework refuses has no row.
 
 `train` compares what the worker's clock encloses, `epoch` whole epochs (with making the order, reading the
 losses and writing the event; without evaluation), so that nothing can hide outside of the clock.
@@ -22,9 +23,12 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from scipy import stats
 
 from harness import measure
 from harness.measure import Interval
@@ -41,6 +45,8 @@ EXECUTIONS = {
 }
 NOISE = (("torch", "eager"), ("keras_jax", "epoch"))  # a long epoch and a very short one
 PAIRS = (5, 10, 20, 50, 100, 200, 500)
+PAIRED = "pairs of processes, epochs"
+FEWEST = 3  # rounds that a row has; of two, an interval is a guess
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class Comparison:
     """One row. Times are medians: of a step in µs, and of what a whole epoch takes beside its steps in µs.
 
     `cpu` is the ratio of the processor's time, which a busy machine disturbs less than `train`, that of the
-    clock. `rounds` are the ratios of the training in each pair of processes alone.
+    clock. `rounds` are the ratios of the training in each pair of processes alone; `epochs` are the pairs of
+    epochs in all of them.
     """
 
     model: str
@@ -64,15 +71,16 @@ class Comparison:
     cpu: Interval
     whole: Interval
     rounds: tuple[float, ...]
+    epochs: int
 
 
 def compare(
     sides: tuple[Side, Side], folder: Path, rounds: int, seconds: float, most: int = 0
-) -> tuple[Comparison, list[float]] | None:
-    """A comparison, and the ratio of each pair; None if the framework refuses a side."""
+) -> tuple[Comparison, list[list[float]]] | None:
+    """A comparison, and the ratio of each pair of epochs by rounds; None if the framework refuses a side."""
     found: list[Contest] = []
-    while len(found) < rounds or (len(found) < most and _undecided(found)):
-        found.append(contest(sides, folder / f"round-{len(found)}", seconds))
+    while len(found) < max(FEWEST, rounds) or (len(found) < most and _undecided(found)):
+        found.append(contest(sides, folder / f"round-{len(found)}", seconds, least=8))
         if not all(found[-1].epochs):
             return None
     a, b = (flat([each.epochs[i] for each in found]) for i in (0, 1))
@@ -87,26 +95,44 @@ def compare(
         b_step_us=1e6 * measure.median(train_s(b)) / steps,
         a_beside_us=1e6 * _beside(a),
         b_beside_us=1e6 * _beside(b),
-        train=measure.ratio(train_s(a), train_s(b)),
-        cpu=measure.ratio(cpu_s(a), cpu_s(b)),
-        whole=measure.ratio(whole_s(a), whole_s(b)),
-        rounds=tuple(measure.ratio(*map(train_s, each.epochs)).estimate for each in found),
+        train=over_rounds(_ratios(found, train_s)),
+        cpu=over_rounds(_ratios(found, cpu_s)),
+        whole=over_rounds(_ratios(found, whole_s)),
+        rounds=tuple(_ratios(found, train_s)),
+        epochs=len(a),
     )
-    return row, [one / other for one, other in zip(train_s(a), train_s(b), strict=True)]
+    return row, _pairs(found, train_s)
 
 
 def _undecided(found: Sequence[Contest]) -> bool:
     """Whether the goal lies within the interval of all rounds."""
-    a, b = (train_s(flat([each.epochs[side] for each in found])) for side in (0, 1))
-    ratio = measure.ratio(a, b)
+    ratio = over_rounds(_ratios(found, train_s))
     return ratio.low <= GOAL <= ratio.high
+
+
+def _ratios(found: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[float]:
+    """The ratio of each round: the median over its pairs of epochs."""
+    return [measure.median(pairs) for pairs in _pairs(found, of)]
+
+
+def _pairs(found: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[list[float]]:
+    """The ratio of each pair of epochs, by rounds."""
+    return [[one / other for one, other in zip(*map(of, each.epochs), strict=True)] for each in found]
+
+
+def over_rounds(ratios: Sequence[float]) -> Interval:
+    """The geometric mean of the rounds' ratios, with its 95 % interval by Student's t of their logarithms."""
+    logs = np.log(ratios)
+    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
+    low, middle, high = np.exp(logs.mean() + np.array([-half, 0.0, half])).tolist()
+    return Interval(middle, low, high, len(logs))
 
 
 def _beside(epochs: Sequence[Epoch]) -> float:
     return measure.median([epoch.whole_s - epoch.train_s for epoch in epochs])
 
 
-def measure_overhead(only: str = "", rounds: int = 1, most: int = 1, seconds: float = 4.0) -> Report:
+def measure_overhead(only: str = "", rounds: int = FEWEST, most: int = 8, seconds: float = 1.5) -> Report:
     """All comparisons; `only` keeps those with all of its words: framework, architecture, execution."""
     rows, noise = [], []
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:
@@ -123,18 +149,25 @@ def measure_overhead(only: str = "", rounds: int = 1, most: int = 1, seconds: fl
             if asked(only, framework, "fnn", execution):
                 say(f"{framework} {execution} against itself")
                 sides = bare(framework, execution), bare(framework, execution)
-                found = compare(sides, Path(name, "noise", framework, execution), rounds, seconds)
+                found = compare(sides, Path(name, "noise", framework, execution), most, seconds)
                 assert found, "a bare loop refuses nothing"
                 noise.append(found)
     values = {
         "goal": GOAL,
         "limit": LIMIT,
         "overhead": [plain(row) for row in rows],
-        "noise": [plain(row) | {"narrowing": narrowing(ratios)} for row, ratios in noise],
+        "noise": [
+            plain(row)
+            | {
+                "narrowing": narrowing(max(ratios, key=len)),
+                "narrowing_over_rounds": narrowing_over_rounds(row.rounds),
+            }
+            for row, ratios in noise
+        ],
     }
     tables = [_overhead_table(rows)]
     if noise:
-        tables += [_noise_table([row for row, _ in noise]), _narrowing_table(noise)]
+        tables += [_noise_table([row for row, _ in noise]), *_narrowing_tables(noise)]
     return Report(values, tuple(tables))
 
 
@@ -144,13 +177,20 @@ def asked(only: str, *words: str) -> bool:
 
 
 def narrowing(ratios: Sequence[float]) -> dict[int, float]:
-    """Half the width of the interval, in percent, by the number of pairs that it is made of."""
+    """Half the width of the interval over pairs of epochs, in percent, by their number; in one round."""
     widths = {}
-    for pairs in [n for n in PAIRS if n <= len(ratios)] + [len(ratios)]:
+    for pairs in [n for n in PAIRS if n <= len(ratios)]:
         parts = [ratios[i : i + pairs] for i in range(0, len(ratios) - pairs + 1, pairs)][:20]
         found = [measure.ratio(part, [1.0] * pairs) for part in parts]
         widths[pairs] = 100 * measure.median([(each.high - each.low) / 2 for each in found])
     return widths
+
+
+def narrowing_over_rounds(ratios: Sequence[float], most: int = 32) -> dict[int, float]:
+    """The same over rounds: what Student's interval has to be for so many that scatter as these do."""
+    deviation = np.log(ratios).std(ddof=1)
+    counts = itertools.takewhile(lambda n: n <= most, (FEWEST * 2**i for i in range(most)))
+    return {n: 100 * float(stats.t.ppf(0.975, n - 1) * deviation / np.sqrt(n)) for n in counts}
 
 
 def reached(ratio: Interval, goal: float) -> str:
@@ -172,7 +212,7 @@ def _overhead_table(rows: Sequence[Comparison]) -> Table:
         "CPU: ratio",
         "epoch: ratio [95 %]",
         "beside the steps, µs/epoch",
-        "pairs",
+        PAIRED,
         f"<= {GOAL}",
         f"<= {LIMIT}",
     )
@@ -188,7 +228,7 @@ def _overhead_table(rows: Sequence[Comparison]) -> Table:
             f"{row.cpu.estimate:.3f}",
             interval(row.whole),
             f"{row.b_beside_us:.0f} → {row.a_beside_us:.0f}",
-            row.train.pairs,
+            f"{row.train.pairs}, {row.epochs}",
             *(reached(row.train, goal) for goal in (GOAL, LIMIT)),
         )
         for row in rows
@@ -197,7 +237,7 @@ def _overhead_table(rows: Sequence[Comparison]) -> Table:
 
 
 def _noise_table(rows: Sequence[Comparison]) -> Table:
-    columns = ("framework", "execution", "µs/step", "ratio [95 %]", "rounds", "CPU: ratio", "pairs")
+    columns = ("framework", "execution", "µs/step", "ratio [95 %]", "rounds", "CPU: ratio", PAIRED)
     cells = [
         (
             row.framework,
@@ -206,21 +246,34 @@ def _noise_table(rows: Sequence[Comparison]) -> Table:
             interval(row.train),
             f"{min(row.rounds):.3f} to {max(row.rounds):.3f}",
             f"{row.cpu.estimate:.3f}",
-            row.train.pairs,
+            f"{row.train.pairs}, {row.epochs}",
         )
         for row in rows
     ]
     return Table("Noise: the bare loop against itself", columns, tuple(cells))
 
 
-def _narrowing_table(noise: Sequence[tuple[Comparison, list[float]]]) -> Table:
-    found = [(row, narrowing(ratios)) for row, ratios in noise]
-    columns = ("pairs", *(f"{row.framework} {row.execution}" for row, _ in found))
-    counts = sorted({pairs for _, widths in found for pairs in widths})
-    cells = [
-        (str(n), *(f"± {widths[n]:.1f} %" if n in widths else "" for _, widths in found)) for n in counts
-    ]
-    return Table("How narrow the interval gets (A/A, median of disjoint samples)", columns, tuple(cells))
+def _narrowing_tables(noise: Sequence[tuple[Comparison, list[list[float]]]]) -> tuple[Table, Table]:
+    names = [f"{row.framework} {row.execution}" for row, _ in noise]
+    by_epochs = [narrowing(max(ratios, key=len)) for _, ratios in noise]
+    by_rounds = [narrowing_over_rounds(row.rounds) for row, _ in noise]
+    return (
+        _widths(
+            "How narrow the interval gets (A/A): pairs of processes", "pairs of processes", names, by_rounds
+        ),
+        _widths(
+            "The same for epochs of one pair of processes (disjoint samples)",
+            "pairs of epochs",
+            names,
+            by_epochs,
+        ),
+    )
+
+
+def _widths(title: str, counted: str, names: Sequence[str], widths: Sequence[Mapping[int, float]]) -> Table:
+    counts = sorted({count for each in widths for count in each})
+    cells = [(str(n), *(f"± {each[n]:.1f} %" if n in each else "" for each in widths)) for n in counts]
+    return Table(title, (counted, *names), tuple(cells))
 
 
 def interval(found: Interval) -> str:
@@ -230,4 +283,4 @@ def interval(found: Interval) -> str:
 
 if __name__ == "__main__":
     description = "The harness against bare hand-written loops, and a bare loop against itself."
-    sys.exit(command(measure_overhead, description, only="", rounds=1, most=4, seconds=4.0))
+    sys.exit(command(measure_overhead, description, only="", rounds=FEWEST, most=8, seconds=1.5))

@@ -132,7 +132,7 @@ def _beside(epochs: Sequence[Epoch]) -> float:
     return measure.median([epoch.whole_s - epoch.train_s for epoch in epochs])
 
 
-def measure_overhead(only: str = "", rounds: int = FEWEST, most: int = 8, seconds: float = 1.5) -> Report:
+def measure_overhead(only: str = "", rounds: int = FEWEST, most: int = 8, seconds: float = 2.0) -> Report:
     """All comparisons; `only` keeps those with all of its words: framework, architecture, execution."""
     rows, noise = [], []
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:
@@ -283,4 +283,4 @@ def interval(found: Interval) -> str:
 
 if __name__ == "__main__":
     description = "The harness against bare hand-written loops, and a bare loop against itself."
-    sys.exit(command(measure_overhead, description, only="", rounds=FEWEST, most=8, seconds=1.5))
+    sys.exit(command(measure_overhead, description, only="", rounds=FEWEST, most=8, seconds=2.0))

@@ -9,6 +9,7 @@ ones. All children get the environment that the harness gives its workers.
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import sys
@@ -97,6 +98,11 @@ class Child:
             raise RuntimeError(f"{self.name} gave no answer\n{self._log.read_text(errors='replace')[-3000:]}")
         said: dict[str, Any] = json.loads(line)
         return said
+
+    def pin(self, core: int) -> None:
+        """Have all of its threads run on one core from now on, and those that they start."""
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
 
     def close(self) -> None:
         """End it."""
@@ -202,11 +208,13 @@ def contest(
     learns: bool = True,
     turn_s: float = 0.0,
     limit: bool = False,
+    pinned: bool = False,
 ) -> Contest:
     """Epochs of each side, taken by turns for about `seconds`, `least` to `most` turns each; the sides' order
     turns round every time. A turn is one epoch, or as many as fill `turn_s`: after others had the processor,
     the first epoch finds its caches empty, which is a part of what takes turns in earnest and not of what
     trains without a break. (Scripts always do one.) With `limit`, so does the matrix limit of one thread.
+    If `pinned`, all sides share one core once their first turn is over, where the system can do that.
 
     Raises RuntimeError if a side fails, has another number of parameters than the spec, or does not learn:
     then they don't do the same work. `learns=False` is for data of which there is little to learn so soon.
@@ -224,6 +232,9 @@ def contest(
         for child in children:  # import and compile side by side
             child.go()
         firsts = [child.epoch() for child in children]
+        if pinned and hasattr(os, "sched_setaffinity"):
+            for child in (child for child, first in zip(children, firsts, strict=True) if first):
+                child.pin(max(os.sched_getaffinity(0)))
         taking = [place for place, first in enumerate(firsts) if first is not None]
         taken: list[list[Epoch]] = [[] for _ in children]
         turns, turn = 0, 0

@@ -3,7 +3,9 @@
     python -m tests.bench.overhead [--json] [--only "torch lstm compiled"] [--rounds 3] [--most 8]
 
 Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
-an epoch each, A B B A. One runs the worker's own code, the other one a loop that imports nothing of the
+an epoch each, A B B A, on the same core: two cores of a shared machine are not equally fast, and which side
+gets which is decided for a whole round. So what a framework does beside its steps in other threads is not
+hidden by another core either. One runs the worker's own code, the other one a loop that imports nothing of the
 adapters (tests/bench/bare_*.py) but on JAX their layers and options of XLA, on a network written by hand
 (tests/bench/networks_*.py) with as many parameters as the spec has. A round is a fresh pair of processes, and
 its ratio is the median over pairs of epochs. Processes differ by more than their epochs do (where their
@@ -80,7 +82,7 @@ def compare(
     """A comparison, and the ratio of each pair of epochs by rounds; None if the framework refuses a side."""
     found: list[Contest] = []
     while len(found) < max(FEWEST, rounds) or (len(found) < most and _undecided(found)):
-        found.append(contest(sides, folder / f"round-{len(found)}", seconds, least=8))
+        found.append(contest(sides, folder / f"round-{len(found)}", seconds, least=8, pinned=True))
         if not all(found[-1].epochs):
             return None
     a, b = (flat([each.epochs[i] for each in found]) for i in (0, 1))

@@ -5,8 +5,8 @@
 Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
 an epoch each, A B B A, on the same core: two cores of a shared machine are not equally fast, and which side
 gets which is decided for a whole round. So what a framework does beside its steps in other threads is not
-hidden by another core either. One runs the worker's own code, the other one a loop that imports nothing of the
-adapters (tests/bench/bare_*.py) but on JAX their layers and options of XLA, on a network written by hand
+hidden by another core either. One runs the worker's own code, the other one a loop that imports nothing of
+the adapters (tests/bench/bare_*.py) but on JAX their layers and options of XLA, on a network written by hand
 (tests/bench/networks_*.py) with as many parameters as the spec has. A round is a fresh pair of processes, and
 its ratio is the median over pairs of epochs. Processes differ by more than their epochs do (where their
 memory lies, for one), so a row is the geometric mean of its rounds with Student's 95 % interval over these:

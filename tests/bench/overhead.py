@@ -48,7 +48,7 @@ EXECUTIONS = {
 NOISE = (("torch", "eager"), ("keras_jax", "epoch"))  # a long epoch and a very short one
 PAIRS = (5, 10, 20, 50, 100, 200, 500)
 PAIRED = "pairs of processes, epochs"
-FEWEST = 3  # rounds that a row has; of two, an interval is a guess
+FEWEST, MOST = 3, 8  # rounds that a row has; of two, an interval is a guess
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def compare(
         if not all(found[-1].epochs):
             return None
     a, b = (flat([each.epochs[i] for each in found]) for i in (0, 1))
-    steps = found[0].steps
+    steps, ratios = found[0].steps, _ratios(found, train_s)
     row = Comparison(
         model=sides[0].model,
         framework=sides[0].framework,
@@ -97,10 +97,10 @@ def compare(
         b_step_us=1e6 * measure.median(train_s(b)) / steps,
         a_beside_us=1e6 * _beside(a),
         b_beside_us=1e6 * _beside(b),
-        train=over_rounds(_ratios(found, train_s)),
+        train=over_rounds(ratios),
         cpu=over_rounds(_ratios(found, cpu_s)),
         whole=over_rounds(_ratios(found, whole_s)),
-        rounds=tuple(_ratios(found, train_s)),
+        rounds=tuple(ratios),
         epochs=len(a),
     )
     return row, _pairs(found, train_s)
@@ -134,7 +134,7 @@ def _beside(epochs: Sequence[Epoch]) -> float:
     return measure.median([epoch.whole_s - epoch.train_s for epoch in epochs])
 
 
-def measure_overhead(only: str = "", rounds: int = FEWEST, most: int = 8, seconds: float = 2.0) -> Report:
+def measure_overhead(only: str = "", rounds: int = FEWEST, most: int = MOST, seconds: float = 2.0) -> Report:
     """All comparisons; `only` keeps those with all of its words: framework, architecture, execution."""
     rows, noise = [], []
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:
@@ -153,19 +153,17 @@ def measure_overhead(only: str = "", rounds: int = FEWEST, most: int = 8, second
                 sides = bare(framework, execution), bare(framework, execution)
                 found = compare(sides, Path(name, "noise", framework, execution), most, seconds)
                 assert found, "a bare loop refuses nothing"
-                noise.append(found)
+                row, ratios = found
+                widths = {
+                    "narrowing": narrowing(max(ratios, key=len)),
+                    "narrowing_over_rounds": narrowing_over_rounds(row.rounds),
+                }
+                noise.append((row, widths))
     values = {
         "goal": GOAL,
         "limit": LIMIT,
         "overhead": [plain(row) for row in rows],
-        "noise": [
-            plain(row)
-            | {
-                "narrowing": narrowing(max(ratios, key=len)),
-                "narrowing_over_rounds": narrowing_over_rounds(row.rounds),
-            }
-            for row, ratios in noise
-        ],
+        "noise": [plain(row) | widths for row, widths in noise],
     }
     tables = [_overhead_table(rows)]
     if noise:
@@ -255,21 +253,24 @@ def _noise_table(rows: Sequence[Comparison]) -> Table:
     return Table("Noise: the bare loop against itself", columns, tuple(cells))
 
 
-def _narrowing_tables(noise: Sequence[tuple[Comparison, list[list[float]]]]) -> tuple[Table, Table]:
+def _narrowing_tables(
+    noise: Sequence[tuple[Comparison, Mapping[str, Mapping[int, float]]]],
+) -> tuple[Table, Table]:
     names = [f"{row.framework} {row.execution}" for row, _ in noise]
-    by_epochs = [narrowing(max(ratios, key=len)) for _, ratios in noise]
-    by_rounds = [narrowing_over_rounds(row.rounds) for row, _ in noise]
-    return (
-        _widths(
-            "How narrow the interval gets (A/A): pairs of processes", "pairs of processes", names, by_rounds
+    titles = {
+        "narrowing_over_rounds": (
+            "How narrow the interval gets (A/A): pairs of processes",
+            "pairs of processes",
         ),
-        _widths(
+        "narrowing": (
             "The same for epochs of one pair of processes (disjoint samples)",
             "pairs of epochs",
-            names,
-            by_epochs,
         ),
+    }
+    of_rounds, of_epochs = (
+        _widths(*title, names, [widths[key] for _, widths in noise]) for key, title in titles.items()
     )
+    return of_rounds, of_epochs
 
 
 def _widths(title: str, counted: str, names: Sequence[str], widths: Sequence[Mapping[int, float]]) -> Table:
@@ -285,4 +286,4 @@ def interval(found: Interval) -> str:
 
 if __name__ == "__main__":
     description = "The harness against bare hand-written loops, and a bare loop against itself."
-    sys.exit(command(measure_overhead, description, only="", rounds=FEWEST, most=8, seconds=2.0))
+    sys.exit(command(measure_overhead, description, only="", rounds=FEWEST, most=MOST, seconds=2.0))

@@ -65,7 +65,7 @@ def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -
         Part(
             "What the harness costs",
             overhead,
-            lambda: overhead.measure_overhead(rounds=rounds, most=max(8, rounds)),
+            lambda: overhead.measure_overhead(rounds=rounds, most=max(overhead.MOST, rounds)),
         ),
         Part("What others take", rivals, rivals.measure_rivals),
         Part("How much of the machine is used", shares, shares.measure_shares),

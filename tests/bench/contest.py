@@ -8,12 +8,13 @@ ones. All children get the environment that the harness gives its workers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +32,8 @@ from harness.shell.engines.process import WorkerKey
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300.0
-WARM = 3  # turns of each side that are thrown away
+WARM = 4  # turns of each side that are thrown away
+ALONE = 0.9  # of a process' work, from which share on one thread is taken to do it all
 LEARNT = 0.5  # of the first turn's loss: who trains is below that in the end
 EPOCHS = 100_000  # of a run, more than any contest has turns
 
@@ -103,6 +105,14 @@ class Child:
         """Have all of its threads run on one core from now on, and those that they start."""
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), {core})
+
+    def worked_ns(self) -> dict[int, int]:
+        """How long each of its threads had a core; empty where the system doesn't say, or it has ended."""
+        found = {}
+        for task in Path(f"/proc/{self._process.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                found[int(task.parent.name)] = int(task.read_text().split()[0])
+        return found
 
     def close(self) -> None:
         """End it."""
@@ -181,12 +191,14 @@ class Contest:
     """What came of it: the epochs of each side, and what they trained.
 
     Element i of one side's epochs was measured beside element i of the others, and of `limits`: the matrix
-    limit in GFLOP/s, where it took turns too. A side that its framework refuses has no epochs.
+    limit in GFLOP/s, where it took turns too. A side that its framework refuses has no epochs. `one_core`:
+    all sides shared one.
     """
 
     epochs: list[list[Epoch]]
     plan: Plan
     limits: list[float] = field(default_factory=list)
+    one_core: bool = False
 
     @property
     def steps(self) -> int:
@@ -208,13 +220,15 @@ def contest(
     learns: bool = True,
     turn_s: float = 0.0,
     limit: bool = False,
-    pinned: bool = False,
+    one_core: bool | None = False,
 ) -> Contest:
     """Epochs of each side, taken by turns for about `seconds`, `least` to `most` turns each; the sides' order
     turns round every time. A turn is one epoch, or as many as fill `turn_s`: after others had the processor,
     the first epoch finds its caches empty, which is a part of what takes turns in earnest and not of what
     trains without a break. (Scripts always do one.) With `limit`, so does the matrix limit of one thread.
-    If `pinned`, all sides share one core once their first turn is over, where the system can do that.
+    With `one_core`, all sides share one once they are warm, where the system can do that; with None only if
+    each of them computes in one thread. Two threads of a side on one core would change places as the
+    scheduler likes, once in 32 steps or at every step, by which an epoch takes a tenth longer.
 
     Raises RuntimeError if a side fails, has another number of parameters than the spec, or does not learn:
     then they don't do the same work. `learns=False` is for data of which there is little to learn so soon.
@@ -232,12 +246,10 @@ def contest(
         for child in children:  # import and compile side by side
             child.go()
         firsts = [child.epoch() for child in children]
-        if pinned and hasattr(os, "sched_setaffinity"):
-            for child in (child for child, first in zip(children, firsts, strict=True) if first):
-                child.pin(max(os.sched_getaffinity(0)))
         taking = [place for place, first in enumerate(firsts) if first is not None]
         taken: list[list[Epoch]] = [[] for _ in children]
         turns, turn = 0, 0
+        worked_ns = [child.worked_ns() for child in children]
         while turns == 0 or turn < turns:
             for place in taking[:: -1 if turn % 2 else 1]:
                 children[place].go()
@@ -247,6 +259,12 @@ def contest(
             if gauge is not None:
                 limits.append(gauge.limit())
             turn += 1
+            if turn == WARM - 1:  # one more is thrown away after they moved
+                if one_core is None:
+                    one_core = all(_alone(worked_ns[place], children[place].worked_ns()) for place in taking)
+                if one_core := bool(one_core and hasattr(os, "sched_setaffinity")):
+                    for place in taking:
+                        children[place].pin(max(os.sched_getaffinity(0)))
             if turn == WARM + 2:
                 quickest = (min(epoch.whole_s for epoch in taken[place][WARM:]) for place in taking)
                 cycle_s = sum(max(turn_s, whole_s) for whole_s in quickest)
@@ -260,7 +278,13 @@ def contest(
             if learns and not epochs[-1].loss < LEARNT * first.loss:
                 change = f"{first.loss:g} to {epochs[-1].loss:g}"
                 raise RuntimeError(f"{child.name} does not learn: its loss went from {change}")
-    return Contest([epochs[WARM:] for epochs in taken], runs[0].plan, limits[WARM:])
+    return Contest([epochs[WARM:] for epochs in taken], runs[0].plan, limits[WARM:], bool(one_core))
+
+
+def _alone(before_ns: Mapping[int, int], after_ns: Mapping[int, int]) -> bool:
+    """Whether one thread did the work between two readings; false where the system doesn't say."""
+    worked_ns = [after - before_ns.get(thread, 0) for thread, after in after_ns.items()]
+    return sum(worked_ns) > 0 and max(worked_ns) >= ALONE * sum(worked_ns)
 
 
 def _check(name: str, plan: Plan, first: Epoch) -> None:

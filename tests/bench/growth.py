@@ -96,12 +96,7 @@ def measure_growth(only: str = "", trials: int = 64, seconds: float = 2.0, svg: 
             counts = [count for count in TRIALS if count <= trials]
             for framework in warm_trials.FRAMEWORKS:
                 say(f"sweep of {framework}, {', '.join(map(str, counts))} trials")
-                sweeps[framework] = {
-                    count: warm_trials.command_of(
-                        framework, count, Path(name, "sweep", framework, str(count))
-                    )
-                    for count in counts
-                }
+                sweeps[framework] = _sweeps(framework, counts, Path(name, "sweep", framework))
     axes = [axis for axis in AXES if any(point.axis == axis.name for point in points)]
     if svg:
         panels = [_panel(axis, points) for axis in axes] + ([_sweep_panel(sweeps)] if sweeps else [])
@@ -109,6 +104,13 @@ def measure_growth(only: str = "", trials: int = 64, seconds: float = 2.0, svg: 
     values = {"bound": BOUND, "points": [plain(point) for point in points], "sweeps": sweeps}
     tables = [_table(axis, points) for axis in axes] + ([_sweep_table(sweeps)] if sweeps else [])
     return Report(values, tuple(tables))
+
+
+def _sweeps(framework: str, counts: Sequence[int], folder: Path) -> dict[int, float]:
+    """The seconds of a sweep of each number of trials; one before them finds files not yet in memory, and
+    does not count."""
+    warm_trials.command_of(framework, 1, folder / "first")
+    return {count: warm_trials.command_of(framework, count, folder / str(count)) for count in counts}
 
 
 def _points(axis: Axis, value: int, folder: Path, seconds: float) -> list[Point]:

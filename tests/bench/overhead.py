@@ -4,17 +4,17 @@
 
 Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
 an epoch each, A B B A, on the same core: two cores of a shared machine are not equally fast, and which side
-gets which is decided for a whole round. So what a framework does beside its steps in other threads is not
-hidden by another core either. One runs the worker's own code, the other one a loop that imports nothing of
-the adapters (tests/bench/bare_*.py) but on JAX their layers and options of XLA, on a network written by hand
-(tests/bench/networks_*.py) with as many parameters as the spec has. A round is a fresh pair of processes, and
-its ratio is the median over pairs of epochs. Processes differ by more than their epochs do (where their
-memory lies, for one), so a row is the geometric mean of its rounds with Student's 95 % interval over these:
-an interval over epochs would be narrow, and wrong. A row gets more rounds, up to `--most`, as long as its
-interval has the goal inside, whichever side the ratio is on (so intervals are a little less sure than they
-say). A bare loop against itself (the A/A rows, of `--most` rounds) shows what is left of the machine's noise.
-A goal is reached where the ratio is at most that, and missed where its whole interval lies above. What a
-framework refuses has no row.
+gets which is decided for a whole round. (Where other threads of a side do more than a tenth of its work, both
+keep all cores, see "cores": how two threads share one is the scheduler's choice and not a side's merit.) One
+runs the worker's own code, the other one a loop that imports nothing of the adapters (tests/bench/bare_*.py)
+but on JAX their layers and options of XLA, on a network written by hand (tests/bench/networks_*.py) with as
+many parameters as the spec has. A round is a fresh pair of processes, and its ratio is the median over pairs
+of epochs. Processes differ by more than their epochs do (where their memory lies, for one), so a row is the
+geometric mean of its rounds with Student's 95 % interval over these: an interval over epochs would be narrow,
+and wrong. A row gets more rounds, up to `--most`, as long as its interval has the goal inside, whichever side
+the ratio is on (so intervals are a little less sure than they say). A bare loop against itself (the A/A rows,
+of `--most` rounds) shows what is left of the machine's noise. A goal is reached where the ratio is at most
+that, and missed where its whole interval lies above. What a framework refuses has no row.
 
 `train` compares what the worker's clock encloses, `epoch` whole epochs (with making the order, reading the
 losses and writing the event; without evaluation), so that nothing can hide outside of the clock.
@@ -57,7 +57,7 @@ class Comparison:
 
     `cpu` is the ratio of the processor's time, which a busy machine disturbs less than `train`, that of the
     clock. `rounds` are the ratios of the training in each pair of processes alone; `epochs` are the pairs of
-    epochs in all of them.
+    epochs in all of them. `one_core`: both sides shared one.
     """
 
     model: str
@@ -74,6 +74,7 @@ class Comparison:
     whole: Interval
     rounds: tuple[float, ...]
     epochs: int
+    one_core: bool
 
 
 def compare(
@@ -82,7 +83,9 @@ def compare(
     """A comparison, and the ratio of each pair of epochs by rounds; None if the framework refuses a side."""
     found: list[Contest] = []
     while len(found) < max(FEWEST, rounds) or (len(found) < most and _undecided(found)):
-        found.append(contest(sides, folder / f"round-{len(found)}", seconds, least=8, pinned=True))
+        one_core = found[0].one_core if found else None
+        round_of = folder / f"round-{len(found)}"
+        found.append(contest(sides, round_of, seconds, least=8, one_core=one_core))
         if not all(found[-1].epochs):
             return None
     a, b = (flat([each.epochs[i] for each in found]) for i in (0, 1))
@@ -102,6 +105,7 @@ def compare(
         whole=over_rounds(_ratios(found, whole_s)),
         rounds=tuple(ratios),
         epochs=len(a),
+        one_core=found[0].one_core,
     )
     return row, _pairs(found, train_s)
 
@@ -213,6 +217,7 @@ def _overhead_table(rows: Sequence[Comparison]) -> Table:
         "epoch: ratio [95 %]",
         "beside the steps, µs/epoch",
         PAIRED,
+        "cores",
         f"<= {GOAL}",
         f"<= {LIMIT}",
     )
@@ -229,6 +234,7 @@ def _overhead_table(rows: Sequence[Comparison]) -> Table:
             interval(row.whole),
             f"{row.b_beside_us:.0f} → {row.a_beside_us:.0f}",
             f"{row.train.pairs}, {row.epochs}",
+            "one" if row.one_core else "all",
             *(reached(row.train, goal) for goal in (GOAL, LIMIT)),
         )
         for row in rows

@@ -17,6 +17,10 @@ from typing import Any
 PACKAGES = ("torch", "keras", "tensorflow", "jax", "mlflow", "hydra-core", "numpy")
 
 
+class RefusedError(Exception):
+    """What was asked for can't be measured."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table with a line above it; `notes` are printed below."""
@@ -74,7 +78,10 @@ def command(measure: Callable[..., Report], description: str, **options: Any) ->
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"default: {default}")
     given = vars(parser.parse_args())
     as_json = given.pop("json")
-    report = measure(**given)
+    try:
+        report = measure(**given)
+    except RefusedError as error:
+        parser.error(str(error))
     print(report.to_json() if as_json else report.markdown())
     return 0
 

@@ -29,7 +29,7 @@ from tests.bench import (
     two_workers,
     warm_trials,
 )
-from tests.bench.report import Report, command, machine, say
+from tests.bench.report import RefusedError, Report, command, machine, say
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 DRAWING = "growth.svg"
@@ -59,7 +59,11 @@ class Part:
 
 
 def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -> Report:
-    """Measure and write the page; returns what was measured. Raises ValueError for an unknown part."""
+    """Measure and write the page; returns what was measured.
+
+    Raises RefusedError for an unknown part, and where a library is missing that a part compares with: the
+    page would lose what it has of it.
+    """
     drawing = str(PAGE.with_name(DRAWING))
     parts = [
         Part(
@@ -84,7 +88,11 @@ def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -
     ]
     wanted = only.split() or [part.name for part in parts]
     if unknown := set(wanted) - {part.name for part in parts}:
-        raise ValueError(f"no part {', '.join(unknown)}; there are {', '.join(part.name for part in parts)}")
+        raise RefusedError(
+            f"no part {', '.join(unknown)}; there are {', '.join(part.name for part in parts)}"
+        )
+    if "rivals" in wanted and (missing := [rival.name for rival in rivals.RIVALS if rival.missing]):
+        raise RefusedError(f"{', '.join(missing)}: {rivals.HOW}; or name other parts with --only")
     sections = _sections(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
     values = {}
     for part in parts:

@@ -86,14 +86,12 @@ def train(
     `numbers` (of the rule, in place of the given ones) and `again` (load into the trainer of the run before).
     One that begins with a `state` gets what an earlier one left as such.
     """
-    key = plan(task, rule)
-    program = _programs.get(key) or _programs.setdefault(key, adapter.build(key))
-    data = examples(task)
+    program, data = _program(adapter, plan(task, rule)), examples(task)
     results = []
     for run in runs:
         if not run.get("again"):
             real = parse(optim.Rule, rule | run.get("numbers", {}))  # type: ignore[arg-type]
-            assert optim.program_rule(real) == key.rule
+            assert optim.program_rule(real) == plan(task, rule).rule
             trainer = program.trainer(data, real, run.get("seed", 0))
         trainer.load(run["weights"], State(**run["state"]) if "state" in run else None)
         loaded = trainer.weights()
@@ -113,6 +111,11 @@ def train(
     return results
 
 
+def _program(adapter: Adapter, of: Plan) -> Program:
+    """The program of a plan, the one that was built for it before if there is one."""
+    return _programs.get(of) or _programs.setdefault(of, adapter.build(of))
+
+
 class _BreakError(Exception):
     """What no framework knows."""
 
@@ -121,8 +124,7 @@ def broken_then_again(
     adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], run: dict[str, Any]
 ) -> dict[str, Any]:
     """A run that ends by an exception after its first epoch, and then the whole run by the same trainer."""
-    key = plan(task, rule)
-    program = adapter.build(key)
+    program = _program(adapter, plan(task, rule))
     trainer = program.trainer(examples(task), parse(optim.Rule, rule), 0)  # type: ignore[arg-type]
     caught = []
 
@@ -159,7 +161,7 @@ def load_refusal(
     state: dict[str, Any] | None = None,
 ) -> str:
     """The message with which `load` refuses weights or a state; empty if it takes them."""
-    program = adapter.build(plan(task, rule))
+    program = _program(adapter, plan(task, rule))
     trainer = program.trainer(examples(task), parse(optim.Rule, rule), 0)  # type: ignore[arg-type]
     try:
         trainer.load(weights, State(**state) if state else None)

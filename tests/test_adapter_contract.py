@@ -318,11 +318,20 @@ def halves(task: Task, rule: dict[str, Any], **other: Any) -> tuple[Run, Run, Ru
 @pytest.mark.parametrize("impl", ["native", "shared"])
 @pytest.mark.parametrize("name", RULES)
 def test_a_training_that_goes_on_is_the_unbroken_one(name: str, impl: str, place: tuple[Lab, str]) -> None:
-    """Catches: a slot, a step count, a running mean or a stream of masks that is lost or rounded on the way;
-    a slot read in another layout than it is written in; a table of rates that begins at the wrong step."""
+    """Catches: a slot or a step count that is lost or rounded on the way; a slot read in another layout than
+    it is written in; a table of rates that begins at the wrong step."""
+    lab, execution = place
+    _goes_on(lab, make_task(execution), shared(name) | {"impl": impl})
+
+
+def test_running_means_and_masks_go_on(place: tuple[Lab, str]) -> None:
+    """Catches: a running mean or a stream of masks that is lost on the way, or begins again."""
     lab, execution = place
     layers = [{"kind": "dense", "units": 6}, {"kind": "batch_norm"}, *WITH_DROPOUT[1:]]
-    task, rule = make_task(execution, layers=layers), shared(name) | {"impl": impl}
+    _goes_on(lab, make_task(execution, layers=layers), ADAM)
+
+
+def _goes_on(lab: Lab, task: Task, rule: dict[str, Any]) -> None:
     run, first, second = halves(task, rule, seed=5)
     whole, broken = lab.call("tests.cases:train", task=task, rule=rule, runs=[run, first])
     assert broken["state"]["steps"] == HALF * STEPS

@@ -68,6 +68,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=log.open("wb"),
         )
+        self.pid = self._process.pid
 
     def go(self) -> None:
         """Give it a turn."""
@@ -103,13 +104,13 @@ class Child:
 
     def pin(self, core: int) -> None:
         """Have all of its threads run on one core from now on, and those that they start."""
-        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), {core})
 
     def worked_ns(self) -> dict[int, int]:
         """How long each of its threads had a core; empty where the system doesn't say, or it has ended."""
         found = {}
-        for task in Path(f"/proc/{self._process.pid}/task").glob("*/schedstat"):
+        for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError):  # a thread that has just ended
                 found[int(task.parent.name)] = int(task.read_text().split()[0])
         return found

@@ -1,0 +1,58 @@
+"""What the benchmarks decide and compute by themselves (tests/bench): not what they measure."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.bench.contest import Child, _alone
+from tests.bench.overhead import over_rounds
+
+
+@pytest.mark.parametrize(
+    ("before_ns", "after_ns", "alone"),
+    [
+        ({1: 50, 2: 50}, {1: 1050, 2: 60}, True),
+        ({1: 50, 2: 50}, {1: 850, 2: 250}, False),
+        ({1: 50}, {1: 850, 2: 200}, False),
+        ({1: 5000, 2: 0}, {1: 5100, 2: 100}, False),
+        ({}, {}, False),
+    ],
+    ids=["one", "two", "a new one", "two that worked as much", "unknown"],
+)
+def test_sides_share_a_core_only_if_each_computes_in_one_thread(
+    before_ns: dict[int, int], after_ns: dict[int, int], alone: bool
+) -> None:
+    """Catches: a second thread that is not seen, since it began late or the first had worked before; its side
+    would lose or win by how the scheduler deals one core to two threads."""
+    assert _alone(before_ns, after_ns) == alone
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not move processes")
+def test_a_side_s_work_is_counted_and_its_core_chosen(tmp_path: Path) -> None:
+    """Catches: work in another unit than ns, or of another process; a side that stays on all cores."""
+    start = time.perf_counter()
+    child = Child("matrix_limit", ["1"], dict(os.environ), tmp_path / "log")
+    try:
+        while not (worked_s := sum(child.worked_ns().values()) / 1e9) > 0.05:
+            time.sleep(0.01)
+        assert worked_s < (time.perf_counter() - start) * (os.cpu_count() or 1)
+        child.pin(core := max(os.sched_getaffinity(0)))
+        assert os.sched_getaffinity(child.pid) == {core}
+    finally:
+        child.close()
+
+
+def test_an_interval_over_rounds_is_student_s() -> None:
+    """Catches: the normal distribution's quantile for so few rounds (half the width), a mean of ratios rather
+    than of their logarithms, the deviation of a population."""
+    found = over_rounds([1.0, 1.1, 1.21])
+    half = 4.3026527 * math.log(1.1) / math.sqrt(3)
+    assert found.pairs == 3
+    assert math.isclose(found.estimate, 1.1)
+    assert math.isclose(found.low, 1.1 * math.exp(-half), rel_tol=1e-6)
+    assert math.isclose(found.high, 1.1 * math.exp(half), rel_tol=1e-6)

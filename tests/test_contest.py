@@ -1,4 +1,4 @@
-"""What the benchmarks decide and compute by themselves (tests/bench): not what they measure."""
+"""What the benchmarks decide, compute and write by themselves (tests/bench): not what they measure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.bench.contest import Child, _alone
 from tests.bench.overhead import over_rounds
+from tests.bench.report import RefusedError, Table, with_rows
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,33 @@ def test_an_interval_over_rounds_is_student_s() -> None:
     assert math.isclose(found.estimate, 1.1)
     assert math.isclose(found.low, 1.1 * math.exp(-half), rel_tol=1e-6)
     assert math.isclose(found.high, 1.1 * math.exp(half), rel_tol=1e-6)
+
+
+COLUMNS = ("model", "execution", "ratio")
+PAGE = Table("Costs", COLUMNS, (("fnn", "eager", "1.05"), ("rnn", "eager", "1.01")))
+OTHER = Table("Noise", COLUMNS, (("fnn", "eager", "1.00"),))
+
+
+def test_a_row_that_is_measured_again_takes_the_place_of_the_old_one() -> None:
+    """Catches: a row that is lost, changed or doubled, one of another table, text after a table that is lost,
+    columns that are no longer lined up."""
+    page = f"Before.\n\n{PAGE.markdown()}\n\n{OTHER.markdown()}\n\nAfter.\n"
+    fresh = Table("Costs", COLUMNS, (("fnn", "eager", "1.004 [0.9, 1.1]"),))
+    wanted = Table("Costs", COLUMNS, (*fresh.rows, PAGE.rows[1]))
+    changed = with_rows(page, fresh, keys=2)
+    assert changed == f"Before.\n\n{wanted.markdown()}\n\n{OTHER.markdown()}\n\nAfter.\n"
+
+
+@pytest.mark.parametrize(
+    "fresh",
+    [
+        Table("Speeds", COLUMNS, PAGE.rows),
+        Table("Costs", (*COLUMNS[:2], "cores"), PAGE.rows),
+        Table("Costs", COLUMNS, (("cnn", "eager", "1.00"),)),
+    ],
+    ids=["table", "columns", "row"],
+)
+def test_a_row_that_the_page_does_not_have_is_refused(fresh: Table) -> None:
+    """Catches: a row that is measured for minutes and silently dropped, or put below other columns."""
+    with pytest.raises(RefusedError, match=fresh.title):
+        with_rows(PAGE.markdown(), fresh, keys=2)

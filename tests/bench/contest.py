@@ -33,7 +33,7 @@ from harness.shell.engines.process import WorkerKey
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300.0
 WARM = 4  # turns of each side that are thrown away
-ALONE = 0.9  # of a process' work, from which share on one thread is taken to do it all
+ALONE = 0.95  # of a process' work, from which share on one thread is taken to do it all
 LEARNT = 0.5  # of the first turn's loss: who trains is below that in the end
 EPOCHS = 100_000  # of a run, more than any contest has turns
 

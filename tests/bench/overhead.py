@@ -4,17 +4,18 @@
 
 Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
 an epoch each, A B B A, on the same core: two cores of a shared machine are not equally fast, and which side
-gets which is decided for a whole round. (Where other threads of a side do more than a tenth of its work, both
-keep all cores, see "cores": how two threads share one is the scheduler's choice and not a side's merit.) One
-runs the worker's own code, the other one a loop that imports nothing of the adapters (tests/bench/bare_*.py)
-but on JAX their layers and options of XLA, on a network written by hand (tests/bench/networks_*.py) with as
-many parameters as the spec has. A round is a fresh pair of processes, and its ratio is the median over pairs
-of epochs. Processes differ by more than their epochs do (where their memory lies, for one), so a row is the
-geometric mean of its rounds with Student's 95 % interval over these: an interval over epochs would be narrow,
-and wrong. A row gets more rounds, up to `--most`, as long as its interval has the goal inside, whichever side
-the ratio is on (so intervals are a little less sure than they say). A bare loop against itself (the A/A rows,
-of `--most` rounds) shows what is left of the machine's noise. A goal is reached where the ratio is at most
-that, and missed where its whole interval lies above. What a framework refuses has no row.
+gets which is decided for a whole round. (Where other threads of a side do more than a twentieth of its work,
+both keep all cores, see "cores": how two threads share one is the scheduler's choice and not a side's merit.)
+One runs the worker's own code, the other one a loop that imports nothing of the adapters
+(tests/bench/bare_*.py) but on JAX their layers and options of XLA, on a network written by hand
+(tests/bench/networks_*.py) with as many parameters as the spec has. A round is a fresh pair of processes, and
+its ratio is the median over pairs of epochs. Processes differ by more than their epochs do (where their
+memory lies, for one), so a row is the geometric mean of its rounds with Student's 95 % interval over these:
+an interval over epochs would be narrow, and wrong. A row gets more rounds, up to `--most`, as long as its
+interval has the goal inside, whichever side the ratio is on (so intervals are a little less sure than they
+say). A bare loop against itself (the A/A rows, of `--most` rounds) shows what is left of the machine's noise.
+A goal is reached where the ratio is at most that, and missed where its whole interval lies above. What a
+framework refuses has no row.
 
 `train` compares what the worker's clock encloses, `epoch` whole epochs (with making the order, reading the
 losses and writing the event; without evaluation), so that nothing can hide outside of the clock.

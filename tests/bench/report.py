@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -54,6 +55,19 @@ class Report:
 
     def markdown(self) -> str:
         return "\n\n".join(table.markdown() for table in self.tables)
+
+
+def with_rows(page: str, fresh: Table, keys: int) -> str:
+    """A page with the rows of `fresh` in its table of that title, in place of those with the same first
+    `keys` cells. Raises RefusedError where the page has no such table, or none of such rows."""
+    before, _, after = page.partition(f"**{fresh.title}**\n\n")
+    lines = list(itertools.takewhile(lambda line: line.startswith("|"), after.split("\n")))
+    columns, _, *rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines] or ((), ())
+    given = {row[:keys]: row for row in fresh.rows}
+    if columns != fresh.columns or given.keys() - {row[:keys] for row in rows}:
+        raise RefusedError(f"the page has no table {fresh.title!r} with these columns and rows")
+    table = Table(fresh.title, columns, tuple(given.get(row[:keys], row) for row in rows))
+    return before + table.markdown() + after.removeprefix("\n".join(lines))
 
 
 def machine() -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Run the benchmarks and write what they find to docs/benchmarks.md.
 
     python -m tests.bench.write_docs [--only rivals] [--rounds 3] [--repeats 3] [--trials 64]
+    python -m tests.bench.write_docs --only overhead --rows "torch lstm compiled" [--rounds 3]
 
 `--only` measures some parts anew (module names, by spaces) and leaves the other sections of the page as they
-are. Each section says on what it was measured.
+are; `--rows` does so with rows of what the harness costs, since all of them take most of an hour. Each
+section says on what it was measured.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ from tests.bench import (
     two_workers,
     warm_trials,
 )
-from tests.bench.report import RefusedError, Report, command, machine, say
+from tests.bench.report import RefusedError, Report, command, machine, say, with_rows
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 DRAWING = "growth.svg"
+MEASURED = "Measured "
 TOP = """\
 # Benchmarks of the harness
 
@@ -58,7 +61,9 @@ class Part:
         return self.module.__name__.rpartition(".")[2]
 
 
-def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -> Report:
+def write(
+    only: str = "", rows: str = "", rounds: int = overhead.FEWEST, repeats: int = 3, trials: int = 64
+) -> Report:
     """Measure and write the page; returns what was measured.
 
     Raises RefusedError for an unknown part, and where a library is missing that a part compares with: the
@@ -69,7 +74,7 @@ def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -
         Part(
             "What the harness costs",
             overhead,
-            lambda: overhead.measure_overhead(rounds=rounds, most=max(overhead.MOST, rounds)),
+            lambda: overhead.measure_overhead(rows, rounds, max(overhead.MOST, rounds)),
         ),
         Part("What others take", rivals, rivals.measure_rivals),
         Part("How much of the machine is used", shares, shares.measure_shares),
@@ -94,6 +99,12 @@ def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -
     if "rivals" in wanted and (missing := [rival.name for rival in rivals.RIVALS if rival.missing]):
         raise RefusedError(f"{', '.join(missing)}: {rivals.HOW}; or name other parts with --only")
     sections = _sections(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
+    if rows:
+        if wanted != ["overhead"] or parts[0].title not in sections:
+            raise RefusedError("--rows goes with --only overhead, and with a page that has all of its rows")
+        sections[parts[0].title], found = _with_rows(parts[0], sections[parts[0].title], rows, rounds)
+        _save([sections[each.title] for each in parts if each.title in sections])
+        return Report({"overhead": found}, ())
     values = {}
     for part in parts:
         if part.name in wanted:
@@ -106,9 +117,26 @@ def write(only: str = "", rounds: int = 3, repeats: int = 3, trials: int = 64) -
 def _section(part: Part) -> tuple[str, dict[str, object]]:
     described = _describe()
     found = part.measure()
+    return f"{_head(part)}{described}\n\n{found.markdown()}\n{part.below}", found.values
+
+
+def _head(part: Part) -> str:
     text = "\n".join(_without_command(cleandoc(part.module.__doc__ or "")))
-    head = f"## {part.title}\n\n`python -m {part.module.__name__}`\n\n{text}\n\n{described}\n\n"
-    return f"{head}{found.markdown()}\n{part.below}", found.values
+    return f"## {part.title}\n\n`python -m {part.module.__name__}`\n\n{text}\n\n"
+
+
+def _with_rows(part: Part, section: str, asked: str, rounds: int) -> tuple[str, dict[str, object]]:
+    """A section of overhead with some rows measured anew, which it says of them."""
+    described = _describe()
+    found = part.measure()
+    table = found.tables[0]
+    if not table.rows:
+        raise RefusedError(f"no row has all of {asked!r}: an architecture, a framework, an execution")
+    _, measured, rest = section.partition(MEASURED)
+    first, _, rest = rest.partition("\n\n")
+    again = f"Rows of {asked} again, in {rounds} rounds or more: m{described.removeprefix(MEASURED[0])}"
+    kept = with_rows(rest, table, keys=3)
+    return f"{_head(part)}{measured}{first}\n\n{again}\n\n{kept}", found.values
 
 
 def _sections(page: str) -> dict[str, str]:
@@ -130,7 +158,7 @@ def _describe() -> str:
     load = "Load at the start {}, {}, {} over 1, 5 and 15 minutes".format(*found["load_average"])
     on = f"{found['processor']}, {found['cores']} cores, {found['system']}, Python {found['python']}"
     return (
-        f"Measured on {found['date']}: {on}, {versions}. {load}: where that is above the number of cores, "
+        f"{MEASURED}on {found['date']}: {on}, {versions}. {load}: where that is above the number of cores, "
         "the machine was busy with other things too, and times (much more than ratios) are too long."
     )
 
@@ -144,4 +172,4 @@ def _without_command(text: str) -> list[str]:
 
 if __name__ == "__main__":
     description = "Run the benchmarks and write docs/benchmarks.md."
-    sys.exit(command(write, description, only="", rounds=3, repeats=3, trials=64))
+    sys.exit(command(write, description, only="", rows="", rounds=overhead.FEWEST, repeats=3, trials=64))

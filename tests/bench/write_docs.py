@@ -66,8 +66,8 @@ def write(
 ) -> Report:
     """Measure and write the page; returns what was measured.
 
-    Raises RefusedError for an unknown part, and where a library is missing that a part compares with: the
-    page would lose what it has of it.
+    Raises RefusedError for an unknown part, for rows that there are not, and where a library is missing that
+    a part compares with: the page would lose what it has of it.
     """
     drawing = str(PAGE.with_name(DRAWING))
     parts = [
@@ -96,13 +96,14 @@ def write(
         raise RefusedError(
             f"no part {', '.join(unknown)}; there are {', '.join(part.name for part in parts)}"
         )
+    if rows and wanted != ["overhead"]:
+        raise RefusedError("--rows goes with --only overhead")
     if "rivals" in wanted and (missing := [rival.name for rival in rivals.RIVALS if rival.missing]):
         raise RefusedError(f"{', '.join(missing)}: {rivals.HOW}; or name other parts with --only")
     sections = _sections(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
     if rows:
-        if wanted != ["overhead"] or parts[0].title not in sections:
-            raise RefusedError("--rows goes with --only overhead, and with a page that has all of its rows")
-        sections[parts[0].title], found = _with_rows(parts[0], sections[parts[0].title], rows, rounds)
+        costs = parts[0]
+        sections[costs.title], found = _with_rows(costs, sections.get(costs.title, ""), rows, rounds)
         _save([sections[each.title] for each in parts if each.title in sections])
         return Report({"overhead": found}, ())
     values = {}

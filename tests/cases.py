@@ -86,12 +86,13 @@ def train(
     `numbers` (of the rule, in place of the given ones) and `again` (load into the trainer of the run before).
     One that begins with a `state` gets what an earlier one left as such.
     """
-    program, data = _program(adapter, plan(task, rule)), examples(task)
+    key, data = plan(task, rule), examples(task)
+    program = _program(adapter, key)
     results = []
     for run in runs:
         if not run.get("again"):
             real = parse(optim.Rule, rule | run.get("numbers", {}))  # type: ignore[arg-type]
-            assert optim.program_rule(real) == plan(task, rule).rule
+            assert optim.program_rule(real) == key.rule
             trainer = program.trainer(data, real, run.get("seed", 0))
         trainer.load(run["weights"], State(**run["state"]) if "state" in run else None)
         loaded = trainer.weights()
@@ -123,8 +124,9 @@ class _BreakError(Exception):
 def broken_then_again(
     adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], run: dict[str, Any]
 ) -> dict[str, Any]:
-    """A run that ends by an exception after its first epoch, and then the whole run by the same trainer."""
-    program = _program(adapter, plan(task, rule))
+    """A run that ends by an exception after the first epoch of a new program, and then the whole run by the
+    same trainer."""
+    program = adapter.build(plan(task, rule))
     trainer = program.trainer(examples(task), parse(optim.Rule, rule), 0)  # type: ignore[arg-type]
     caught = []
 

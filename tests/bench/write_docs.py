@@ -101,16 +101,13 @@ def write(
     if "rivals" in wanted and (missing := [rival.name for rival in rivals.RIVALS if rival.missing]):
         raise RefusedError(f"{', '.join(missing)}: {rivals.HOW}; or name other parts with --only")
     sections = _sections(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
-    if rows:
-        costs = parts[0]
-        sections[costs.title], found = _with_rows(costs, sections.get(costs.title, ""), rows, rounds)
-        _save([sections[each.title] for each in parts if each.title in sections])
-        return Report({"overhead": found}, ())
     values = {}
     for part in parts:
         if part.name in wanted:
             say(f"== {part.name}")
-            sections[part.title], values[part.name] = _section(part)
+            before = sections.get(part.title, "")
+            found = _with_rows(part, before, rows, rounds) if rows else _section(part)
+            sections[part.title], values[part.name] = found
             _save([sections[each.title] for each in parts if each.title in sections])
     return Report(values, ())
 
@@ -135,7 +132,7 @@ def _with_rows(part: Part, section: str, asked: str, rounds: int) -> tuple[str, 
         raise RefusedError(f"no row has all of {asked!r}: an architecture, a framework, an execution")
     _, measured, rest = section.partition(MEASURED)
     first, _, rest = rest.partition("\n\n")
-    again = f"Rows of {asked} again, in {rounds} rounds or more: m{described.removeprefix(MEASURED[0])}"
+    again = f"Rows of {asked} again, in {rounds} rounds or more. {described}"
     kept = with_rows(rest, table, keys=3)
     return f"{_head(part)}{measured}{first}\n\n{again}\n\n{kept}", found.values
 

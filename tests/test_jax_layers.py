@@ -17,6 +17,7 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "dense, steps, no bias": ("Dense", {"units": 4, "use_bias": False}, (3, 6, 5)),
     "dense, large": ("Dense", {"units": 520}, (2, 520)),
     "dense, large, steps": ("Dense", {"units": 520}, (2, 3, 520)),
+    "dense, many rows": ("Dense", {"units": 3}, (4, 64, 64)),
     "flatten": ("Flatten", {}, (2, 3, 4, 2)),
     "normalisation": ("LayerNormalization", {"epsilon": 0.1}, (3, 6, 5)),
     "normalisation, flat": ("LayerNormalization", {}, (4, 5)),
@@ -36,6 +37,7 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "gru, backwards": ("GRU", {"units": 4, "go_backwards": True, "return_sequences": True}, (3, 5, 2)),
 }
 OF_TOKENS = ["Dense", "GRU", "LSTM", "LayerNormalization", "MultiHeadAttention", "SimpleRNN"]
+OF_GELU = ["Dense", "gelu"]
 CALLS: dict[str, dict[str, Any]] = {
     "attention": {},
     "attention, causal": {"use_causal_mask": True},
@@ -66,7 +68,15 @@ def test_of_equal_values_the_first_has_the_gradient(lab: Callable[[str, str], La
 def test_a_program_says_which_gradients_are_not_of_keras(lab: Callable[[str, str], Lab]) -> None:
     """Catches: a result that passes as Keras' own; layers of ours where a user's `fit` has none."""
     found = lab("keras_jax", "float64").call("tests.test_jax_layers:recorded")
-    assert found == {"idiomatic": None, "compiled": OF_TOKENS}
+    assert found["tokens"] == {"idiomatic": None, "compiled": OF_TOKENS}
+    assert found["gelu"] == {"idiomatic": None, "compiled": OF_GELU}
+
+
+def test_gelu_and_its_slope_are_those_of_keras(lab: Callable[[str, str], Lab]) -> None:
+    """Catches: the approximation by tanh (5e-4 off), a factor in the wrong place, a root that is rounded to
+    float32 in float64; far from zero too, where one minus almost one is left."""
+    found = lab("keras_jax", "float64").call("tests.test_jax_layers:gelus")
+    assert max(found["value"], found["slope"]) < 1e-14
 
 
 def test_what_is_flattened_is_computed_in_its_own_shape(lab: Callable[[str, str], Lab]) -> None:
@@ -149,14 +159,34 @@ def flat_loops(adapter: Any) -> dict[str, list[str]]:
 def recorded(adapter: Any) -> dict[str, Any]:
     """The case: what programs of a network say of themselves."""
     from tests import cases
-    from tests.tasks import shared
+    from tests.tasks import make_task, shared
     from tests.test_keras_layers import task_of
 
-    programs = {
-        name: adapter.build(cases.plan(task_of("tokens", name), shared("adam")))
-        for name in ("idiomatic", "compiled")
+    def of(make: Callable[[str], Any]) -> dict[str, Any]:
+        executions = ("idiomatic", "compiled")
+        programs = {name: adapter.build(cases.plan(make(name), shared("adam"))) for name in executions}
+        return {name: program.settings().get("own_layers") for name, program in programs.items()}
+
+    gelu = [{"kind": "dense", "units": 3}, {"kind": "activation", "function": "gelu"}, {"kind": "output"}]
+    return {
+        "tokens": of(lambda name: task_of("tokens", name)),
+        "gelu": of(lambda name: make_task(name, layers=gelu)),
     }
-    return {name: program.settings().get("own_layers") for name, program in programs.items()}
+
+
+def gelus(adapter: Any) -> dict[str, float]:
+    """The case: the largest differences between our GELU and Keras', and between their slopes."""
+    jax, keras = importlib.import_module("jax"), importlib.import_module("keras")
+    own = importlib.import_module("adapters.keras.jax_layers")
+    x = np.linspace(-12.0, 12.0, 10001)
+
+    def difference(of: Callable[[Any], Any]) -> float:
+        return float(np.abs(of(own.gelu) - of(lambda x: keras.ops.gelu(x, approximate=False))).max())
+
+    return {
+        "value": difference(lambda gelu: gelu(x)),
+        "slope": difference(lambda gelu: jax.vmap(jax.grad(gelu))(x)),
+    }
 
 
 def _tuples(options: dict[str, Any]) -> dict[str, Any]:

@@ -40,11 +40,17 @@ class Setting:
     def kind(self, name: str) -> Any:
         """The class of Keras' layer of this name, or ours where it has one with faster gradients; in mixed
         precision only where those do not sum."""
-        of_keras = getattr(keras.layers, name)
+        return self._of_ours(name) or getattr(keras.layers, name)
+
+    def function(self, name: str) -> Any:
+        """Our activation function of this name, where there is a faster one; or None."""
+        return self._of_ours(name)
+
+    def _of_ours(self, name: str) -> Any:
         here = self.compiler == "xla" and self.device == "cpu" and keras.backend.backend() == "jax"
         if here and (not self.mixed or name in EXACT):
-            return getattr(importlib.import_module(OURS), name, of_keras)
-        return of_keras
+            return getattr(importlib.import_module(OURS), name, None)
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +76,10 @@ def of_valid(layer: Any) -> Built:
 
 
 def ours(model: Any) -> list[str]:
-    """The kinds of layers of a Keras model that are ours."""
-    layers = (type(layer) for layer in model._flatten_layers())
-    return sorted({kind.__name__ for kind in layers if kind.__module__.startswith(OURS)})
+    """The kinds of layers of a Keras model, and the activation functions, that are ours."""
+    layers = list(model._flatten_layers())
+    used: list[Any] = [*map(type, layers), *(getattr(layer, "activation", None) for layer in layers)]
+    return sorted({each.__name__ for each in used if getattr(each, "__module__", "").startswith(OURS)})
 
 
 def need(padding: Padding | None) -> Padding:

@@ -12,7 +12,7 @@ import keras
 
 from adapters.keras import attention, places
 from adapters.keras.built import Built, Setting, plain
-from adapters.keras.functions import function
+from adapters.keras.functions import Function, function
 from adapters.keras.recurrent import recurrent
 from harness.spec import (
     GRU,
@@ -43,12 +43,12 @@ Keras on torch some 50 µs a step."""
 
 def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
     """The layer of a node; `after` is the activation that becomes a part of it."""
-    activation = function(after, setting.precision) if after else None
+    activation = _activation(after, setting) if after else None
     match node.layer:
         case Dense():
             return _dense(node.layer, activation, setting)
         case Activation():
-            return plain(keras.layers.Activation(function(node.layer, setting.precision)))
+            return plain(keras.layers.Activation(_activation(node.layer, setting)))
         case Dropout(rate=rate):
             made = keras.layers.Dropout(rate)
             return Built(lambda x, _: made(x), dropout=made if rate > 0 else None)
@@ -78,6 +78,11 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
             return places.batch_norm(node, node.layer)
         case _:
             assert_never(node.layer)
+
+
+def _activation(layer: Activation, setting: Setting) -> Function:
+    found: Function = setting.function(layer.function) or function(layer, setting.precision)
+    return found
 
 
 def _dense(layer: Dense, activation: Any, setting: Setting) -> Built:

@@ -67,6 +67,7 @@ def _own_layers() -> Any:
 
 
 def _transformer(shape: tuple[int, ...], layers: Any) -> keras.Model:
+    gelu = getattr(layers, "gelu", "gelu")
     inputs = keras.Input(shape)
     x = Positions()(layers.Dense(WIDTH)(inputs))
     for _ in range(BLOCKS):
@@ -76,6 +77,6 @@ def _transformer(shape: tuple[int, ...], layers: Any) -> keras.Model:
         attention.key_dense.bias.trainable = False
         x = x + y
         y = layers.LayerNormalization(epsilon=1e-5)(x)
-        x = x + layers.Dense(WIDTH)(layers.Dense(HIDDEN, activation="gelu")(y))
+        x = x + layers.Dense(WIDTH)(layers.Dense(HIDDEN, activation=gelu)(y))
     x = layers.GlobalAveragePooling1D()(layers.LayerNormalization(epsilon=1e-5)(x))
     return keras.Model(inputs, layers.Dense(CLASSES)(x))

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from harness import locks
 from harness.job import RunFolder
+from harness.shell.tracking.tracker import study_is_left_open, study_lock
 from tests.forked import Command
 from tests.place import Place, check_consistent, end, left_clean, wait_until
 
@@ -195,6 +197,26 @@ def test_a_command_takes_over_from_another(place: Place) -> None:
         assert status == 0, printed
     assert [run.attempts for run in place.runs()] == [["1"], []]
     check_finished_once(place, 2, 3)
+
+
+def test_a_parent_killed_between_its_last_run_and_its_end(place: Place) -> None:
+    """Catches: a study that MLflow shows as RUNNING for ever, since the next command finds all runs there."""
+    place.suffer({"*": "slow"})
+    process = place.sweep("seed=range(2)")
+    wait_until(lambda: place.tracked("study") and event_lines(place), process)
+    with locks.held(
+        study_lock(place.results, "default").with_suffix(".making")
+    ):  # to end a study is to take it
+        wait_until(lambda: [run.status for run in place.tracked()] == ["FINISHED"] * 2, process)
+        process.kill()
+        end(process)
+    wait_until(lambda: not place.processes())
+    assert [study.status for study in place.tracked("study")] == ["RUNNING"]
+    for _ in range(2):
+        status, printed = end(place.sweep("seed=range(2)"))
+        assert (status, "2 runs finished before" in printed) == (0, True), printed
+        check_finished_once(place, 2, 3)
+        assert not study_is_left_open(place.results, "default")
 
 
 def test_a_sweep_that_is_stopped(place: Place) -> None:

@@ -35,6 +35,7 @@ from harness.shell.proof.certify import make_missing, statement
 from harness.shell.tracking import links
 from harness.shell.tracking.store import resolve_uri, sqlite_path
 from harness.shell.tracking.thread import TrackingThread
+from harness.shell.tracking.tracker import study_is_left_open
 from harness.start import Start
 
 SWITCH_S = 0.0005
@@ -137,9 +138,11 @@ class Session:
             engine.execute(limited, desk, _verdict(judge, asked))
         for run in _join([run for run in asked if run.job.run_id not in done]):
             self._track(run.config).sync(run.folder.path)
-        for run in {run.config.study: run for run in todo}.values():
-            self._track(run.config).finish_study(run.config.study, _study_status(desk.results.values()))
         results = done | desk.results
+        worked_on = {run.config.study: run for run in todo}
+        for run in worked_on.values():
+            self._track(run.config).finish_study(run.config.study, _study_status(desk.results.values()))
+        self._end_studies([run for run in runs if run.config.study not in worked_on], results)
         outcomes = {
             run.job.run_id: Outcome(run.config, results[run.job.run_id], run.job.run_id in done)
             for run in runs
@@ -167,6 +170,12 @@ class Session:
         unseen = [run for run in runs if not _is_tracked(*run)]
         for config, folder in unseen:
             self._track(config).sync(folder.path)
+
+    def _end_studies(self, runs: Sequence[Prepared], results: Mapping[str, Mapping[str, Any]]) -> None:
+        """End the studies that a command which was killed after its last run has left open."""
+        for run in {run.config.study: run for run in runs}.values():
+            if study_is_left_open(run.results_dir, run.config.study):
+                self._track(run.config).finish_study(run.config.study, _study_status(results.values()))
 
     def conclude(self, config: RunConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Say in MLflow what the study of a run came to altogether, after its last runs."""

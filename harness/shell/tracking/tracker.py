@@ -83,6 +83,7 @@ class Tracker:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locks.held(path.with_suffix(".making")):  # two commands may name the same new study at once
             run_id = self._studies.get(name) or self._find_study(name)
+            _open_mark(path).touch()  # before MLflow says so: a kill in between leaves a mark too many
             if run_id is None:
                 own = {"kind": "study", "study": name, "results": self.store.results_id}
                 run = client.create_run(self.store.experiment_id, tags={**own, **(tags or {})}, run_name=name)
@@ -114,6 +115,7 @@ class Tracker:
         )
         if self._release(name):
             self.store.client.set_terminated(run_id, STATUS[status], end_time=now)
+            self._unmark(name)
 
     def close(self) -> None:
         """End the studies that nobody finished, as an exception leaves them."""
@@ -121,6 +123,7 @@ class Tracker:
             run_id = self._studies[name]
             if self._release(name):
                 self.store.client.set_terminated(run_id, "KILLED")
+                self._unmark(name)
 
     def study_lock(self, name: str) -> Path:
         """The file that processes lock (shared) while they work on the study."""
@@ -133,6 +136,13 @@ class Tracker:
             return name in self._locks
         with locks.held(path.with_suffix(".making")):  # to look is to lock, which must not hinder `_release`
             return locks.is_held(path)
+
+    def _unmark(self, name: str) -> None:
+        """Say that MLflow shows the study's end, unless somebody has opened it again meanwhile."""
+        path = self.study_lock(name)
+        with locks.held(path.with_suffix(".making")):
+            if not locks.is_held(path):
+                _open_mark(path).unlink(missing_ok=True)
 
     def _parent(self, name: str) -> str:
         """The study's run for a child to point at; a study that nobody works on is not reopened for it."""
@@ -325,6 +335,17 @@ class Tracker:
 def study_lock(results_dir: Path, name: str) -> Path:
     """The file that processes lock (shared) while they work on a study."""
     return results_dir / ".studies" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+
+
+def study_is_left_open(results_dir: Path, name: str) -> bool:
+    """Whether a command that is gone was killed before it ended the study in MLflow. Asks no store."""
+    path = study_lock(results_dir, name)
+    return _open_mark(path).exists() and not locks.is_held(path)
+
+
+def _open_mark(lock: Path) -> Path:
+    """The file beside a study's lock that is there while MLflow may show the study as RUNNING."""
+    return lock.with_suffix(".open")
 
 
 def is_live(folder: Path) -> bool:

@@ -204,9 +204,8 @@ def test_a_parent_killed_between_its_last_run_and_its_end(place: Place) -> None:
     place.suffer({"*": "slow"})
     process = place.sweep("seed=range(2)")
     wait_until(lambda: place.tracked("study") and event_lines(place), process)
-    with locks.held(
-        study_lock(place.results, "default").with_suffix(".making")
-    ):  # to end a study is to take it
+    to_end = study_lock(place.results, "default").with_suffix(".making")  # what ending a study takes
+    with locks.held(to_end):
         wait_until(lambda: [run.status for run in place.tracked()] == ["FINISHED"] * 2, process)
         process.kill()
         end(process)

@@ -40,13 +40,10 @@ class Setting:
     def kind(self, name: str) -> Any:
         """The class of Keras' layer of this name, or ours where it has one with faster gradients; in mixed
         precision only where those do not sum."""
-        return self._of_ours(name) or getattr(keras.layers, name)
+        return self.own(name) or getattr(keras.layers, name)
 
-    def function(self, name: str) -> Any:
-        """Our activation function of this name, where there is a faster one; or None."""
-        return self._of_ours(name)
-
-    def _of_ours(self, name: str) -> Any:
+    def own(self, name: str) -> Any:
+        """Our layer or activation function of this name, where there is a faster one; or None."""
         here = self.compiler == "xla" and self.device == "cpu" and keras.backend.backend() == "jax"
         if here and (not self.mixed or name in EXACT):
             return getattr(importlib.import_module(OURS), name, None)

@@ -81,7 +81,7 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
 
 
 def _activation(layer: Activation, setting: Setting) -> Function:
-    found: Function = setting.function(layer.function) or function(layer, setting.precision)
+    found: Function = setting.own(layer.function) or function(layer, setting.precision)
     return found
 
 

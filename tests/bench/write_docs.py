@@ -124,9 +124,7 @@ def _head(part: Part) -> str:
     return f"## {part.title}\n\n`python -m {part.module.__name__}`\n\n{text}\n\n"
 
 
-def _with_rows(
-    part: Part, section: str, asked: str, rounds: int, keys: int = 3
-) -> tuple[str, dict[str, object]]:
+def _with_rows(part: Part, section: str, asked: str, rounds: int) -> tuple[str, dict[str, object]]:
     """A section of overhead with some rows measured anew, which it says of them."""
     described = _describe()
     found = part.measure()
@@ -138,7 +136,7 @@ def _with_rows(
     again = f"Rows of {asked} again, in {rounds} rounds or more. {described}"
     kept = AGAIN.sub(
         lambda older: "" if overhead.asked(asked, *older[1].split()) else older[0],
-        with_rows(rest, table, keys),
+        with_rows(rest, table, keys=3),
     )
     return f"{_head(part)}{measured}{first}\n\n{again}\n\n{kept}", found.values
 

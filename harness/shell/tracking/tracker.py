@@ -113,17 +113,12 @@ class Tracker:
             metrics=metrics_of(metrics or {}, now, 0),
             tags=tags_of({"status": status, "kind": "study", **(tags or {})}),
         )
-        if self._release(name):
-            self.store.client.set_terminated(run_id, STATUS[status], end_time=now)
-            self._unmark(name)
+        self._end(name, run_id, STATUS[status], now)
 
     def close(self) -> None:
         """End the studies that nobody finished, as an exception leaves them."""
         for name in list(self._studies):
-            run_id = self._studies[name]
-            if self._release(name):
-                self.store.client.set_terminated(run_id, "KILLED")
-                self._unmark(name)
+            self._end(name, self._studies[name], "KILLED")
 
     def study_lock(self, name: str) -> Path:
         """The file that processes lock (shared) while they work on the study."""
@@ -131,14 +126,14 @@ class Tracker:
 
     def study_is_live(self, name: str) -> bool:
         """Whether this or another process works on the study."""
-        path = self.study_lock(name)
-        if name in self._locks or not path.exists():
-            return name in self._locks
-        with locks.held(path.with_suffix(".making")):  # to look is to lock, which must not hinder `_release`
-            return locks.is_held(path)
+        return name in self._locks or study_is_live(self.store.results_dir, name)
 
-    def _unmark(self, name: str) -> None:
-        """Say that MLflow shows the study's end, unless somebody has opened it again meanwhile."""
+    def _end(self, name: str, run_id: str, status: str, end_ms: int | None = None) -> None:
+        """End the study in MLflow unless another process still works on it, and take its mark away unless one
+        has opened it again meanwhile."""
+        if not self._release(name):
+            return
+        self.store.client.set_terminated(run_id, status, end_time=end_ms)
         path = self.study_lock(name)
         with locks.held(path.with_suffix(".making")):
             if not locks.is_held(path):
@@ -337,10 +332,18 @@ def study_lock(results_dir: Path, name: str) -> Path:
     return results_dir / ".studies" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
 
 
+def study_is_live(results_dir: Path, name: str) -> bool:
+    """Whether a process works on the study."""
+    path = study_lock(results_dir, name)
+    if not path.exists():
+        return False
+    with locks.held(path.with_suffix(".making")):  # to look is to lock, which must not hinder `_release`
+        return locks.is_held(path)
+
+
 def study_is_left_open(results_dir: Path, name: str) -> bool:
     """Whether a command that is gone was killed before it ended the study in MLflow. Asks no store."""
-    path = study_lock(results_dir, name)
-    return _open_mark(path).exists() and not locks.is_held(path)
+    return _open_mark(study_lock(results_dir, name)).exists() and not study_is_live(results_dir, name)
 
 
 def _open_mark(lock: Path) -> Path:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from harness.shell.cli import command
+from harness.shell.commands.main import command
 
 command()

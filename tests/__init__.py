@@ -1,1 +1,2 @@
-"""The test suite. A package, so that tests and the child processes of `tests.lab` name its modules alike."""
+"""The test suite. A package, so that tests and the child processes of `tests.support.adapter_process` name
+its modules alike."""

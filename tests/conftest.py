@@ -20,7 +20,7 @@ import pytest
 
 if TYPE_CHECKING:
     from harness.shell.tracking.store import Store
-    from tests.lab import Lab
+    from tests.support.adapter_process import Lab
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ[_name] = "1"
@@ -55,7 +55,7 @@ LONGEST = (
     "test_wheel.py",
     "test_search_command.py",
     "test_cli.py",
-    "test_equivalence.py",
+    "test_accuracy.py",
     "test_keras_layers.py",
     "test_failures.py",
 )
@@ -137,7 +137,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str
 
     Skips the test if the framework is not installed.
     """
-    from tests.lab import Laboratory, frameworks  # not above: NumPy must not load before the threads are set
+    from tests.support.adapter_process import (
+        Laboratory,
+        frameworks,
+    )  # not above: NumPy must not load before the threads are set
 
     laboratory = Laboratory(tmp_path_factory.mktemp("lab"))
 

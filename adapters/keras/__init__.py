@@ -11,14 +11,15 @@ import os
 import sys
 from types import ModuleType
 
-from harness import gauge, imports
-from harness.adapter import AdapterOptions, Execution, Plan, Program, storage
-from harness.parse import ConfigError, Mistake, nearest
+from harness.core import fast_imports
+from harness.core.adapter import AdapterOptions, Execution, Plan, Program, storage
+from harness.core.machine import matmul
+from harness.core.validation import ConfigError, Mistake, nearest
 
 _LOOPS = {
-    "tensorflow": "adapters.keras.tensorflow_loops",
-    "jax": "adapters.keras.jax_loops",
-    "torch": "adapters.keras.torch_loops",
+    "tensorflow": "adapters.keras.backends.tensorflow.loops",
+    "jax": "adapters.keras.backends.jax.loops",
+    "torch": "adapters.keras.backends.torch.loops",
 }
 
 # For one thread of a CPU. On TensorFlow XLA calls products that are shared among threads even if there is but
@@ -81,7 +82,7 @@ class KerasAdapter:
 
     def multiply(self, size: int, repeats: int) -> list[float]:
         """The backend's own product, not Keras' function around it."""
-        return gauge.times(self._loops.product(size, self._options), repeats)
+        return matmul.times(self._loops.product(size, self._options), repeats)
 
     def start_device_peak(self) -> bool:
         """As far as the backend can."""
@@ -101,7 +102,7 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
         allowed = ", ".join(_LOOPS)
         raise ConfigError([Mistake("backend", problem, allowed, nearest(options.backend, _LOOPS))])
     before_import(options)
-    with imports.quick(without=LEFT_OUT):
+    with fast_imports.quick(without=LEFT_OUT):
         keras = importlib.import_module("keras")
     if keras.backend.backend() != options.backend:
         problem = (

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from adapters.keras.built import Built, Padding, Setting, need, plain
-from harness.spec import Embedding, LayerNorm, Node, Positions, SelfAttention, sinusoids
+from adapters.keras.layer_parts import Built, Padding, Setting, need, plain
+from harness.core.network import Embedding, LayerNorm, Node, Positions, SelfAttention, sinusoids
 
 
 def embedding(layer: Embedding) -> Built:

@@ -15,12 +15,11 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from adapters.keras import functions, layers, recurrent
-from adapters.keras.built import Built, Padding, Setting, need
-from harness.adapter import Float, Storage
-from harness.export import Export, Exporter, Target
-from harness.parse import ConfigError, Mistake
-from harness.spec import (
+from adapters.keras import activations, layers, recurrent
+from adapters.keras.layer_parts import Built, Padding, Setting, need
+from harness.core.adapter import Float, Storage
+from harness.core.export.exporter import Export, Exporter, Target
+from harness.core.network import (
     GRU,
     LSTM,
     Activation,
@@ -33,6 +32,7 @@ from harness.spec import (
     SimpleRNN,
     sinusoids,
 )
+from harness.core.validation import ConfigError, Mistake
 
 CHUNK = 256  # rows of a forward pass, which bounds its memory
 
@@ -48,11 +48,11 @@ class ToKeras:
     """`model.keras`."""
 
     def write(self, export: Export, folder: Path) -> None:
-        """See `harness.export.Exporter`."""
+        """See `harness.core.export.exporter.Exporter`."""
         build(export).save(folder / "model.keras")
 
     def predict(self, folder: Path, inputs: tuple[NDArray[Any], ...]) -> Float:
-        """See `harness.export.Exporter`."""
+        """See `harness.core.export.exporter.Exporter`."""
         loaded = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
         given = list(inputs) if len(inputs) > 1 else inputs[0]
         return np.asarray(loaded.predict(given, batch_size=CHUNK, verbose=0))
@@ -130,7 +130,7 @@ def _layer(node: Node, setting: Setting) -> Built:
 def _activation(layer: Activation, precision: Storage) -> Any:
     """By its name where Keras' own is exact in this precision."""
     if precision == "float64" and layer.function in ("gelu", "leaky_relu"):
-        return functions.function(layer, precision)
+        return activations.function(layer, precision)
     if layer.function == "leaky_relu":
         return keras.layers.LeakyReLU(negative_slope=layer.slope)
     return keras.layers.Activation(layer.function)

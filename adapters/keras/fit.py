@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from adapters.keras import losses
 from adapters.keras.program import Array, Inputs, Parts, native
-from harness.adapter import Epoch
+from harness.core.adapter import Epoch
 
 EPOCHS = 10**9
 """What `fit` is told to train: more than any run has. It is stopped when there are no more."""

@@ -10,11 +10,11 @@ from typing import Any, assert_never
 
 import keras
 
-from adapters.keras import attention, places
-from adapters.keras.built import Built, Setting, plain
-from adapters.keras.functions import Function, function
+from adapters.keras import attention, spatial
+from adapters.keras.activations import Function, function
+from adapters.keras.layer_parts import Built, Setting, plain
 from adapters.keras.recurrent import recurrent
-from harness.spec import (
+from harness.core.network import (
     GRU,
     LSTM,
     Activation,
@@ -53,17 +53,17 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
             made = keras.layers.Dropout(rate)
             return Built(lambda x, _: made(x), dropout=made if rate > 0 else None)
         case Flatten():
-            return places.flatten(node, setting)
+            return spatial.flatten(node, setting)
         case Reshape():
             return plain(keras.layers.Reshape(node.out_shape))
         case Conv1D() | Conv2D():
-            return places.convolution(node.layer, activation, setting)
+            return spatial.convolution(node.layer, activation, setting)
         case Pool():
-            return places.pool(node, node.layer, setting)
+            return spatial.pool(node, node.layer, setting)
         case GlobalPool():
-            return places.global_pool(node, node.layer)
+            return spatial.global_pool(node, node.layer)
         case Upsample():
-            return places.upsample(node, node.layer)
+            return spatial.upsample(node, node.layer)
         case SimpleRNN() | LSTM() | GRU():
             return recurrent(node, node.layer, setting)
         case Embedding():
@@ -75,7 +75,7 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
         case LayerNorm():
             return attention.layer_norm(node.layer, setting)
         case BatchNorm():
-            return places.batch_norm(node, node.layer)
+            return spatial.batch_norm(node, node.layer)
         case _:
             assert_never(node.layer)
 

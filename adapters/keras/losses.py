@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from harness.adapter import Loss, Storage
+from harness.core.adapter import Loss, Storage
 
 
 def targets(loss: Loss, y: npt.NDArray[Any], precision: Storage) -> npt.NDArray[Any]:

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from adapters.keras import layers
-from adapters.keras.built import Built, Padding, Setting, ValidSteps
-from harness.spec import Activation, AnyNode, Network, Node, ResidualNode
+from adapters.keras.layer_parts import Built, Padding, Setting, ValidSteps
+from harness.core.network import Activation, AnyNode, Network, Node, ResidualNode
 
 OUTPUTS = "outputs"  # the layer that makes float32 of what the last one gives in mixed precision
 

@@ -3,8 +3,9 @@
 Keras' optimizers hold their numbers as Python floats, which end up as constants of the compiled program. Here
 the learning rates and the weight decay are variables, so that a sweep over them compiles nothing. The update
 itself stays Keras' own, deviations from the rule included: they are named in `DEVIATIONS`, measured and
-proven by others. One thing is changed, because it is not small print: in the rules of `harness.optim` the
-weight decay of SGD and its kin is coupled (added to the gradient), while Keras always decouples it.
+proven by others. One thing is changed, because it is not small print: in the rules of
+`harness.core.training.optimizers` the weight decay of SGD and its kin is coupled (added to the gradient),
+while Keras always decouples it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from harness.adapter import Storage
-from harness.optim import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, Rule, numbers
-from harness.state import DISPLACEMENT
+from harness.core.adapter import Storage
+from harness.core.training.optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, Rule, numbers
+from harness.core.training.training_state import DISPLACEMENT
 
 LookUp = Callable[[Any, Any, int], Any]
 """`table[step % steps]` in the backend's own terms; Keras' `ops.take` costs 55 µs a step on torch."""
@@ -32,8 +33,8 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
     "adamw": ("epsilon_inside_bias_correction",),
     "rmsprop": ("epsilon_inside_root",),
 }
-"""Where Keras' own update differs from the rule of that name, as `harness.deviating` writes it down; in the
-first two it shows only under a schedule."""
+"""Where Keras' own update differs from the rule of that name, as `harness.core.certificates.native_rules`
+writes it down; in the first two it shows only under a schedule."""
 
 SPARSE_DEVIATION = "squares_each_occurrence_of_a_token"
 """What else differs where `fit` on TensorFlow trains an embedding: its gradient comes as one row for each
@@ -77,8 +78,9 @@ def indexed(table: Any, step: Any, steps: int) -> Any:
 class Optimizer:
     """A Keras optimizer built on a model's variables, and the variables that take the run's numbers.
 
-    `slots` has its state by the names of `harness.state`, a variable for each that is trained, or none where
-    Keras keeps nothing (a momentum of 0). `steps` is the count with which the run began.
+    `slots` has its state by the names of `harness.core.training.training_state`, a variable for each that is
+    trained, or none where Keras keeps nothing (a momentum of 0). `steps` is the count with which the run
+    began.
     """
 
     keras: Any
@@ -118,13 +120,14 @@ class Optimizer:
     def name(self) -> str:
         """What is recorded as the optimizer that ran."""
         if isinstance(self.keras, Shared):
-            return f"harness.optim.{type(self.keras.rule).__name__}"
+            return f"harness.core.training.optimizers.{type(self.keras.rule).__name__}"
         public = next(kind for kind in _NATIVE if isinstance(self.keras, kind))
         return f"keras.optimizers.{public.__name__}"
 
 
 def build(rule: Rule, variables: Sequence[Any], steps: int, precision: Storage, look_up: LookUp) -> Optimizer:
-    """The optimizer of a program, from what `harness.optim.program_rule` leaves of its rule."""
+    """The optimizer of a program, from what `harness.core.training.optimizers.program_rule` leaves of its
+    rule."""
     rates = Rates(steps, look_up)
     optimizer = Shared(rule, rates) if rule.impl == "shared" else _native(rule, rates, precision)
     optimizer.build(variables)

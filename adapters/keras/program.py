@@ -15,10 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.keras import losses, model, optimizers
-from adapters.keras.built import Compiler, Setting
-from harness.adapter import Epoch, Examples, Float, Plan, Split, Weights
-from harness.optim import Rule
-from harness.state import DISPLACEMENT, State, check_slots, displacements, last_rate, stream_seed, velocities
+from adapters.keras.layer_parts import Compiler, Setting
+from harness.core.adapter import Epoch, Examples, Float, Plan, Split, Weights
+from harness.core.training.optimizers import Rule
+from harness.core.training.training_state import (
+    DISPLACEMENT,
+    State,
+    check_slots,
+    displacements,
+    last_rate,
+    stream_seed,
+    velocities,
+)
 
 Array = npt.NDArray[Any]
 Inputs = tuple[Any, ...]
@@ -74,11 +82,11 @@ class Loop(Protocol):
         ...
 
     def train(self, epochs: Iterable[Epoch]) -> None:
-        """See `harness.adapter.Trainer.train`."""
+        """See `harness.core.adapter.Trainer.train`."""
         ...
 
     def losses(self) -> Array:
-        """See `harness.adapter.Trainer.losses`; any dtype."""
+        """See `harness.core.adapter.Trainer.losses`; any dtype."""
         ...
 
     def predict(self, inputs: Inputs) -> Array:
@@ -131,7 +139,7 @@ class Program:
         self._settings = dict(settings)
 
     def trainer(self, examples: Examples, rule: Rule, seed: int) -> Trainer:
-        """Start a run, see `harness.adapter.Program.trainer`."""
+        """Start a run, see `harness.core.adapter.Program.trainer`."""
         return Trainer(self._parts, self._loop, self._stream, examples, rule, seed)
 
     def compilations(self) -> int:
@@ -154,7 +162,7 @@ class Program:
 
 
 class Trainer:
-    """One run of a program, see `harness.adapter.Trainer`."""
+    """One run of a program, see `harness.core.adapter.Trainer`."""
 
     def __init__(
         self, parts: Parts, loop: Loop, stream: Stream | None, examples: Examples, rule: Rule, seed: int
@@ -196,7 +204,7 @@ class Trainer:
             self._stream.go_to(masks[self._stream.name])
 
     def train(self, epochs: Iterable[Epoch]) -> None:
-        """Train, see `harness.adapter.Trainer.train`."""
+        """Train, see `harness.core.adapter.Trainer.train`."""
         self._loop.train(self._noted(epochs))
 
     def _noted(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:

@@ -27,8 +27,8 @@ from typing import Any, assert_never
 import keras
 from keras import ops
 
-from adapters.keras.built import Built, Padding, Setting, need
-from harness.spec import GRU, LSTM, Node, SimpleRNN
+from adapters.keras.layer_parts import Built, Padding, Setting, need
+from harness.core.network import GRU, LSTM, Node, SimpleRNN
 
 Recurrent = SimpleRNN | LSTM | GRU
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.torch.bound import Bound, Built, Padding, bind
-from harness.spec import Embedding, LayerNorm, Node, Positions, SelfAttention, sinusoids
+from adapters.torch.weight_binding import Bound, Built, Padding, bind
+from harness.core.network import Embedding, LayerNorm, Node, Positions, SelfAttention, sinusoids
 
 
 class AddTable(nn.Module):

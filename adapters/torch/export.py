@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adapters.torch import source
-from harness.adapter import Float
-from harness.export import Export, Exporter, Target, input_dtype
-from harness.parse import ConfigError, Mistake
+from adapters.torch import export_source
+from harness.core.adapter import Float
+from harness.core.export.exporter import Export, Exporter, Target, input_dtype
+from harness.core.validation import ConfigError, Mistake
 
 CHUNK = 1024  # rows of a forward pass, which bounds its memory
 EXAMPLE_ROWS = 3  # to trace with; 0 and 1 are sizes that tracing takes for constants
@@ -43,15 +43,15 @@ class ToTorch:
     """`model.py` and `model.safetensors`."""
 
     def write(self, export: Export, folder: Path) -> None:
-        """See `harness.export.Exporter`."""
+        """See `harness.core.export.exporter.Exporter`."""
         from safetensors.torch import save_file
 
-        text, state = source.write(export)
+        text, state = export_source.write(export)
         (folder / "model.py").write_text(text, encoding="utf-8")
         save_file(state, folder / "model.safetensors", {"format": "pt", "run_id": export.run_id})
 
     def predict(self, folder: Path, inputs: tuple[NDArray[Any], ...]) -> Float:
-        """See `harness.export.Exporter`."""
+        """See `harness.core.export.exporter.Exporter`."""
         path = folder / "model.py"
         network = _module(path.read_text(encoding="utf-8"), path).load()
         return _chunked(lambda *part: network(*part).numpy(), inputs)
@@ -61,9 +61,9 @@ class ToOnnx:
     """`model.onnx`, for batches of any size."""
 
     def write(self, export: Export, folder: Path) -> None:
-        """See `harness.export.Exporter`."""
-        text, state = source.write(export)
-        made: nn.Module = _module(text, folder / "model.py").Network().to(source.dtype(export)).eval()
+        """See `harness.core.export.exporter.Exporter`."""
+        text, state = export_source.write(export)
+        made: nn.Module = _module(text, folder / "model.py").Network().to(export_source.dtype(export)).eval()
         made.load_state_dict(state)
         given = export.network.input
         x = torch.zeros(EXAMPLE_ROWS, *given.shape, dtype=getattr(torch, input_dtype(export)))
@@ -85,7 +85,7 @@ class ToOnnx:
             )
 
     def predict(self, folder: Path, inputs: tuple[NDArray[Any], ...]) -> Float:
-        """See `harness.export.Exporter`."""
+        """See `harness.core.export.exporter.Exporter`."""
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
 

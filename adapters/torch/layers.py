@@ -11,12 +11,12 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from adapters.torch import attention, places
+from adapters.torch import attention, spatial
 from adapters.torch.attention import Attention
-from adapters.torch.bound import Bound, Built, Padding, bind
-from adapters.torch.places import LargestOfValid, MeanOfValid
 from adapters.torch.recurrent import RecurrentLayer, recurrent
-from harness.spec import (
+from adapters.torch.spatial import LargestOfValid, MeanOfValid
+from adapters.torch.weight_binding import Bound, Built, Padding, bind
+from harness.core.network import (
     GRU,
     LSTM,
     Activation,
@@ -90,13 +90,13 @@ def layer(node: Node, first: bool, setting: Setting) -> Built:
         case Reshape():
             return Built(ReshapeSample(node.out_shape))
         case Conv1D() | Conv2D():
-            return places.convolution(node, node.layer, dtype, device)
+            return spatial.convolution(node, node.layer, dtype, device)
         case Pool():
-            return places.pool(node, node.layer)
+            return spatial.pool(node, node.layer)
         case GlobalPool():
-            return places.global_pool(node, node.layer, first)
+            return spatial.global_pool(node, node.layer, first)
         case Upsample():
-            return places.upsample(node.layer)
+            return spatial.upsample(node.layer)
         case SimpleRNN() | LSTM() | GRU():
             return recurrent(node, node.layer, setting.unrolled, dtype, device)
         case Embedding():
@@ -108,7 +108,7 @@ def layer(node: Node, first: bool, setting: Setting) -> Built:
         case LayerNorm():
             return attention.layer_norm(node, node.layer, dtype, device)
         case BatchNorm():
-            return places.batch_norm(node, node.layer, dtype, device)
+            return spatial.batch_norm(node, node.layer, dtype, device)
         case _:
             assert_never(node.layer)
 

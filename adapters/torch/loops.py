@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from adapters.torch import optimizers
-from adapters.torch.compiling import Gradient, Step
+from adapters.torch.compiled import Gradient, Step
 from adapters.torch.model import Criterion, Model
-from harness.optim import Rule
+from harness.core.training.optimizers import Rule
 
 Loop = Callable[[Tensor, list[float]], list[Tensor]]
 """(order of rows int64 `[steps, batch]` on the host, learning rate of each step) -> loss of each step"""

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adapters.torch import layers, places
-from adapters.torch.bound import Bound, Of, Padding
+from adapters.torch import layers, spatial
 from adapters.torch.layers import Setting
-from harness.adapter import Float, Loss, Weights
-from harness.spec import AnyNode, Network, ResidualNode
-from harness.state import check_slots
+from adapters.torch.weight_binding import Bound, Of, Padding
+from harness.core.adapter import Float, Loss, Weights
+from harness.core.network import AnyNode, Network, ResidualNode
+from harness.core.training.training_state import check_slots
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Outputs `[batch, n]` and targets of a batch to the mean loss, a scalar tensor."""
@@ -255,4 +255,4 @@ def _block(node: ResidualNode, first: bool, setting: Setting) -> tuple[nn.Module
 def _reorder(rank: int, first: bool) -> nn.Module:
     if rank == 1:
         return nn.Identity()
-    return places.channels_first(rank) if first else places.channels_last(rank)
+    return spatial.channels_first(rank) if first else spatial.channels_last(rank)

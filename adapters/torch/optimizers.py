@@ -1,7 +1,8 @@
 """The update rules in torch: its own optimizers, and the harness's rule on torch's tensors.
 
-torch.optim agrees with the rules of `harness.optim` to rounding in all six (RMSprop adds epsilon outside the
-root, Adam after the correction, SGD's decay is coupled, AdamW's is not), so only names have to be mapped.
+torch.optim agrees with the rules of `harness.core.training.optimizers` to rounding in all six (RMSprop adds
+epsilon outside the root, Adam after the correction, SGD's decay is coupled, AdamW's is not), so only names
+have to be mapped.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _default_to_fused_or_foreach
 
-from harness import optim
-from harness.optim import Adam, AdamW, Momentum, Nesterov, RMSprop, Rule
+from harness.core.training import optimizers
+from harness.core.training.optimizers import Adam, AdamW, Momentum, Nesterov, RMSprop, Rule
 
 Slots = dict[str, Tensor]
 
@@ -55,7 +56,7 @@ def scalar(value: float, like: Tensor) -> Tensor:
 
 def numbers(rule: Rule, like: Tensor) -> dict[str, Tensor]:
     """The rule's numbers besides the learning rate, as scalar tensors."""
-    return {name: scalar(value, like) for name, value in optim.numbers(rule).items()}
+    return {name: scalar(value, like) for name, value in optimizers.numbers(rule).items()}
 
 
 def slots(rule: Rule, parameters: Sequence[Tensor]) -> list[Slots]:
@@ -131,7 +132,7 @@ def take_state(optimizer: torch.optim.Optimizer, rule: Rule, steps: int, given: 
 def describe(optimizer: torch.optim.Optimizer) -> dict[str, object]:
     """Which code updates the weights: the class, and whether one kernel does it for all parameters."""
     if isinstance(optimizer, SharedRule):
-        name = f"harness.optim.{type(optimizer.rule).__name__}"
+        name = f"harness.core.training.optimizers.{type(optimizer.rule).__name__}"
         return {"optimizer": name, "fused": False, "foreach": False}
     fused, foreach = optimizer.defaults.get("fused"), optimizer.defaults.get("foreach")
     if not fused and foreach is None:
@@ -142,7 +143,7 @@ def describe(optimizer: torch.optim.Optimizer) -> dict[str, object]:
 
 def _native(rule: Rule) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     match rule:
-        case optim.SGD():
+        case optimizers.SGD():
             return torch.optim.SGD, {"weight_decay": rule.weight_decay}
         case Momentum():
             return torch.optim.SGD, {"momentum": rule.momentum, "weight_decay": rule.weight_decay}

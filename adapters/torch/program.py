@@ -9,10 +9,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from adapters.torch import compiling, graphs, loops, model, optimizers, recurrent, streams
+from adapters.torch import (
+    compiled as compiling,
+)
+from adapters.torch import (
+    cuda_graphs,
+    dropout_rng,
+    loops,
+    model,
+    optimizers,
+    recurrent,
+)
 from adapters.torch.layers import Setting
-from harness import gauge, precision
-from harness.adapter import (
+from harness.core.adapter import (
     Adapter,
     AdapterOptions,
     Epoch,
@@ -27,9 +36,10 @@ from harness.adapter import (
     Weights,
     factors,
 )
-from harness.optim import Rule
-from harness.parse import ConfigError, Mistake
-from harness.state import State, last_rate, velocities
+from harness.core.machine import matmul, precision
+from harness.core.training.optimizers import Rule
+from harness.core.training.training_state import State, last_rate, velocities
+from harness.core.validation import ConfigError, Mistake
 
 EXECUTIONS: dict[str, tuple[Execution, ...]] = {
     "cpu": ("idiomatic", "eager", "compiled"),
@@ -67,7 +77,7 @@ def _round_products(wanted: Precision) -> None:
 
 
 class TorchAdapter:
-    """See `harness.adapter.Adapter`."""
+    """See `harness.core.adapter.Adapter`."""
 
     def __init__(self, options: AdapterOptions) -> None:
         self._device = torch.device(options.device)
@@ -130,7 +140,7 @@ class TorchAdapter:
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
 
-        return gauge.times(multiply, repeats)
+        return matmul.times(multiply, repeats)
 
     def start_device_peak(self) -> bool:
         """The caching allocator counts what tensors take."""
@@ -145,7 +155,7 @@ class TorchAdapter:
 
 
 class TorchProgram:
-    """See `harness.adapter.Program`. Holds the module and what was compiled from it."""
+    """See `harness.core.adapter.Program`. Holds the module and what was compiled from it."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -208,7 +218,7 @@ class TorchProgram:
             case "compiled", _:
                 return loops.compiled(run, self._gradient)
             case "epoch", _:
-                return graphs.epoch(run, rule, graphs.recorder(self.device))
+                return cuda_graphs.epoch(run, rule, cuda_graphs.recorder(self.device))
             case _:
                 return loops.eager(run)
 
@@ -221,7 +231,7 @@ class TorchProgram:
 
 
 class TorchTrainer:
-    """See `harness.adapter.Trainer`."""
+    """See `harness.core.adapter.Trainer`."""
 
     def __init__(self, program: TorchProgram, examples: Examples, rule: Rule, seed: int) -> None:
         self._program, self._rule, self._seed = program, rule, seed
@@ -255,7 +265,7 @@ class TorchTrainer:
             program.model.load_slots(velocities(state), slots, rule.slots)
             optimizers.take_state(self._optimizer, rule, state.steps, slots)
         self._loop = program.loop(self._inputs["train"], self._y, rule, self._optimizer)
-        streams.start(self._device, self._seed, self._steps, state.masks if state else {})
+        dropout_rng.start(self._device, self._seed, self._steps, state.masks if state else {})
 
     def train(self, epochs: Iterable[Epoch]) -> None:
         """Train; asks for the next epoch before a GPU is done."""
@@ -285,7 +295,7 @@ class TorchTrainer:
         """Steps, slots in the canonical layout, and where torch's stream of random numbers is."""
         model, rule = self._program.model, self._rule
         slots = model.slots(optimizers.state_of(self._optimizer, rule), rule.slots)
-        masks = streams.place(self._device) if model.network.has_dropout() else {}
+        masks = dropout_rng.place(self._device) if model.network.has_dropout() else {}
         return State(self._steps, self._rate, slots, masks)
 
     def sync(self) -> None:

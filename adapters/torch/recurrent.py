@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.torch.bound import Bound, Built, Layout, Padding, as_is, bind
-from harness.spec import GRU, LSTM, Network, Node, SimpleRNN
+from adapters.torch.weight_binding import Bound, Built, Layout, Padding, as_is, bind
+from harness.core.network import GRU, LSTM, Network, Node, SimpleRNN
 
 Recurrent = SimpleRNN | LSTM | GRU
 

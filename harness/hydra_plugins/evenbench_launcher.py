@@ -14,9 +14,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from harness.shell.compose.fast_compose import Frames
+from harness.shell.compose.hydra import execute
 from harness.shell.engines.protocol import Engine, Judge
-from harness.shell.request.frames import Frames
-from harness.shell.task import execute
 
 
 class EvenbenchLauncher(Launcher):
@@ -52,11 +52,11 @@ class RayLauncher(EvenbenchLauncher):
         """Make the engine of the command; raises ConfigError."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         # Hydra imports its plugins for every command, which shall not pay for this
-        from harness.shell.engines.cluster import options, ray_cluster
+        from harness.shell.engines.cluster import options, ray
         from harness.shell.engines.cluster.engine import ClusterEngine
 
         asked = options.read(options.RayOptions, self._options)
-        self.engine = ClusterEngine(ray_cluster.RayCluster(asked), asked.retries)
+        self.engine = ClusterEngine(ray.RayCluster(asked), asked.retries)
 
 
 class SlurmLauncher(EvenbenchLauncher):
@@ -68,11 +68,11 @@ class SlurmLauncher(EvenbenchLauncher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Make the engine of the command; raises ConfigError."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        from harness.shell.engines.cluster import options, slurm_cluster
+        from harness.shell.engines.cluster import options, slurm
         from harness.shell.engines.cluster.engine import ClusterEngine
 
         asked = options.read(options.SlurmOptions, self._options)
-        self.engine = ClusterEngine(slurm_cluster.SlurmCluster(asked), asked.retries)
+        self.engine = ClusterEngine(slurm.SlurmCluster(asked), asked.retries)
 
 
 def _returned(overrides: Sequence[str], outcome: object) -> JobReturn:

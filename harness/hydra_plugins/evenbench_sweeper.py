@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from harness.shell import task
+from harness.shell.compose import hydra
 
 
 class EvenbenchSweeper(BasicSweeper):
@@ -24,7 +24,7 @@ class EvenbenchSweeper(BasicSweeper):
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         if self.config.get("search") is None:
             return super().sweep(arguments)
-        return task.search(self.config, arguments, self.hydra_context.config_loader, self.launcher)
+        return hydra.search(self.config, arguments, self.hydra_context.config_loader, self.launcher)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Nothing: the launcher does it."""

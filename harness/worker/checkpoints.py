@@ -11,12 +11,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from harness import checkpoint
-from harness.adapter import Trainer, Weights
-from harness.checkpoint import Checkpoint, Pace, UnusableError
-from harness.config import CheckpointConfig
-from harness.job import UNUSABLE, RunFolder
-from harness.state import State
+from harness.core.adapter import Trainer, Weights
+from harness.core.config.run_config import CheckpointConfig
+from harness.core.runs import checkpoint
+from harness.core.runs.checkpoint import Checkpoint, Pace, UnusableError
+from harness.core.runs.run_folder import UNUSABLE, RunFolder
+from harness.core.training.training_state import State
 
 
 class Checkpoints:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator
 
-from harness.adapter import Epoch, Trainer
+from harness.core.adapter import Epoch, Trainer
 
 Epochs = Generator[Epoch, None, None]
 """Yields an epoch, and goes on when it has been trained: what follows a `yield` comes after that epoch."""

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import metrics, npz
-from harness.adapter import Examples
-from harness.config import RunConfig
-from harness.data import open_dataset
-from harness.export import (
+from harness.core.adapter import Examples
+from harness.core.config.run_config import RunConfig
+from harness.core.data.dataset import open_dataset
+from harness.core.export.exporter import (
     Export,
     Exporter,
     Scaling,
@@ -26,14 +25,16 @@ from harness.export import (
     deviation,
     input_dtype,
 )
-from harness.parse import ConfigError
-from harness.worker.answers import Emit
-from harness.worker.programs import Programs
+from harness.core.storage import npz
+from harness.core.training import metrics
+from harness.core.validation import ConfigError
+from harness.worker.events import Emit
+from harness.worker.program_cache import Programs
 
 
 def export(command: Mapping[str, Any], module: str, programs: Programs, emit: Emit) -> None:
     """Carry out a command: `to`, `run_id`, `config` (plain, with the framework that this worker has),
-    `weights`, `data` (a data set's file), `raw` (see `harness/preprocessing.py`) and `folder`, all paths.
+    `weights`, `data` (a data set's file), `raw` (see `harness/core/export/refit.py`) and `folder`, all paths.
 
     The event has the deviation and its bound, or an `error` in words.
     """

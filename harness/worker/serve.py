@@ -22,14 +22,15 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness import imports, measure
-from harness.adapter import Adapter, AdapterOptions
-from harness.job import CONCLUSIVE, RunFolder
-from harness.parse import parse
-from harness.worker import calibrate, gauge
-from harness.worker.answers import Answers, Emit
+from harness.core import fast_imports
+from harness.core.adapter import Adapter, AdapterOptions
+from harness.core.machine import timing
+from harness.core.runs.run_folder import CONCLUSIVE, RunFolder
+from harness.core.validation import parse
+from harness.worker import autotune, probe
+from harness.worker.events import Answers, Emit
 from harness.worker.export import export
-from harness.worker.programs import Programs
+from harness.worker.program_cache import Programs
 from harness.worker.trace import trace_all
 from harness.worker.train import run
 
@@ -60,10 +61,10 @@ def main(arguments: str) -> None:
             export(command, asked["adapter"], programs, emit)
             continue
         if command["task"] == "gauge":
-            gauge.answer(command, adapter, import_s, asked["options"]["threads"], emit)
+            probe.answer(command, adapter, import_s, asked["options"]["threads"], emit)
             continue
         if command["task"] == "calibrate":
-            calibrate.answer(command, adapter, emit)
+            autotune.answer(command, adapter, emit)
             continue
         folder = RunFolder(Path(command["folder"]))
         with folder.locked():
@@ -82,14 +83,14 @@ def main(arguments: str) -> None:
 def import_adapter(module: str, options: AdapterOptions) -> Adapter:
     """The adapter of a module. What the imports made stays: Python's garbage collector need not go through it
     again and again while steps are timed, which took 2 % of those of Keras on torch."""
-    with imports.quick():
+    with fast_imports.quick():
         adapter: Adapter = importlib.import_module(module).adapter(options)
     gc.freeze()
     return adapter
 
 
 def _load(module: str, options: AdapterOptions, emit: Emit) -> tuple[Adapter, float]:
-    start = measure.Reading.now()
+    start = timing.Reading.now()
     try:
         adapter = import_adapter(module, options)
     except Exception as error:
@@ -97,7 +98,7 @@ def _load(module: str, options: AdapterOptions, emit: Emit) -> tuple[Adapter, fl
         sys.stderr.flush()
         emit({"event": "broken", "type": type(error).__name__, "message": str(error)})
         os._exit(1)
-    import_s = measure.Reading.now().since(start).wall_s
+    import_s = timing.Reading.now().since(start).wall_s
     emit({"event": "ready", "import_s": import_s, "pid": os.getpid()})
     return adapter, import_s
 

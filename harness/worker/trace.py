@@ -21,16 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import deviating, npz, optim, parity, weights
-from harness.adapter import Epoch, Execution, Plan, Trainer
-from harness.data import batch_order
-from harness.optim import SGD, Rule
-from harness.parity import BATCH_SIZE, BOUND, TEST_ROWS, TRAIN_ROWS, Case, Native, Trace
-from harness.parse import parse, to_plain
-from harness.spec import Network
-from harness.worker.answers import Emit
+from harness.core.adapter import Epoch, Execution, Plan, Trainer
+from harness.core.certificates import gates, native_rules
+from harness.core.certificates.gates import BATCH_SIZE, BOUND, TEST_ROWS, TRAIN_ROWS, Case, Native, Trace
+from harness.core.data.dataset import batch_order
+from harness.core.network import Network
+from harness.core.storage import npz
+from harness.core.training import optimizers, weights
+from harness.core.training.optimizers import SGD, Rule
+from harness.core.validation import parse, to_plain
 from harness.worker.epochs import Epochs, train_all
-from harness.worker.programs import Programs
+from harness.worker.events import Emit
+from harness.worker.program_cache import Programs
 
 
 def trace_all(command: Mapping[str, Any], programs: Programs, emit: Emit) -> None:
@@ -62,14 +64,14 @@ class _Tracer:
         self._case = case
         self._programs = programs
         self._full = case.network()
-        self._network = parity.without_dropout(self._full)
-        self._examples = parity.examples(case)
+        self._network = gates.without_dropout(self._full)
+        self._examples = gates.examples(case)
         self._initial = weights.initialise(self._network.params(), case.seed, precision)
         self._orders = _orders(case)
         self._plan = Plan(
             network=self._network,
             loss=case.loss,
-            rule=optim.program_rule(case.optimizer),
+            rule=optimizers.program_rule(case.optimizer),
             batch_size=BATCH_SIZE,
             steps=1,
             rows=(TRAIN_ROWS, TEST_ROWS, TEST_ROWS),
@@ -93,15 +95,15 @@ class _Tracer:
         they differ in what the adapter names, against the rule that has these deviations."""
         rule = replace(self._case.optimizer, impl="native")
         own = _float64(self._train(self._loaded(rule)))
-        deviation = parity.training_gap(shared, own)
+        deviation = gates.training_gap(shared, own)
         if deviation <= BOUND:
             return Native(deviation, BOUND)
         names = self._deviations(rule)
-        named = deviating.written(rule, names)
+        named = native_rules.written(rule, names)
         if named is None:
             return Native(deviation, BOUND, names, unproven=bool(names))
         as_named = _float64(self._train(self._loaded(named)))
-        return Native(deviation, BOUND, names, parity.training_gap(as_named, own))
+        return Native(deviation, BOUND, names, gates.training_gap(as_named, own))
 
     def _loaded(self, rule: Rule) -> Trainer:
         trainer = self._trainer(self._network, rule)
@@ -112,7 +114,7 @@ class _Tracer:
         """The losses and the weights of all steps."""
         trace: dict[str, NDArray[Any]] = {}
         losses: list[float] = []
-        kept = parity.kept_steps(self._network)
+        kept = gates.kept_steps(self._network)
 
         def steps() -> Epochs:
             for step, rate in enumerate(self._case.rates, start=1):
@@ -127,7 +129,7 @@ class _Tracer:
 
     def _deviations(self, rule: Rule) -> tuple[str, ...]:
         """What the adapter has to say of its own optimizer for a rule; nothing, where it knows of nothing."""
-        program, _ = self._programs.get(replace(self._plan, rule=optim.program_rule(rule)))
+        program, _ = self._programs.get(replace(self._plan, rule=optimizers.program_rule(rule)))
         names = program.settings().get("deviations", ())
         return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
@@ -147,7 +149,7 @@ class _Tracer:
         return trainer.predict("test")
 
     def _trainer(self, network: Network, rule: Rule) -> Trainer:
-        plan = replace(self._plan, network=network, rule=optim.program_rule(rule))
+        plan = replace(self._plan, network=network, rule=optimizers.program_rule(rule))
         program, _ = self._programs.get(plan)
         return program.trainer(self._examples, rule, self._case.seed)
 

@@ -18,20 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from harness import machine, measure, metrics, optim
-from harness import start as start_of
-from harness.adapter import Epoch, Examples, Plan, Program, Trainer, Weights
-from harness.config import METRICS, RunConfig
-from harness.data import Dataset, batch_order, open_dataset
-from harness.job import CONCLUSIVE, Failure, Job, Result, RunFolder, Status, epoch_record
-from harness.parse import parse, to_plain
-from harness.start import Source
-from harness.state import State
-from harness.worker import surroundings
-from harness.worker.answers import Emit
+from harness.core.adapter import Epoch, Examples, Plan, Program, Trainer, Weights
+from harness.core.config.run_config import METRICS, RunConfig
+from harness.core.data.dataset import Dataset, batch_order, open_dataset
+from harness.core.machine import host, timing
+from harness.core.runs import warm_start as start_of
+from harness.core.runs.run_folder import CONCLUSIVE, Failure, Job, Result, RunFolder, Status, epoch_record
+from harness.core.runs.warm_start import Source
+from harness.core.training import metrics, optimizers
+from harness.core.training.training_state import State
+from harness.core.validation import parse, to_plain
+from harness.worker import environment
 from harness.worker.checkpoints import Checkpoints
 from harness.worker.epochs import Epochs, train_all
-from harness.worker.programs import Programs
+from harness.worker.events import Emit
+from harness.worker.program_cache import Programs
 
 Record = Callable[[Mapping[str, Any]], dict[str, Any]]
 """Notes an event in the folder and tells the shell; gives it back with its time."""
@@ -119,7 +120,7 @@ class Training:
 
     def run(self) -> None:
         """Train and evaluate; raises DivergedError, PrunedError, or whatever the framework raises."""
-        peak_is_of_run = measure.reset_peak_memory()
+        peak_is_of_run = timing.reset_peak_memory()
         device_peak_is_of_run = self._programs.adapter.start_device_peak()
         self._record({"event": "started", "pid": os.getpid()})
         setting, new = self._set_up()
@@ -128,10 +129,10 @@ class Training:
         compiled_before = setting.program.compilations()
         if new:
             self._warm_up(setting)
-        load_before, ticks_before = measure.load_average(), machine.ticks()
+        load_before, ticks_before = timing.load_average(), host.ticks()
         train_all(setting.trainer, self._epochs_left(setting, checkpoints))
-        self._timing["load"] = [load_before, measure.load_average()]
-        self._timing["steal"] = machine.steal_since(ticks_before)
+        self._timing["load"] = [load_before, timing.load_average()]
+        self._timing["steal"] = host.steal_since(ticks_before)
         self._timing["compilations"] = setting.program.compilations() - (0 if new else compiled_before)
         self._evaluate(setting)
         trainer, epochs = setting.trainer, setting.config.train.epochs
@@ -155,12 +156,12 @@ class Training:
         )
 
     def _set_up(self) -> tuple[_Setting, bool]:
-        start = measure.Reading.now()
+        start = timing.Reading.now()
         config = RunConfig.parse(self._job.config)
         results_dir = self._folder.path.parents[1]
         dataset = config.model.view(open_dataset(results_dir / self._job.data_file))
         plan = config.plan(dataset)
-        loaded = measure.Reading.now()
+        loaded = timing.Reading.now()
         program, new = self._programs.get(plan)
         examples = Examples(dataset.x, dataset.y, dataset.lengths)
         trainer = program.trainer(examples, config.optimizer, config.seed)
@@ -171,13 +172,13 @@ class Training:
         initial, state = start_of.initial(config, plan, source)
         setting = _Setting(config, dataset, plan, program, trainer, initial, state, begin.epochs)
         trainer.load(initial, state)
-        built = measure.Reading.now()
+        built = timing.Reading.now()
         self._timing["data_s"] = loaded.since(start).wall_s
         self._timing["build_s"] = built.since(loaded).wall_s
         self._timing["new_program"] = new
-        self._meter = surroundings.meter(plan.device)
+        self._meter = environment.meter(plan.device)
         adapter, settings = self._programs.adapter, program.settings()
-        self._environment = surroundings.describe(self._job, plan, adapter, settings, self._meter)
+        self._environment = environment.describe(self._job, plan, adapter, settings, self._meter)
         return setting, new
 
     def _source(self, config: RunConfig) -> Source | None:
@@ -212,10 +213,10 @@ class Training:
 
     def _warm_up(self, setting: _Setting) -> None:
         epoch = Epoch(_orders(setting, 1), _rates(setting)[0])
-        start = measure.Reading.now()
+        start = timing.Reading.now()
         setting.trainer.train([epoch])
         setting.trainer.sync()
-        self._timing["first_epoch_s"] = measure.Reading.now().since(start).wall_s
+        self._timing["first_epoch_s"] = timing.Reading.now().since(start).wall_s
         setting.trainer.predict("val")
         setting.trainer.load(setting.weights, setting.state)
 
@@ -227,10 +228,10 @@ class Training:
             order = _orders(setting, epoch)
             trainer.sync()
             self._meter.begin()
-            start = measure.Reading.now()
+            start = timing.Reading.now()
             yield Epoch(order, rates[epoch - 1])
             trainer.sync()
-            passed = measure.Reading.now().since(start)
+            passed = timing.Reading.now().since(start)
             energy = self._meter.end()
             losses = trainer.losses()
             self._check_finite(setting, epoch, bool(np.isfinite(losses).all()))
@@ -257,25 +258,25 @@ class Training:
             raise DivergedError(f"the loss is not finite in epoch {epoch}; {_likely_cause(setting)}")
 
     def _evaluate(self, setting: _Setting) -> None:
-        start = measure.Reading.now()
+        start = timing.Reading.now()
         self._metrics |= self._epochs[-1]["metrics"]
         self._metrics |= _evaluate(setting, "test")
-        self._timing["evaluate_s"] = measure.Reading.now().since(start).wall_s
+        self._timing["evaluate_s"] = timing.Reading.now().since(start).wall_s
 
     def _summarise(self, setting: _Setting, peak_is_of_run: bool) -> None:
         epoch_s = [epoch["train_s"] for epoch in self._epochs]
         steps, batch_size = setting.plan.steps, setting.plan.batch_size
-        step_s = measure.median(epoch_s) / steps
+        step_s = timing.median(epoch_s) / steps
         first = self._timing.get("first_epoch_s")
         # a program's first epoch compiles and trains; what a later one takes is the training
-        later_s = measure.median(epoch_s[self._kept :] or epoch_s)
+        later_s = timing.median(epoch_s[self._kept :] or epoch_s)
         compile_s = 0.0 if first is None else max(0.0, first - later_s)
         step_ms = [1000 * value / steps for value in epoch_s]
         self._timing |= {
             "compile_s": compile_s,
             "train_s": sum(epoch_s),
-            "step_ms_quartiles": list(measure.quartiles(step_ms)),
-            "disturbed": measure.disturbances(
+            "step_ms_quartiles": list(timing.quartiles(step_ms)),
+            "disturbed": timing.disturbances(
                 sum(epoch_s),
                 sum(epoch["cpu_s"] for epoch in self._epochs),
                 self._timing["steal"],
@@ -291,14 +292,14 @@ class Training:
             "time/import_s": self._timing["import_s"],
             "time/compile_s": compile_s,
             "time/train_s": sum(epoch_s),
-            "memory/peak_mb": measure.peak_memory_mb(),
+            "memory/peak_mb": timing.peak_memory_mb(),
         }
         if self._job.limit_gflops is not None:
             self._metrics["speed/share_of_limit"] = self._metrics["speed/gflops"] / self._job.limit_gflops
         self._metrics |= _time_to_target(setting.config, self._epochs)
         if all("energy_j" in epoch for epoch in self._epochs):
             self._metrics["energy/train_j"] = sum(epoch["energy_j"] for epoch in self._epochs)
-        self._metrics |= surroundings.device_memory(self._programs.adapter)
+        self._metrics |= environment.device_memory(self._programs.adapter)
 
 
 def _orders(setting: _Setting, epoch: int) -> Any:
@@ -309,7 +310,7 @@ def _orders(setting: _Setting, epoch: int) -> Any:
 def _rates(setting: _Setting) -> Any:
     config = setting.config
     rate, epochs = config.optimizer.learning_rate, config.train.epochs
-    return optim.learning_rates(config.schedule, rate, epochs, setting.plan.steps)
+    return optimizers.learning_rates(config.schedule, rate, epochs, setting.plan.steps)
 
 
 def _evaluate(setting: _Setting, split: str) -> dict[str, float]:

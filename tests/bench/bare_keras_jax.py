@@ -15,7 +15,7 @@ import jax
 import keras
 import numpy as np
 
-from adapters.keras.jax_options import options
+from adapters.keras.backends.jax.xla_options import options
 from tests.bench.bare_fit import arrays, idiomatic, order
 from tests.bench.networks_keras import network, parameters
 from tests.bench.turns import Turns

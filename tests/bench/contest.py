@@ -23,12 +23,12 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from harness import data
-from harness.adapter import Plan
-from harness.config import RunConfig
-from harness.job import Job, RunFolder
-from harness.parse import to_plain
-from harness.shell.engines.process import WorkerKey
+from harness.core.adapter import Plan
+from harness.core.config.run_config import RunConfig
+from harness.core.data import dataset as data
+from harness.core.runs.run_folder import Job, RunFolder
+from harness.core.validation import to_plain
+from harness.shell.workers.process import WorkerKey
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300.0

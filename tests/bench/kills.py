@@ -11,7 +11,7 @@ the same command is given again, now and then at once, while workers of the kill
 
 After that every run must be finished, once, with what was finished before left as it was; MLflow must have
 one run for each, none of them RUNNING, and every metric of every epoch once, with the value in result.json.
-tests/test_kills.py does a few of these in the suite.
+tests/system/test_kills.py does a few of these in the suite.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from harness import cache
+from harness.core.storage import user_cache
 from tests.bench.report import Report, Table, plain, say
-from tests.forked import Command
-from tests.place import FAULTY_SWEEP, Place, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import FAULTY_SWEEP, Place, check_consistent, end, left_clean, wait_until
+from tests.support.forked_command import Command
 
 VICTIMS = ("parent", "worker", "all", "copy")
 TORCH_SWEEP = ("framework=torch", "data=digits", "train.epochs=4", "limit=off")
@@ -48,7 +48,7 @@ TORN = 60  # bytes at the end of a file that a loss of power takes, at most
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is killed: so many seeds in a framework, `torch` or the slow one of tests/faulty."""
+    """What is killed: so many seeds in a framework, `torch` or the slow one of tests/support/faulty."""
 
     framework: str
     runs: int
@@ -259,7 +259,10 @@ def measure_kills(kills: int = 50, runs: int = 30, seed: int = 0, framework: str
     sweep, chance, found = Sweep(framework, runs), random.Random(seed), []
     for number in range(kills):
         # an empty cache, so that the store is made from nothing
-        with new_place(None) as place, patch.dict(os.environ, {cache.VARIABLE: str(place.folder / "cache")}):
+        with (
+            new_place(None) as place,
+            patch.dict(os.environ, {user_cache.VARIABLE: str(place.folder / "cache")}),
+        ):
             found.append(kill_once(place, sweep, VICTIMS[number % len(VICTIMS)], chance))
         say(f"{number + 1}: {found[-1].victim} {found[-1].instant} {'; '.join(found[-1].wrong) or 'well'}")
     values = {"runs": runs, "seed": seed, "kills": [plain(kill) for kill in found]}

@@ -60,9 +60,9 @@ class Positions(keras.layers.Layer):  # type: ignore[misc]
 
 
 def _own_layers() -> Any:
-    from adapters.keras import jax_layers
+    from adapters.keras.backends.jax import tuned_layers
 
-    own = {name: getattr(jax_layers, name) for name in jax_layers.__all__}
+    own = {name: getattr(tuned_layers, name) for name in tuned_layers.__all__}
     return SimpleNamespace(**vars(keras.layers) | own)
 
 

@@ -21,7 +21,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import measure
+from harness.core.machine import timing
 from tests.bench.best import fastest
 from tests.bench.contest import contest, train_s
 from tests.bench.overhead import asked
@@ -73,13 +73,13 @@ def measure_shares(only: str = "", seconds: float = 10.0) -> Report:
                         model,
                         side.framework,
                         side.execution,
-                        measure.median(step_us),
+                        timing.median(step_us),
                         min(step_us),
-                        measure.median(rates),
-                        measure.quartiles(shares),
+                        timing.median(rates),
+                        timing.quartiles(shares),
                     )
                 )
-    low, middle, high = measure.quartiles(limits)
+    low, middle, high = timing.quartiles(limits)
     values = {"limits": [low, middle, high], "goals": GOALS, "shares": [plain(row) for row in rows]}
     note = f"The turns' limit was {middle:.1f} GFLOP/s, in half of them from {low:.1f} to {high:.1f}."
     notes = [note, *(["mnist_5k needs: pip install 'evenbench[data]'"] if missing else [])]

@@ -24,18 +24,20 @@ Span = tuple[str, str, float, float]
 def main(spans_file: Path, arguments: list[str]) -> int:
     spans: list[Span] = []
     start = time.time()
-    from harness.shell import cli, session, task
-    from harness.shell.calibrate import Choices
-    from harness.shell.engines.process import Worker
-    from harness.shell.tracking.thread import TrackingThread
+    from harness.shell.commands import main as cli
+    from harness.shell.compose import hydra
+    from harness.shell.session import session
+    from harness.shell.session.autotune import Choices
+    from harness.shell.tracking.background import TrackingThread
     from harness.shell.tracking.tracker import Tracker
+    from harness.shell.workers.process import Worker
 
     spans.append(("import of the shell", "MainThread", start, time.time()))
     doors: list[tuple[Any, str, str]] = [
         (Choices, "prepare", "prepare"),
         (session.Session, "execute", "execute"),
         (session.Session, "__exit__", "exit of the session"),
-        (task, "print_leaderboard", "leaderboard"),
+        (hydra, "print_leaderboard", "leaderboard"),
         (Worker, "wait_ready", "wait for workers"),
         (Worker, "close", "end of workers"),
         (TrackingThread, "wait_open", "wait for MLflow"),

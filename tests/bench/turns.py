@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from harness.measure import Reading
+from harness.core.machine.timing import Reading
 
 
 class Turns:

@@ -19,13 +19,13 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from harness.parity import BATCH_SIZE, BOUND, GATES, STEPS
-from harness.parse import parse
-from harness.shell.proof.certificate import Certificate, named_deviations
-from tests import planted
+from harness.core.certificates.gates import BATCH_SIZE, BOUND, GATES, STEPS
+from harness.core.validation import parse
+from harness.shell.certificates.store import Certificate, named_deviations
 from tests.bench.report import Report, Table, command, machine, say
-from tests.lab import Laboratory
-from tests.planted import FAULTS, Caught
+from tests.support.adapter_process import Laboratory
+from tests.support.planted import faults as planted
+from tests.support.planted.faults import FAULTS, Caught
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "certificates.md"
@@ -61,8 +61,8 @@ LIMITS = """\
 Dropout masks can't be equal across frameworks: where training is compared there is no dropout, and its
 rate and scaling have tests of their own. A certificate trains one step at a call, so that weights can be
 read after each; that an epoch of several steps does the same, in every execution, is tested against a
-reference in NumPy (`tests/test_adapter_contract.py`). What TensorFlow does with the separate rows of an
-embedding's gradient is no update of one parameter from its gradient, so no rule is written for it: a
+reference in NumPy (`tests/adapters/test_adapter_contract.py`). What TensorFlow does with the separate rows
+of an embedding's gradient is no update of one parameter from its gradient, so no rule is written for it: a
 certificate of `fit` with tokens (`framework.execution=idiomatic`) names and measures it, and says `unproven`.
 """
 
@@ -224,15 +224,17 @@ def _sections(tables: Sequence[Table]) -> list[str]:
         "## The frameworks' own optimizers",
         "Held against the shared rule inside their own framework, so that what deviates is the optimizer. "
         "`exact` keeps the bound. `deviates` does not, for a reason that the adapter names, and keeps it "
-        "against a rule that is written with just this deviation (`harness/deviating.py`): what is named is "
-        "all there is. `fails` keeps neither.",
+        "against a rule that is written with just this deviation "
+        "(`harness/core/certificates/native_rules.py`): what is named is all there is. "
+        "`fails` keeps neither.",
         own,
         "Under `schedule=cosine`, where a velocity that carries the learning rate shows:",
         scheduled,
         named,
         "## Planted faults",
         "A gate that cannot fail is worth nothing, so the suite plants faults into the adapters, one at a "
-        "time (`tests/planted.py`), and asks that each is caught by the gate that is there for it. "
+        "time (`tests/support/planted/faults.py`), and asks that each is caught by the gate that is there "
+        "for it. "
         f"`{planted.OWN}` is the comparison of the section above.",
         faults,
     )

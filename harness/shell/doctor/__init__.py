@@ -4,6 +4,6 @@
 Everything is looked at where a run would meet it: frameworks in their workers, limits with the run's threads.
 """
 
-from harness.shell.doctor.command import doctor_command
+from harness.shell.commands.doctor import doctor_command
 
 __all__ = ["doctor_command"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.calibration import Choice
-from harness.gauge import Noise
-from harness.machine import Limit
-from harness.shell.cards import Card
+from harness.core.machine.host import Limit
+from harness.core.machine.matmul import Noise
+from harness.core.runs.autotune import Choice
+from harness.shell.environment.cards import Card
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.config import FrameworkConfig
-from harness.parse import ConfigError
+from harness.core.config.run_config import FrameworkConfig
+from harness.core.validation import ConfigError
 from harness.shell.doctor.findings import FrameworkState, Problem
-from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey, interpreter
-from harness.shell.versions import PROJECT, look_up
+from harness.shell.environment.versions import PROJECT, look_up
+from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey, interpreter
 
 EXTRA = re.compile(r"""^([\w.-]+).*extra == ['"]([\w-]+)['"]""")
 FOR_CARDS = "gpu-"  # how the names of extras begin that need a card

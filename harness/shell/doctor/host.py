@@ -10,10 +10,12 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from harness import job, machine, measure
-from harness.parse import ConfigError
-from harness.shell.cards import cards
+from harness.core.machine import host as machine
+from harness.core.machine import timing
+from harness.core.runs import run_folder
+from harness.core.validation import ConfigError
 from harness.shell.doctor.findings import Host, Problem, Storage
+from harness.shell.environment.cards import cards
 from harness.shell.tracking.store import resolve_uri, sqlite_path
 
 LITTLE_MEMORY_MB = 2000.0  # a worker with TensorFlow in it has about 700
@@ -30,7 +32,7 @@ def host() -> tuple[Host, list[Problem]]:
         affinity=len(machine.allowed_cores()),
         quota=machine.quota(),
         memory_mb=machine.memory_mb(),
-        load=measure.load_average(),
+        load=timing.load_average(),
         governors=machine.governors(),
         energy_counters=machine.energy_counters(),
         cards=cards(),
@@ -86,7 +88,7 @@ def storage(results_dir: Path) -> tuple[Storage, list[Problem]]:
         what = f"the MLflow store {store} can't be read: {error}"
         advice = "move it away; `evenbench sync` makes it anew from the run folders"
         problems.append(Problem(what, advice, broken=True))
-    runs = len(job.runs(results_dir)) if there == results_dir else 0
+    runs = len(run_folder.runs(results_dir)) if there == results_dir else 0
     return Storage(str(results_dir), writable, free_gb, runs, store, tracked), problems
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from harness.calibration import Choice
-from harness.gauge import Noise
-from harness.shell.calibrate import label
-from harness.shell.cards import Card
-from harness.shell.console import plain_table
+from harness.core.machine.matmul import Noise
+from harness.core.runs.autotune import Choice
 from harness.shell.doctor.findings import DeviceLimit, Findings, FrameworkState, Host, Storage
 from harness.shell.doctor.timings import verdict
+from harness.shell.environment.cards import Card
+from harness.shell.reports.tables import plain_table
+from harness.shell.session.autotune import label
 
 UNKNOWN = "n/a"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import gauge, machine
-from harness.config import FrameworkConfig
-from harness.gauge import Noise
-from harness.parse import parse
-from harness.shell import limits
-from harness.shell.devices import precisions
+from harness.core.config.run_config import FrameworkConfig
+from harness.core.machine import host, matmul
+from harness.core.machine.matmul import Noise
+from harness.core.validation import parse
 from harness.shell.doctor.findings import DeviceLimit, Problem
-from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.environment.devices import precisions
+from harness.shell.workers import matmul_limits
+from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey
 
 MUCH_STEAL = 0.01
 LITTLE_TIME = 0.98  # of a core that is ours alone
@@ -33,7 +33,7 @@ def measure_limits(
     found: list[DeviceLimit] = []
     problems: list[Problem] = []
     for device in devices:
-        counts = sorted({1, machine.usable_cores()}) if device == "cpu" else [1]
+        counts = sorted({1, host.usable_cores()}) if device == "cpu" else [1]
         for precision in precisions(device):
             for threads in counts:
                 kept = None if again else _kept(results_dir, frameworks, device, precision, threads)
@@ -45,8 +45,8 @@ def measure_limits(
                 for framework in frameworks:
                     key = WorkerKey.on(framework, device, precision, threads)
                     try:
-                        limit = limits.measure(results_dir, framework, key, None)
-                    except (WorkerDiedError, limits.GaugeError) as error:
+                        limit = matmul_limits.measure(results_dir, framework, key, None)
+                    except (WorkerDiedError, matmul_limits.GaugeError) as error:
                         reasons.append(f"{framework.name}: {error}")
                         continue
                     found.append(DeviceLimit(device, limit, new=True))
@@ -78,7 +78,7 @@ def measure_noise(framework: FrameworkConfig) -> tuple[Noise | None, list[Proble
 
 def verdict(noise: Noise) -> str:
     """What the noise means for those who compare frameworks."""
-    few = f"ratios below ±{noise.blur:.1%} can't be told from 1 with {gauge.USUAL_PAIRS} pairs"
+    few = f"ratios below ±{noise.blur:.1%} can't be told from 1 with {matmul.USUAL_PAIRS} pairs"
     many = f"nor below ±{noise.blur_of_all:.1%} with {noise.ratio.pairs}"
     return f"{'quiet' if noise.quiet else 'noisy'}: {few}, {many}"
 
@@ -104,7 +104,9 @@ def _kept(
 ) -> DeviceLimit | None:
     """A limit that is known and that nothing disturbed."""
     for framework in frameworks:
-        known = limits.known_limit(results_dir, limits.device_of(framework, device), precision, threads)
+        known = matmul_limits.known_limit(
+            results_dir, matmul_limits.device_of(framework, device), precision, threads
+        )
         if known is not None and not known.disturbed:
             return DeviceLimit(device, known, new=False)
     return None

@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness import machine
-from harness.config import RunConfig
-from harness.shell import devices
-from harness.shell.engines import deaths
-from harness.shell.engines.beside import Seat, check, seats
-from harness.shell.engines.process import Death, Worker, WorkerDiedError, WorkerKey
+from harness.core.config.run_config import RunConfig
+from harness.core.machine import host
+from harness.shell.engines import lost_runs
 from harness.shell.engines.protocol import Listener, Verdict
-from harness.shell.prepare import Prepared
+from harness.shell.engines.slots import Seat, check, seats
+from harness.shell.environment import devices
+from harness.shell.runs.prepare import Prepared
+from harness.shell.workers.process import Death, Worker, WorkerDiedError, WorkerKey
 
 MAX_WORKERS = 6  # kept alive at a time, over all slots; each holds a framework in memory
 STOP_TIMEOUT_S = 10.0  # for writing down what was interrupted; another sweep may hold a run's folder
@@ -134,7 +134,7 @@ class Slot:
         """The worker for such runs, started if need be."""
         with self._lock:
             if self.stopped:
-                raise WorkerDiedError(deaths.INTERRUPTED)
+                raise WorkerDiedError(lost_runs.INTERRUPTED)
             worker = self._workers.pop(key, None)
             if worker is not None and worker.ready and not worker.alive:
                 worker.close()  # killed while it was idle, which is no run's fault
@@ -251,10 +251,10 @@ def _do(run: Prepared, slot: Slot, board: _Board) -> None:
             if judged and event["event"] == "epoch":
                 worker.judge(going)
     except WorkerDiedError as error:
-        _record(run, deaths.INTERRUPTED if slot.stopped else error.death, begun, slot)
+        _record(run, lost_runs.INTERRUPTED if slot.stopped else error.death, begun, slot)
     except BaseException:
         slot.stop()
-        _record(run, deaths.INTERRUPTED, begun, slot)
+        _record(run, lost_runs.INTERRUPTED, begun, slot)
         raise
     finally:
         with board.telling:
@@ -264,7 +264,7 @@ def _do(run: Prepared, slot: Slot, board: _Board) -> None:
 def _record(run: Prepared, death: Death, begun: dict[str, Any] | None, slot: Slot) -> None:
     # what was interrupted and is another sweep's by now is not ours to end
     with contextlib.suppress(BlockingIOError):
-        deaths.record(run, death, begun, wait=not slot.stopped)
+        lost_runs.record(run, death, begun, wait=not slot.stopped)
 
 
 def _beside(run: Prepared, others: int) -> Prepared:
@@ -274,7 +274,7 @@ def _beside(run: Prepared, others: int) -> Prepared:
 def crowded(runs: Sequence[Prepared], slots: int) -> str:
     """A warning where the threads of all slots need more cores than there are."""
     threads = max(run.config.threads for run in runs)
-    cores = machine.usable_cores()
+    cores = host.usable_cores()
     if slots == 1 or slots * threads <= cores:
         return ""
     return f"{slots} runs at a time with threads={threads} share {cores} cores: expect no gain beyond that"

@@ -30,9 +30,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from harness.config import RunConfig
-from harness.shell.engines.process import Worker, WorkerKey
-from harness.shell.prepare import Prepared
+from harness.core.config.run_config import RunConfig
+from harness.shell.runs.prepare import Prepared
+from harness.shell.workers.process import Worker, WorkerKey
 
 Record = Mapping[str, Any]
 """An epoch's event: `epoch`, `metrics`, `train_s`, ... as in `events.jsonl`."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from harness.shell.console import plain_table, screen
-from harness.shell.search.request import SECTION, Asked
+from harness.shell.reports.tables import plain_table, screen
+from harness.shell.search.plan import SECTION, Asked
 from harness.shell.search.space import SearchConfig
-from harness.shell.search.trials import REASON, STATES, texts
+from harness.shell.search.study import REASON, STATES, texts
 
 SHOWN = 10
 MODES = ("-m", "--multirun", "--run", "-r")

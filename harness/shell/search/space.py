@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote
 
-from harness.config import METRICS, Positive, Whole
-from harness.data import Task
-from harness.metrics import CLASSIFICATION, REGRESSION
-from harness.parse import ConfigError, Mistake, nearest, parse
+from harness.core.config.run_config import METRICS, Positive, Whole
+from harness.core.data.dataset import Task
+from harness.core.training.metrics import CLASSIFICATION, REGRESSION
+from harness.core.validation import ConfigError, Mistake, nearest, parse
 
 Sampler = Literal["grid", "random", "tpe", "cmaes", "nsga2"]
 Pruner = Literal["none", "median", "hyperband"]

@@ -17,10 +17,10 @@ from typing import Any
 
 from rich.table import Table
 
-from harness.job import RunFolder, runs
-from harness.shell.axes import REPETITIONS, split
-from harness.shell.console import plain_table, screen
-from harness.shell.leaderboard import SCORES
+from harness.core.runs.run_folder import RunFolder, runs
+from harness.shell.reports.axes import REPETITIONS, split
+from harness.shell.reports.leaderboard import SCORES
+from harness.shell.reports.tables import plain_table, screen
 from harness.shell.studies.members import members, unknown
 from harness.shell.tracking.tracker import is_live
 

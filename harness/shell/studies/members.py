@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.config import RunConfig
-from harness.job import RunFolder, runs
-from harness.parse import ConfigError, Mistake, nearest
-from harness.shell.session import Outcome
+from harness.core.config.run_config import RunConfig
+from harness.core.runs.run_folder import RunFolder, runs
+from harness.core.validation import ConfigError, Mistake, nearest
+from harness.shell.session.session import Outcome
 
 
 def members(results_dir: Path) -> dict[str, list[RunFolder]]:

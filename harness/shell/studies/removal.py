@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import locks
-from harness.job import RunFolder, runs
-from harness.parse import ConfigError, Mistake
+from harness.core.runs.run_folder import RunFolder, runs
+from harness.core.storage import locks
+from harness.core.validation import ConfigError, Mistake
 from harness.shell.search.space import folder_of
 from harness.shell.studies.listing import dependants, size_mb
 from harness.shell.studies.members import members, unknown
-from harness.shell.tracking import links
+from harness.shell.tracking import run_links
 from harness.shell.tracking.store import open_store, resolve_uri, sqlite_path
 from harness.shell.tracking.sync import sync_run
 from harness.shell.tracking.tracker import Tracker, is_live, study_lock
@@ -101,7 +101,7 @@ def carry_out(plan: Plan) -> list[RunFolder]:
 def _forget(tracker: Tracker, plan: Plan) -> None:
     """Have MLflow know nothing of the study and its runs any more."""
     for folder in runs(plan.results_dir):
-        link = links.read_link(folder.path)
+        link = run_links.read_link(folder.path)
         left = link is not None and plan.study in link.studies and plan.study not in folder.studies()
         if link is not None and left and link.store == tracker.store.id:
             sync_run(tracker, folder.path)  # first: a child must not hang on a parent that is gone
@@ -166,7 +166,7 @@ def _stores(results_dir: Path, folders: list[RunFolder]) -> tuple[str, ...]:
     for folder in folders:
         config = (folder.job() or {}).get("config") or {}
         uris[resolve_uri(results_dir, (config.get("tracking") or {}).get("uri"))] = None
-        if (link := links.read_link(folder.path)) is not None:
+        if (link := run_links.read_link(folder.path)) is not None:
             uris[link.tracking_uri] = None
     return tuple(uri for uri in uris if (path := sqlite_path(uri)) is None or path.exists())
 

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from harness import cache, files, imports, locks
-from harness.parse import ConfigError, Mistake, nearest
-from harness.shell.tracking.dashboards import view_tags
+from harness.core import fast_imports
+from harness.core.storage import atomic, locks, user_cache
+from harness.core.validation import ConfigError, Mistake, nearest
+from harness.shell.tracking.views import view_tags
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -195,22 +196,22 @@ def _make_sqlite(path: Path) -> None:
     from mlflow.store.db import utils
 
     template = f"mlflow-{importlib.metadata.version('mlflow')}.db"
-    files.remove_half_written(path)
-    with files.replacing(path) as draft:
+    atomic.remove_half_written(path)
+    with atomic.replacing(path) as draft:
         draft.touch()  # raises where it can't be written
         try:
-            shutil.copyfile(cache.folder() / template, draft)
+            shutil.copyfile(user_cache.folder() / template, draft)
         except OSError:  # there is none, or none that can be read
             engine = sqlalchemy.create_engine(_sqlite_uri(draft), poolclass=sqlalchemy.NullPool)
             utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
-            cache.keep(template, functools.partial(shutil.copyfile, draft))
+            user_cache.keep(template, functools.partial(shutil.copyfile, draft))
         for log in ("-wal", "-shm"):  # of a file without tables; SQLite would take them for the new one's
             path.with_name(path.name + log).unlink(missing_ok=True)
 
 
 def _import_mlflow(uri: str) -> None:
     """Import what is needed of MLflow, and of the database's library where there is one; it takes seconds."""
-    with imports.quick(without=NOT_NEEDED):
+    with fast_imports.quick(without=NOT_NEEDED):
         import mlflow.tracking
 
         if not is_server(uri):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.job import RunFolder
-from harness.shell.tracking import links
+from harness.core.runs.run_folder import RunFolder
+from harness.shell.tracking import run_links
 from harness.shell.tracking.store import Store
 from harness.shell.tracking.tracker import Tracker, is_live
 
@@ -59,10 +59,10 @@ def sync_run(tracker: Tracker, folder: Path, *, own: bool = False) -> Outcome:
     """Bring MLflow up to date with one folder. `own`: the caller itself holds the folder's lock."""
     if not own and is_live(folder):
         return "live"
-    link = links.read_link(folder)
+    link = run_links.read_link(folder)
     known = link is not None and link.store == tracker.store.id
-    whole = link is not None and known and link.digest == links.digest(folder)
-    job = links.read_json(folder / "job.json")
+    whole = link is not None and known and link.digest == run_links.digest(folder)
+    job = run_links.read_json(folder / "job.json")
     if link is not None and whole:
         if "run_id" not in job or link.studies == RunFolder(folder).studies():
             return "present"
@@ -72,8 +72,10 @@ def sync_run(tracker: Tracker, folder: Path, *, own: bool = False) -> Outcome:
         return "completed"
     if "run_id" not in job:
         return "unreadable"
-    result = links.read_json(folder / "result.json")
-    current = link is not None and known and not link.closed and link.attempt in (0, links.attempt(folder))
+    result = run_links.read_json(folder / "result.json")
+    current = (
+        link is not None and known and not link.closed and link.attempt in (0, run_links.attempt(folder))
+    )
     if link is None or not current or not _is_active(tracker, link.run_id):
         tracker.whole(folder, job, result)
         return "added"
@@ -89,7 +91,7 @@ def close_orphans(tracker: Tracker) -> int:
     store, closed = tracker.store, 0
     for run in tracker.search("attributes.status = 'RUNNING' and tags.kind = 'trial'"):
         folder = store.results_dir / "runs" / run.data.tags["run_id"]
-        link = links.read_link(folder)
+        link = run_links.read_link(folder)
         current = link is not None and link.run_id == run.info.run_id
         if current and is_live(folder):
             continue

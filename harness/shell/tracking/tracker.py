@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from harness import locks
-from harness.job import CHECKPOINT, UNUSABLE, RunFolder
-from harness.shell.tracking import links
-from harness.shell.tracking.entities import (
+from harness.core.runs.run_folder import CHECKPOINT, UNUSABLE, RunFolder
+from harness.core.storage import locks
+from harness.shell.tracking import run_links
+from harness.shell.tracking.conversion import (
     AXES,
     ENTITIES_PER_CALL,
     METRICS_PER_CALL,
@@ -37,7 +37,7 @@ from harness.shell.tracking.entities import (
     run_name,
     tags_of,
 )
-from harness.shell.tracking.links import Link
+from harness.shell.tracking.run_links import Link
 from harness.shell.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ NO_RESULT: Mapping[str, Any] = {
     "error": {"type": "Killed", "message": "the process ended without leaving a result"},
 }
 # Files of a run's folder that are no results.
-PRIVATE = {links.LINK, links.LOCK, "studies.jsonl", CHECKPOINT, UNUSABLE}
+PRIVATE = {run_links.LINK, run_links.LOCK, "studies.jsonl", CHECKPOINT, UNUSABLE}
 IMMUTABLE = (".json", ".npz")  # written under another name and renamed, never altered: may be linked
 
 
@@ -189,13 +189,13 @@ class Tracker:
         self.finish(folder, result, job, tagged=True)
 
     def _create(self, folder: Path, job: Mapping[str, Any], more: Mapping[str, str] | None = None) -> Link:
-        links.forget(folder)
+        run_links.forget(folder)
         run_id = str(job["run_id"])
         config = job.get("config") or {}
         studies = RunFolder(folder).studies() or [str(job.get("study") or "default")]
         placed = self._study_tags(studies)
         self.supersede(run_id)
-        attempt = links.attempt(folder)
+        attempt = run_links.attempt(folder)
         axes = {axis: axis_name(config[axis]) for axis in AXES if config.get(axis) is not None}
         tags = {
             **placed,
@@ -217,14 +217,14 @@ class Tracker:
         )
         store = self.store
         link = Link(store.uri, store.id, store.experiment_id, run.info.run_id, attempt, studies=studies)
-        links.write_link(folder, link)
+        run_links.write_link(folder, link)
         return link
 
     def place(self, folder: Path) -> None:
         """Say anew which studies a run belongs to."""
         link, studies = self._link(folder), RunFolder(folder).studies()
         self.store.client.log_batch(link.run_id, tags=tags_of(self._study_tags(studies)))
-        links.write_link(folder, dataclasses.replace(link, studies=studies))
+        run_links.write_link(folder, dataclasses.replace(link, studies=studies))
 
     def _study_tags(self, studies: Sequence[str]) -> dict[str, str]:
         """A run is a child of the first of its studies, since MLflow gives it one parent; the tag `studies`
@@ -253,7 +253,7 @@ class Tracker:
         link = self._link(folder)
         for part in parts(_of_epochs(records), METRICS_PER_CALL):
             self.store.client.log_batch(link.run_id, metrics=part)
-        links.write_link(folder, dataclasses.replace(link, epochs=max(link.epochs, _last(records))))
+        run_links.write_link(folder, dataclasses.replace(link, epochs=max(link.epochs, _last(records))))
 
     def finish(
         self,
@@ -273,8 +273,8 @@ class Tracker:
         """
         link = self._link(folder)
         result = result or NO_RESULT
-        fingerprint = links.digest(folder)
-        epochs = [event for event in links.read_events(folder) if event.get("event") == "epoch"]
+        fingerprint = run_links.digest(folder)
+        epochs = [event for event in run_links.read_events(folder) if event.get("event") == "epoch"]
         late = _of_epochs([record for record in epochs if int(record["epoch"]) > link.epochs])
         seen = {key for record in epochs for key in record.get("metrics") or {}}
         final = {key: value for key, value in (result.get("metrics") or {}).items() if key not in seen}
@@ -292,7 +292,7 @@ class Tracker:
         client.log_batch(link.run_id, metrics=rest, tags=tags, params=params_of(last))
         self._artifacts(link.run_id, folder)
         client.set_terminated(link.run_id, STATUS[status], end_time=ended)
-        links.write_link(folder, dataclasses.replace(link, epochs=_last(epochs), digest=fingerprint))
+        run_links.write_link(folder, dataclasses.replace(link, epochs=_last(epochs), digest=fingerprint))
 
     def search(self, query: str, deleted: bool = False) -> list[Run]:
         """Our own runs (of this results folder) that match the query: active ones, or deleted ones."""
@@ -310,7 +310,7 @@ class Tracker:
                 return found
 
     def _link(self, folder: Path) -> Link:
-        link = links.read_link(folder)
+        link = run_links.read_link(folder)
         if link is None or link.store != self.store.id:
             raise LookupError(f"{folder} has no run in {self.store.uri}; begin() comes first")
         return link
@@ -353,7 +353,7 @@ def _open_mark(lock: Path) -> Path:
 
 def is_live(folder: Path) -> bool:
     """Whether a living process works on the run: it holds a lock on the folder's `lock` file."""
-    return locks.is_held(folder / links.LOCK)
+    return locks.is_held(folder / run_links.LOCK)
 
 
 def _params(job: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -380,7 +380,7 @@ def _now_ms() -> int:
 def _ended_ms(folder: Path, epochs: Sequence[Mapping[str, Any]]) -> int:
     """When the run ended. The same each time it is asked, so that repeated final metrics are dropped."""
     if epochs:  # which an earlier attempt may have trained, before this one began
-        return max(int(epochs[-1]["time_ms"]), links.attempt(folder))
+        return max(int(epochs[-1]["time_ms"]), run_links.attempt(folder))
     for name in ("result.json", "job.json"):
         with contextlib.suppress(FileNotFoundError):
             return int((folder / name).stat().st_mtime * 1000)

@@ -19,16 +19,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig
-from harness.files import replacing
-from harness.job import CONCLUSIVE
-from harness.parse import ConfigError, Mistake, parse, to_plain
-from harness.shell.engines import beside, deaths
+from harness.core.config.run_config import RunConfig
+from harness.core.runs.run_folder import CONCLUSIVE
+from harness.core.storage.atomic import replacing
+from harness.core.validation import ConfigError, Mistake, parse, to_plain
+from harness.shell.engines import lost_runs, slots
 from harness.shell.engines.cluster.node import RETURNED
-from harness.shell.engines.cluster.places import Cluster, LostError, Need, Place, RefusedError
-from harness.shell.engines.process import Death, Worker, WorkerDiedError, WorkerKey
+from harness.shell.engines.cluster.protocol import Cluster, LostError, Need, Place, RefusedError
 from harness.shell.engines.protocol import Listener, Verdict
-from harness.shell.prepare import Prepared
+from harness.shell.runs.prepare import Prepared
+from harness.shell.workers.process import Death, Worker, WorkerDiedError, WorkerKey
 
 TRIES = 2  # to open a place, in a row
 LOOK_S = 1.0  # between two looks for nodes that joined
@@ -71,7 +71,7 @@ class ClusterEngine:
 
     def check(self, runs: Sequence[Prepared]) -> None:
         """Raise ConfigError for what can't be done on this cluster."""
-        beside.check(runs)
+        slots.check(runs)
         mistakes = []
         for device in dict.fromkeys(run.config.device for run in runs if ":" in run.config.device):
             problem = f"{device!r} names a card, and it is the cluster that gives them out"
@@ -160,7 +160,7 @@ class ClusterEngine:
         for run in runs:
             with self._telling:
                 portion.listener.started(run, "no node")
-            deaths.record(run, Death("failed", "cluster", f"no node is left: {reason}"), None)
+            lost_runs.record(run, Death("failed", "cluster", f"no node is left: {reason}"), None)
             self._ended(run, portion)
 
     def _look(self, wanted: int) -> None:
@@ -270,7 +270,7 @@ class ClusterEngine:
         try:
             self._bring_back(told, place, portion, begun)
         except WorkerDiedError as error:
-            deaths.record(told, error.death, next(iter(begun), None))
+            lost_runs.record(told, error.death, next(iter(begun), None))
         except LostError as error:
             self._lost(run, told, place, portion, error, next(iter(begun), None))
             raise
@@ -345,14 +345,14 @@ class ClusterEngine:
         """Record that the run's place is gone, and hand the run out again, unless that happened too often."""
         if self._stopped:
             with contextlib.suppress(BlockingIOError):
-                deaths.record(told, deaths.INTERRUPTED, begun, wait=False)
+                lost_runs.record(told, lost_runs.INTERRUPTED, begun, wait=False)
             self._ended(told, portion)
             return
         times = portion.lost[run.job.run_id] = portion.lost.get(run.job.run_id, 0) + 1
         over = times > self._retries
         often = f", and its place {times} times in all" if over and times > 1 else ""
         message = f"{place.name} was lost in the middle of the run{often}: {error}"
-        deaths.record(told, Death("killed", "node", message), begun)
+        lost_runs.record(told, Death("killed", "node", message), begun)
         if over:
             self._ended(told, portion)
             return

@@ -19,17 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig
-from harness.files import replacing
-from harness.job import CHECKPOINT, Job, RunFolder
-from harness.parse import ConfigError, parse, to_plain
-from harness.shell.engines.beside import Seat
+from harness.core.config.run_config import RunConfig
+from harness.core.runs.run_folder import CHECKPOINT, Job, RunFolder
+from harness.core.runs.warm_start import Start
+from harness.core.storage.atomic import replacing
+from harness.core.validation import ConfigError, parse, to_plain
 from harness.shell.engines.local import Slot
-from harness.shell.engines.process import Worker, WorkerDiedError, WorkerKey
-from harness.shell.limits import Limits
-from harness.shell.prepare import Prepared
-from harness.shell.versions import versions
-from harness.start import Start
+from harness.shell.engines.slots import Seat
+from harness.shell.environment.versions import versions
+from harness.shell.runs.prepare import Prepared
+from harness.shell.workers.matmul_limits import Limits
+from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey
 
 RESULTS = ("worker.log", "state.npz", "weights.npz", "result.json")  # in this order: the last one ends a run
 RETURNED = (CHECKPOINT, *RESULTS)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from harness.config import Positive, Whole
-from harness.parse import ConfigError, Mistake, Range, parse
+from harness.core.config.run_config import Positive, Whole
+from harness.core.validation import ConfigError, Mistake, Range, parse
 
 T = TypeVar("T")
 KEY = "hydra.launcher"

@@ -1,0 +1,285 @@
+"""Keras on TensorFlow: one `tf.function` a step, or the whole epoch as one, each with or without XLA.
+
+Data, order and learning rates are arguments or variables: a program serves every run of the same shapes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from adapters.keras.backends.tensorflow import adam_kernel
+from adapters.keras.fit import Fit
+from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
+from harness.core.adapter import AdapterOptions, Epoch, Execution, Plan, factors
+from harness.core.machine import precision
+from harness.core.network import Conv1D, Conv2D, Embedding
+from harness.core.validation import ConfigError, Mistake
+
+EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
+
+
+def configure(options: AdapterOptions) -> None:
+    """Set threads and device, which TensorFlow fixes when it first runs something."""
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
+    tf.config.experimental.enable_tensor_float_32_execution(options.precision == "tf32")
+    if options.device == "cpu":
+        if refused := precision.mistakes(options.precision, options.device):
+            raise ConfigError(refused)
+        tf.config.set_visible_devices([], "GPU")
+        return
+    cards = tf.config.list_physical_devices("GPU")
+    if not cards:
+        raise ConfigError([Mistake("device", f"{options.device!r} was asked for, TensorFlow sees no GPU")])
+    for card in cards:  # else TensorFlow takes all of the GPU's memory at once
+        tf.config.experimental.set_memory_growth(card, True)
+    capability = tf.config.experimental.get_device_details(cards[0]).get("compute_capability")
+    if refused := precision.mistakes(options.precision, options.device, capability):
+        raise ConfigError(refused)
+
+
+def environment(options: AdapterOptions) -> dict[str, object]:
+    """Version, threads, devices, and whether matrix products on a GPU may use TF32."""
+    built, on_card = tf.sysconfig.get_build_info(), options.device != "cpu"
+    return {
+        "tensorflow": tf.__version__,
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "devices": [device.name for device in tf.config.get_visible_devices()],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
+        **({"cuda": built["cuda_version"], "cudnn": built["cudnn_version"]} if on_card else {}),
+    }
+
+
+def start_device_peak(options: AdapterOptions) -> bool:
+    """TensorFlow's allocator counts what tensors take."""
+    if options.device != "cpu":
+        tf.config.experimental.reset_memory_stats("GPU:0")
+    return True
+
+
+def device_peak_mb(options: AdapterOptions) -> float | None:
+    """Of tensors; what the allocator keeps in reserve for others is not in it."""
+    if options.device == "cpu":
+        return None
+    return float(tf.config.experimental.get_memory_info("GPU:0")["peak"]) / 1e6
+
+
+def product(size: int, options: AdapterOptions) -> Callable[[], None]:
+    """A product of two matrices of so many rows, as a function that returns when it is computed."""
+    left, right = (tf.random.uniform((size, size), dtype=factors(options.precision)) for _ in range(2))
+    on_device = options.device != "cpu"
+
+    def multiply() -> None:
+        tf.matmul(left, right)
+        if on_device:
+            tf.test.experimental.sync_devices()
+
+    return multiply
+
+
+def build(plan: Plan) -> Program:
+    """The program of a plan."""
+    if plan.xla is None:
+        plan = replace(plan, xla=_pays(plan))
+    if plan.execution == "idiomatic":
+        return _idiomatic(plan)
+    made = parts(plan, "xla" if plan.xla else "graph", _look_up)
+    # else XLA fuses all updates
+    by_kernel = not plan.xla and adam_kernel.take_over(made.optimizer.keras)
+    return Program(made, _Compiled(made), {"xla": plan.xla, "fused": by_kernel})
+
+
+def _pays(plan: Plan) -> bool:
+    """Whether XLA is likely to be faster: on a CPU it slows convolutions down, 2 to 16 times."""
+    convolves = any(isinstance(node.layer, Conv1D | Conv2D) for node in plan.network.layers())
+    return plan.device != "cpu" or not convolves
+
+
+def _look_up(table: Any, step: Any, steps: int) -> Any:
+    """The rate of a step, gathered and not sliced: XLA wants the begin of a slice at compile time, so the
+    program would be compiled anew for every value of the step count that it is called with."""
+    return tf.gather(table, step % steps)
+
+
+def _idiomatic(plan: Plan) -> Program:
+    made = parts(plan, "none", _look_up, _Traced)
+    model = made.model.keras
+    forward = _forward(made)
+    fit = Fit(
+        made,
+        lambda inputs: np.asarray(forward(_constants(inputs))),
+        seed=lambda seed: None,
+        sync=tf.test.experimental.sync_devices,
+        compilations=lambda: model.traces + forward.experimental_get_tracing_count(),
+        source=_Rows(plan),
+    )
+    sparse = any(isinstance(n.layer, Embedding) and not n.frozen for n in plan.network.layers())
+    return Program(made, fit, {"xla": bool(model.jit_compile)}, sparse)
+
+
+class _Rows:
+    """A `tf.data` pipeline for `fit`; see `adapters.keras.fit.Source`. The order of the epoch is a variable
+    that it reads: of arrays, TensorFlow makes copies when `fit` begins."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._steps = plan.steps
+        self._order = tf.Variable(tf.zeros((plan.steps, plan.batch_size), tf.int32), trainable=False)
+        self._dataset: Any = None
+
+    def feed(self, inputs: Inputs, y: Array) -> None:
+        given, targets, order = _constants(inputs), tf.constant(y), self._order
+
+        def batch(step: Any) -> tuple[Any, Any]:
+            rows = tf.gather(order, step)
+            x = tuple(tf.gather(each, rows) for each in given)  # a list would be stacked into one tensor
+            return x if len(x) > 1 else x[0], tf.gather(targets, rows)
+
+        # There is nothing to tune, and closing a pipeline that is tuned waits for its tuner to wake up from a
+        # sleep about as long as the pipeline is old, up to a minute (TensorFlow 2.21).
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        dataset = tf.data.Dataset.range(self._steps).map(batch).prefetch(tf.data.AUTOTUNE)
+        self._dataset = dataset.with_options(options)
+
+    def order(self, order: npt.NDArray[np.int32]) -> None:
+        self._order.assign(order)
+
+    def arguments(self) -> Mapping[str, Any]:
+        return {"x": self._dataset}
+
+
+class _Traced(keras.Model):  # type: ignore[misc]
+    """Counts how often `fit` traces its step; a traced step runs without coming by here."""
+
+    traces = 0
+
+    def train_step(self, data: Any) -> Any:
+        """One step of `fit`."""
+        self.traces += 1
+        return super().train_step(data)
+
+
+class _Compiled:
+    """The state is in Keras' variables, the rows are on the device; one call a step, or one an epoch."""
+
+    def __init__(self, made: Parts) -> None:
+        self._made = made
+        self._forward = _forward(made)
+        whole = made.plan.execution == "epoch"
+        self._program = _whole_epoch(made) if whole else _one_step(made)
+        self._run: Callable[[Any, Any], Any] = self._whole if whole else self._steps
+        self._concrete: Any = None
+        self._data: tuple[Inputs, Any] = ((), None)
+        self._losses: Any = np.empty(0)
+
+    def feed(self, inputs: Inputs, y: Array) -> None:
+        self._data = (_constants(inputs), tf.constant(y))
+
+    def restart(self, seed: int) -> None:
+        """Nothing to do: Keras' variables are the state."""
+
+    def train(self, epochs: Iterable[Epoch]) -> None:
+        for order, rates in epochs:
+            self._losses = self._run(tf.constant(order), rates)
+
+    def _whole(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
+        # The program itself puts the rates into the optimizer: from here that takes longer than two steps.
+        rates = tf.constant(self._made.optimizer.table(learning_rates))
+        return self._compiled(order, rates)(*self._data, order, rates)
+
+    def _steps(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
+        self._made.optimizer.set_rates(learning_rates)
+        inputs, y = self._data
+        steps = tf.unstack(order)
+        program = self._compiled(steps[0])
+        return [program(inputs, y, rows) for rows in steps]
+
+    def _compiled(self, *arguments: Any) -> Any:
+        """The program for the one signature that it will ever have.
+
+        Calling that rather than the `tf.function`, which looks its arguments up anew each time, saves a third
+        of a small step.
+        """
+        if self._concrete is None:
+            self._concrete = self._program.get_concrete_function(*self._data, *arguments)
+        return self._concrete
+
+    def losses(self) -> Array:
+        return np.array(self._losses)
+
+    def predict(self, inputs: Inputs) -> Array:
+        return np.asarray(self._forward(_constants(inputs)))
+
+    def read(self, variables: Sequence[Any]) -> list[Array]:
+        return [variable.numpy() for variable in variables]
+
+    def sync(self) -> None:
+        tf.test.experimental.sync_devices()
+
+    def compilations(self) -> int:
+        """How often TensorFlow has traced; of what XLA compiles it gives Python no count."""
+        counts = (f.experimental_get_tracing_count() for f in (self._program, self._forward))
+        return sum(counts)
+
+
+def _constants(inputs: Inputs) -> Inputs:
+    return tuple(tf.constant(each) for each in inputs)
+
+
+def _forward(made: Parts) -> Any:
+    """Outputs in evaluation mode, `[rows, outputs]` from the inputs of these rows."""
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def forward(inputs: Inputs) -> Any:
+        return made.model.keras(native(inputs), training=False)
+
+    return forward
+
+
+def _step(made: Parts) -> Callable[..., Any]:
+    """One training step, not compiled: the loss of a batch, whose gradient went into the variables."""
+    model, optimizer, trainable = made.model.keras, made.optimizer.keras, made.trainable
+    variables = [variable.value for variable in trainable]
+
+    def step(inputs: Inputs, y: Any, rows: Any) -> Any:
+        batch, targets = tuple(tf.gather(each, rows) for each in inputs), tf.gather(y, rows)
+        with tf.GradientTape() as tape:
+            loss = made.loss(targets, model(native(batch), training=True))
+        # that of an embedding comes as one row a token, which Keras' optimizers don't add up
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+        optimizer.apply(gradients, trainable)
+        return loss
+
+    return step
+
+
+def _one_step(made: Parts) -> Any:
+    return tf.function(_step(made), autograph=False, jit_compile=made.plan.xla)
+
+
+def _whole_epoch(made: Parts) -> Any:
+    step, plan = _step(made), made.plan
+
+    @tf.function(autograph=False, jit_compile=plan.xla)  # type: ignore[untyped-decorator]
+    def epoch(inputs: Inputs, y: Any, order: Any, rates: Any) -> Any:
+        made.optimizer.rates.table.assign(rates)
+
+        def body(number: Any, losses: Any) -> tuple[Any, Any]:
+            loss = step(inputs, y, order[number])
+            return number + 1, losses.write(number, loss)
+
+        losses = tf.TensorArray(plan.dtype, size=plan.steps, element_shape=())
+        _, losses = tf.while_loop(lambda number, _: number < plan.steps, body, (0, losses))
+        return losses.stack()
+
+    return epoch

@@ -1,0 +1,1 @@
+"""Data sets that ship with the package; SOURCES.md has origins and licences."""

@@ -1,0 +1,1 @@
+"""Exporting a trained network as a model of its own: the interface, and its preprocessing."""

@@ -1,0 +1,1 @@
+"""The machine: what it is, how fast it multiplies, how noisy it is, how its time and energy are measured."""

@@ -1,0 +1,250 @@
+"""Update rules and learning-rate schedules, as the papers define them.
+
+The frameworks disagree about the small print (where epsilon goes, whether the velocity carries the learning
+rate, what weight decay means), so the rule is written here once, with operators only: the same function
+updates NumPy arrays, torch tensors, TensorFlow tensors and JAX tracers. It is the yardstick that native
+optimizers are measured against, and what runs under `optimizer.impl=shared`.
+
+Every number of a rule is a field. Programs take the learning rate as an input of each step and all other
+numbers as inputs of the run wherever the framework allows it, so that a sweep over them compiles nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.core.validation import Range
+
+Tensor = Any
+"""An array of any framework; only operators are applied to it."""
+
+Tensors = Mapping[str, Tensor]
+Updated = tuple[Tensor, dict[str, Tensor]]
+
+Rate = Annotated[float, Range(min=0.0, exclusive_min=True)]
+Decay = Annotated[float, Range(min=0.0)]
+Fraction = Annotated[float, Range(min=0.0, max=1.0, exclusive_max=True)]
+Epsilon = Annotated[float, Range(min=0.0, exclusive_min=True)]
+Impl = Literal["native", "shared"]
+
+
+class RuleKind(Protocol):
+    """What every update rule knows."""
+
+    name: ClassVar[str]
+    slots: ClassVar[tuple[str, ...]]
+
+    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
+        """One step for one parameter.
+
+        `w` weights, `g` gradient, `slots` the rule's state (zeros at first), all of one shape; `h` the rule's
+        numbers (see `numbers`), `lr` the learning rate and `t` the step counted from 1, as scalars of the
+        weights' dtype. Returns the new weights and the new state.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """w <- w - lr (g + weight_decay w). Robbins & Monro 1951; the decay is plain L2, which is coupled."""
+
+    name: ClassVar[str] = "sgd"
+    slots: ClassVar[tuple[str, ...]] = ()
+    learning_rate: Rate
+    weight_decay: Decay = 0.0
+    impl: Impl = "native"
+
+    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
+        return w - lr * (g + h["weight_decay"] * w), {}
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """v <- m v + g; w <- w - lr v. Polyak 1964; the velocity does not carry the learning rate."""
+
+    name: ClassVar[str] = "momentum"
+    slots: ClassVar[tuple[str, ...]] = ("velocity",)
+    learning_rate: Rate
+    momentum: Fraction = 0.9
+    weight_decay: Decay = 0.0
+    impl: Impl = "native"
+
+    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
+        velocity = h["momentum"] * slots["velocity"] + (g + h["weight_decay"] * w)
+        return w - lr * velocity, {"velocity": velocity}
+
+
+@dataclass(frozen=True)
+class Nesterov:
+    """v <- m v + g; w <- w - lr (g + m v). Nesterov 1983, in the form of Sutskever et al. 2013, section 3."""
+
+    name: ClassVar[str] = "nesterov"
+    slots: ClassVar[tuple[str, ...]] = ("velocity",)
+    learning_rate: Rate
+    momentum: Annotated[float, Range(min=0.0, max=1.0, exclusive_min=True, exclusive_max=True)] = 0.9
+    weight_decay: Decay = 0.0
+    impl: Impl = "native"
+
+    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
+        g = g + h["weight_decay"] * w
+        velocity = h["momentum"] * slots["velocity"] + g
+        return w - lr * (g + h["momentum"] * velocity), {"velocity": velocity}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Kingma & Ba 2015, algorithm 1: epsilon is added after the bias correction, outside the root."""
+
+    name: ClassVar[str] = "adam"
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    learning_rate: Rate
+    beta_1: Fraction = 0.9
+    beta_2: Fraction = 0.999
+    epsilon: Epsilon = 1e-8
+    impl: Impl = "native"
+
+    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
+        return _adam(w, g, slots, h, lr, t)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Loshchilov & Hutter 2019, algorithm 2: Adam, and w <- w - lr weight_decay w beside the gradient."""
+
+    name: ClassVar[str] = "adamw"
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
+    learning_rate: Rate
+    beta_1: Fraction = 0.9
+    beta_2: Fraction = 0.999
+    epsilon: Epsilon = 1e-8
+    weight_decay: Decay = 0.01
+    impl: Impl = "native"
+
+    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
+        return _adam(w - lr * (h["weight_decay"] * w), g, slots, h, lr, t)
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """Tieleman & Hinton 2012, lecture 6e: g over the root of its running mean square; epsilon outside."""
+
+    name: ClassVar[str] = "rmsprop"
+    slots: ClassVar[tuple[str, ...]] = ("v",)
+    learning_rate: Rate
+    rho: Fraction = 0.9
+    epsilon: Epsilon = 1e-7
+    impl: Impl = "native"
+
+    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
+        v = h["rho"] * slots["v"] + (1 - h["rho"]) * g * g
+        return w - lr * g / (v**0.5 + h["epsilon"]), {"v": v}
+
+
+Rule = SGD | Momentum | Nesterov | Adam | AdamW | RMSprop
+"""All update rules: the `optimizer` section of a configuration."""
+
+
+def _adam(w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
+    m = h["beta_1"] * slots["m"] + (1 - h["beta_1"]) * g
+    v = h["beta_2"] * slots["v"] + (1 - h["beta_2"]) * g * g
+    m_hat = m / (1 - h["beta_1"] ** t)
+    v_hat = v / (1 - h["beta_2"] ** t)
+    return w - lr * m_hat / (v_hat**0.5 + h["epsilon"]), {"m": m, "v": v}
+
+
+def numbers(rule: Rule) -> dict[str, float]:
+    """The rule's numbers besides the learning rate, by field name: the inputs `h` of `update`."""
+    fields = (f.name for f in dataclasses.fields(rule) if f.name not in ("learning_rate", "impl"))
+    return {name: getattr(rule, name) for name in fields}
+
+
+def program_rule(rule: Rule) -> Rule:
+    """The part of a rule that a compiled program depends on: equal for rules that can share one.
+
+    The learning rate and the weight decay are always inputs; under the shared rule every number is.
+    """
+    inputs: dict[str, Any] = {"learning_rate": 1.0}
+    if hasattr(rule, "weight_decay"):
+        inputs["weight_decay"] = 0.0
+    if rule.impl == "shared":
+        defaults = {f.name: f.default for f in dataclasses.fields(rule) if f.name in numbers(rule)}
+        inputs |= {name: value for name, value in defaults.items() if isinstance(value, float)}
+    return dataclasses.replace(rule, **inputs)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same learning rate throughout, after the warm-up."""
+
+    name: ClassVar[str] = "constant"
+    warmup_epochs: Decay = 0.0
+
+    def factor(self, epoch: npt.NDArray[np.float64], epochs: float) -> npt.NDArray[np.float64]:
+        return np.ones_like(epoch)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """From 1 to `final_fraction` along half a cosine. Loshchilov & Hutter 2017, eq. 5, without restarts."""
+
+    name: ClassVar[str] = "cosine"
+    warmup_epochs: Decay = 0.0
+    final_fraction: Annotated[float, Range(min=0.0, max=1.0)] = 0.0
+
+    def factor(self, epoch: npt.NDArray[np.float64], epochs: float) -> npt.NDArray[np.float64]:
+        progress = np.minimum(epoch / max(epochs, 1e-12), 1.0)
+        # math.cos and not np.cos: NumPy's vectorised cosine may differ in its last bit between processors
+        half_wave = np.array([0.5 * (1 + math.cos(math.pi * p)) for p in progress])
+        return self.final_fraction + (1 - self.final_fraction) * half_wave
+
+
+@dataclass(frozen=True)
+class Step:
+    """Multiplied by `decay_factor` every `every_epochs` epochs."""
+
+    name: ClassVar[str] = "step"
+    warmup_epochs: Decay = 0.0
+    every_epochs: Rate = 10.0
+    decay_factor: Annotated[float, Range(min=0.0, max=1.0, exclusive_min=True)] = 0.1
+
+    def factor(self, epoch: npt.NDArray[np.float64], epochs: float) -> npt.NDArray[np.float64]:
+        return np.array([self.decay_factor ** math.floor(e / self.every_epochs) for e in epoch])
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """Multiplied by `decay_factor` an epoch, smoothly: decay_factor ** epoch."""
+
+    name: ClassVar[str] = "exponential"
+    warmup_epochs: Decay = 0.0
+    decay_factor: Annotated[float, Range(min=0.0, max=1.0, exclusive_min=True)] = 0.95
+
+    def factor(self, epoch: npt.NDArray[np.float64], epochs: float) -> npt.NDArray[np.float64]:
+        return np.array([self.decay_factor**e for e in epoch])
+
+
+Schedule = Constant | Cosine | Step | Exponential
+"""All schedules: the `schedule` section of a configuration."""
+
+
+def learning_rates(
+    schedule: Schedule, learning_rate: float, epochs: int, steps_per_epoch: int
+) -> npt.NDArray[np.float64]:
+    """The learning rate of every step, float64 `[epochs, steps_per_epoch]`.
+
+    A schedule's clock starts when the linear warm-up (Goyal et al. 2017, section 2.2) ends; during the
+    warm-up, step k of K runs at (k + 1) / K of the full rate, so that no step is wasted at zero.
+    """
+    total = epochs * steps_per_epoch
+    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total)
+    after = np.arange(total - warmup, dtype=np.float64) / steps_per_epoch
+    ramp = np.arange(1, warmup + 1, dtype=np.float64) / max(warmup, 1)
+    factors = np.concatenate([ramp, schedule.factor(after, epochs - warmup / steps_per_epoch)])
+    return (learning_rate * factors).reshape(epochs, steps_per_epoch)

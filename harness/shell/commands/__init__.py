@@ -1,0 +1,1 @@
+"""The subcommands of `evenbench`, one module each. Nothing imports them."""

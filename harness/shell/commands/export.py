@@ -1,0 +1,269 @@
+"""`evenbench export`: a finished run's network as a model of PyTorch, Keras or ONNX that needs no evenbench.
+
+The framework that the target belongs to may be another one than the run's: weights are canonical. A worker
+writes the model, loads it anew and holds it against the network (see `harness/worker/export.py`); the folder
+gets its name only when that went well, so there is a whole, checked model or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.core.adapter import Precision, storage
+from harness.core.config.run_config import FrameworkConfig, RunConfig
+from harness.core.export.exporter import Target
+from harness.core.export.refit import Preprocessing, preprocessing
+from harness.core.runs.run_folder import Job, RunFolder, write_json
+from harness.core.storage import npz
+from harness.core.validation import ConfigError, Mistake, parse
+from harness.shell.certificates.store import today
+from harness.shell.environment.frameworks import conf_folder, frameworks
+from harness.shell.environment.versions import installed, look_up, versions
+from harness.shell.runs.find_run import find_run
+from harness.shell.runs.prepare import DataShelf
+from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey
+
+FRAMEWORKS: dict[Target, tuple[str, ...]] = {
+    "torch": ("torch",),
+    "keras": ("keras", "keras_jax", "keras_torch"),
+    "onnx": ("torch",),
+}
+"""Who can write a target; the first that is installed does, unless the run's own framework can."""
+
+PACKAGES: dict[Target, tuple[str, ...]] = {
+    "torch": ("safetensors",),
+    "keras": (),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+}
+"""What it takes besides the framework."""
+
+LOSS_BOUND = 1e-3
+ROUGH_LOSS_BOUND = 0.05  # of a run in tf32 or bf16: a model is checked, and used, in float32
+"""Of the difference between the test loss that the run recorded and the one that its weights have now,
+relative to a loss of at least 1: a run on a GPU may have multiplied in TF32, which resolves 1e-3 of a factor.
+Data or weights that are not the run's are further off."""
+
+USAGE: dict[Target, str] = {
+    "torch": """\
+```python
+import torch
+from model import load  # model.py: plain PyTorch; pip install torch safetensors
+
+network = load()
+with torch.inference_mode():
+    outputs = network({arguments})
+```""",
+    "keras": """\
+```python
+import keras  # on any backend
+
+network = keras.saving.load_model("model.keras")
+outputs = network.predict({listed})
+```""",
+    "onnx": """\
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+(outputs,) = session.run(None, {{{fed}}})
+```""",
+}
+README = """\
+# {model} on {data}
+The network of evenbench run {run_id}, trained in {framework}. It takes rows as they come from their source
+and needs no evenbench:
+
+{usage}
+
+{described}
+{vocabulary}
+`export.json` says with which versions it was made, and how far its predictions are from the run's network
+on the {rows} test rows: {deviation:.1e} of at most {bound:g}.
+"""
+VOCABULARY = """
+`vocabulary.json` has the id of each word. The words of a text in lower case are what the regular expression
+`pattern` in it finds.
+"""
+
+
+class FailedExportError(Exception):
+    """What was written is not the run's network, or could not be written at all."""
+
+
+def export(results_dir: Path, name: str, to: Target, output: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Write the model; returns its folder and what `export.json` says.
+
+    Raises ConfigError for a wrong request, FailedExportError where the model can't be written or deviates.
+    """
+    folder = find_run(results_dir, name, "run id")
+    job, config = _read(folder)
+    target = output or results_dir / "exports" / f"{folder.run_id}-{to}"
+    _check_output(target)
+    framework = _framework(config, to)
+    packages = look_up(framework, PACKAGES[to])
+    found = versions(framework) | {name: version for name, version in packages.items() if version}
+    lacking = [name for name, version in packages.items() if version is None]
+    if lacking:
+        problem = (
+            f"{to} needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not installed"
+        )
+        raise ConfigError(
+            [Mistake("--to", problem, f"pip install 'evenbench[export]', or {' '.join(lacking)}")]
+        )
+    shelf = DataShelf()
+    dataset, file = shelf.get(config.data, results_dir)
+    shelf.write(results_dir)
+    fitted = preprocessing(config.data, config.model.view(dataset))
+    precision: Precision = storage(config.precision)
+    own = replace(config, framework=framework, execution=framework.execution)
+    asked = replace(own, device="cpu", precision=precision)
+    command = {"to": to, "run_id": job.run_id, "config": asked.to_plain()}
+    paths = {"weights": folder.path / "weights.npz", "data": results_dir / file}
+    with _staged(target) as staging:
+        said = _work(asked, command, paths, fitted, staging)
+        _check(said, folder, LOSS_BOUND if asked.precision == config.precision else ROUGH_LOSS_BOUND)
+        described = {
+            "run_id": job.run_id,
+            "to": to,
+            "model": config.model.name,
+            "data": config.data.name,
+            "trained_in": config.framework.name,
+            "exported_by": framework.name,
+            "made": today(),
+            "versions": found,
+            "precision": config.precision,
+            **{key: said[key] for key in ("inputs", "outputs", "rows", "deviation", "bound", "test_loss")},
+        }
+        _describe(described, fitted, staging)
+    return target, described
+
+
+def _read(folder: RunFolder) -> tuple[Job, RunConfig]:
+    """What was asked for, of a run that has finished; raises ConfigError."""
+    status = folder.status()
+    if status != "finished" or not (folder.path / "weights.npz").exists():
+        how = f"ended as {status!r}" if status not in (None, "finished") else "has not finished"
+        problem = f"run {folder.run_id} {how}, so it has no trained weights"
+        raise ConfigError([Mistake("run id", problem, "a run whose status is finished")])
+    job = parse(Job, folder.job())
+    return job, RunConfig.parse(job.config)
+
+
+def _framework(config: RunConfig, to: Target) -> FrameworkConfig:
+    """The framework that writes the target: the run's own if it can, with its interpreter."""
+    known = frameworks([conf_folder()])
+    able = [known[name] for name in FRAMEWORKS[to]]
+    if config.framework.adapter == able[0].adapter:
+        return config.framework
+    return next((one for one in able if installed(one.distributions)), able[0])
+
+
+def _work(
+    config: RunConfig,
+    command: Mapping[str, Any],
+    paths: Mapping[str, Path],
+    fitted: Preprocessing,
+    staging: Path,
+) -> dict[str, Any]:
+    """Have a worker write the model and try it; gives what it says."""
+    worker = Worker(WorkerKey.of(config))
+    try:
+        with tempfile.TemporaryDirectory(prefix="evenbench-export-") as scratch:
+            raw = Path(scratch) / "raw.npz"
+            npz.save(raw, fitted.arrays())
+            given = {"raw": raw, "folder": staging, **paths}
+            return worker.export({**command, **{name: str(path.resolve()) for name, path in given.items()}})
+    except WorkerDiedError as error:
+        raise FailedExportError(
+            "\n".join(filter(None, (error.death.log_tail, error.death.message)))
+        ) from error
+    finally:
+        worker.close()
+
+
+def _check(said: Mapping[str, Any], folder: RunFolder, loss_bound: float) -> None:
+    """Raise FailedExportError unless the model is the run's network and gives the run's own test loss."""
+    if "error" in said:
+        raise FailedExportError(f"run {folder.run_id} can't be exported: {said['error']}")
+    if not said["deviation"] <= said["bound"]:
+        raise FailedExportError(
+            f"the exported model deviates from run {folder.run_id} by {said['deviation']:.1e}, "
+            f"the bound is {said['bound']:g}; a recurrent network with large weights can make that much of a "
+            "rounding in float32, which the same run with precision=float64 would show"
+        )
+    recorded = (folder.result() or {})["metrics"]["test/loss"]
+    if not abs(said["test_loss"] - recorded) <= loss_bound * max(1.0, abs(recorded)):
+        raise FailedExportError(
+            f"the weights of run {folder.run_id} give a test loss of {said['test_loss']:.6g}, "
+            f"and {recorded:.6g} was recorded: its data or weights are not what they were"
+        )
+
+
+def _describe(described: Mapping[str, Any], fitted: Preprocessing, staging: Path) -> None:
+    """Write `export.json`, `README.md`, and the vocabulary where there is one."""
+    write_json(staging / "export.json", described)
+    if fitted.words:
+        content = {"padding": 0, "unknown": 1, "pattern": fitted.pattern, "words": fitted.words}
+        write_json(staging / "vocabulary.json", content)
+    names = ["x"] if len(described["inputs"]) == 1 else ["x", "lengths"]
+    usage = USAGE[described["to"]].format(
+        arguments=", ".join(names),
+        listed="x" if len(names) == 1 else f"[{', '.join(names)}]",
+        fed=", ".join(f'"{name}": {name}' for name in names),
+    )
+    text = README.format(
+        usage=usage,
+        framework=described["trained_in"],
+        vocabulary=VOCABULARY if fitted.words else "",
+        described="\n".join(f"- {line}" for line in (*described["inputs"], described["outputs"])),
+        **{key: described[key] for key in ("model", "data", "run_id", "rows", "deviation", "bound")},
+    )
+    (staging / "README.md").write_text(text, encoding="utf-8")
+
+
+def _check_output(target: Path) -> None:
+    """Raise ConfigError where something lies that no export left."""
+    ours = not target.exists() or (
+        target.is_dir() and ((target / "export.json").exists() or not any(target.iterdir()))
+    )
+    if not ours:
+        problem = f"{str(target)!r} is there already and is no exported model"
+        raise ConfigError([Mistake("--output", problem, "a new folder, or one of an earlier export")])
+
+
+@contextlib.contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A folder under a temporary name beside `target`, which becomes `target` when nothing is raised."""
+    staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    old = staging.with_suffix(".old")
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        problem = f"{str(target)!r} can't be written: {error.strerror}"
+        raise ConfigError([Mistake("--output", problem, "a folder of yours")]) from error
+    try:
+        yield staging
+        if target.exists():
+            os.replace(target, old)
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def report(target: Path, described: Mapping[str, Any]) -> str:
+    """What was done, for people."""
+    what = f"{described['model']} on {described['data']}, trained in {described['trained_in']}"
+    return (
+        f"{what}: {target}\n"
+        f"deviation {described['deviation']:.1e} of at most {described['bound']:g} "
+        f"on {described['rows']} test rows, loaded anew; README.md there says how to use it"
+    )

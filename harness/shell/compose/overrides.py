@@ -1,0 +1,164 @@
+"""Read the command line before Hydra does, so that all mistakes come in one message.
+
+Hydra stops at its first unknown key or choice. Here choices are held against the files that exist, and keys
+are let through (`key=1` becomes `++key=1`) for the configuration's own check, which sees all of them and
+knows what was probably meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.core.validation import ConfigError, Mistake, nearest
+
+Groups = Mapping[str, frozenset[str]]
+Refusal = HydraException | OmegaConfBaseException | yaml.YAMLError
+SYNTAX = "key=value, key=a,b,c or key=range(3)"
+COMPLETIONS = tuple(
+    f"{task}={shell}" for task in ("install", "uninstall", "query") for shell in ("bash", "fish", "zsh")
+)
+"""What Hydra's option for tab completion is followed by; a shell itself uses `query`."""
+
+
+def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """Hydra's options read, the overrides (in any place among them), and all other arguments as they are.
+
+    Raises ConfigError for options that Hydra doesn't have or can't combine.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        options, unknown = parser.parse_known_intermixed_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise ConfigError([Mistake("", str(error))]) from None
+    if unknown:
+        known = sorted(parser._option_string_actions)
+        raise ConfigError(unknown_options(unknown, known))
+    modes = {
+        "--multirun": options.multirun,
+        "--run": options.run,
+        "--cfg": options.cfg,
+        "--info": options.info,
+    }
+    chosen = [name for name, value in modes.items() if value]
+    if len(chosen) > 1:
+        raise ConfigError([Mistake("", f"{' and '.join(chosen)} can't be combined", "one of them")])
+    if options.resolve and not options.cfg:
+        raise ConfigError([Mistake("--resolve", "shows nothing by itself", "--cfg job --resolve")])
+    asked = [text for text in options.overrides if text]
+    if options.shell_completion and (len(asked) != 1 or asked[0] not in COMPLETIONS):
+        raise ConfigError([Mistake("--shell-completion", "needs one word behind it", ", ".join(COMPLETIONS))])
+    return options, asked, [text for text in arguments if text not in asked]
+
+
+def unknown_options(unknown: Sequence[str], known: Sequence[str]) -> list[Mistake]:
+    """A mistake for each option that nobody knows, with the nearest of those that there are."""
+    long = [name for name in known if name.startswith("--")]
+    options = [text for text in unknown if text.startswith("-")] or unknown
+    return [Mistake(text, "is not known here", ", ".join(long), nearest(text, long)) for text in options]
+
+
+def check_folder(own: Path, ours: Path) -> None:
+    """Raises ConfigError where the user's own folder is none, or has files that ours would hide."""
+    if not own.is_dir():
+        raise ConfigError([Mistake("--config-dir", f"{str(own)!r} is no folder")])
+    problem = "would be hidden by the file of the same name that evenbench comes with"
+    pairs = [(path, ours / path.relative_to(own)) for path in sorted(own.rglob("*.yaml"))]
+    hidden = [path for path, twin in pairs if twin.exists() and twin.read_bytes() != path.read_bytes()]
+    if hidden:
+        raise ConfigError(Mistake(str(path), problem, "another name") for path in hidden)
+
+
+def refusal(error: Refusal, folders: Iterable[Path]) -> list[Mistake]:
+    """Hydra's refusal to compose, in our words. Where a file can't be read, all such files are named."""
+    broken: list[Mistake] = []
+    unreadable = isinstance(error.__cause__ or error, OmegaConfBaseException | yaml.YAMLError)
+    for path in (path for folder in folders if unreadable for path in sorted(folder.rglob("*.yaml"))):
+        try:
+            OmegaConf.load(path)
+        except (yaml.YAMLError, OmegaConfBaseException, OSError) as reason:
+            broken.append(Mistake(str(path), f"is no readable YAML: {_indented(reason)}"))
+    if broken:
+        return broken
+    if ambiguous := re.match(r"Ambiguous value for argument '\+*(.+?)=(.*)'", str(error)):
+        key, values = ambiguous.groups()
+        allowed = f"-m (--multirun) for a sweep, or one list: {key}=[{values}]"
+        return [Mistake(key, f"{values!r} are several values for a single run", allowed)]
+    return [Mistake("", _indented(str(error).partition("Config search path")[0]))]
+
+
+def _indented(text: object) -> str:
+    lines = [line for line in str(text).splitlines() if line.strip()]
+    return "\n      ".join(line.expandtabs(2) for line in lines)
+
+
+def find_groups(folders: Iterable[Path]) -> Groups:
+    """The groups of some configuration folders and their choices: `{"model": {"fnn", ...}}`."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in folder.rglob("*.yaml"):
+            group = path.parent.relative_to(folder).as_posix()
+            if group != ".":
+                found.setdefault(group, set()).add(path.stem)
+    return {group: frozenset(choices) for group, choices in found.items()}
+
+
+def check(overrides: Sequence[str], groups: Groups) -> tuple[list[str], list[Mistake]]:
+    """The overrides as Hydra should see them, and what is wrong with the rest."""
+    kept: list[str] = []
+    mistakes: list[Mistake] = []
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            problem = f"{text!r} can't be read: {str(error).splitlines()[0]}"
+            mistakes.append(Mistake("", problem, SYNTAX))
+            continue
+        wrong = _wrong_choices(override, groups)
+        mistakes += wrong
+        if not wrong:
+            kept.append(f"++{text}" if _is_value(override, groups) else text)
+    return kept, mistakes
+
+
+def _is_value(override: Override, groups: Groups) -> bool:
+    """Whether it sets a plain key of ours: those get their check after composition."""
+    key = override.key_or_group
+    ours = key not in groups and not key.startswith("hydra") and "/" not in key
+    return ours and override.type == OverrideType.CHANGE
+
+
+def _wrong_choices(override: Override, groups: Groups) -> list[Mistake]:
+    group = override.key_or_group
+    # Hydra's own groups (hydra/launcher ...) have choices that lie in Hydra and its plugins
+    if group not in groups or group.startswith("hydra") or override.type == OverrideType.DEL:
+        return []
+    known = sorted(groups[group])
+    source = f"the override {override.input_line}"
+    return [
+        Mistake(group, f"{name!r} is not known", ", ".join(known), nearest(name, known), source)
+        for name in _names(override)
+        if name not in groups[group]
+    ]
+
+
+def _names(override: Override) -> list[str]:
+    """The choices that an override names; a glob picks among those that exist, so it names none."""
+    if override.is_sweep_override():
+        if isinstance(override.value(), Glob):
+            return []
+        return [str(name) for name in override.sweep_string_iterator()]
+    value = override.value()  # null too is a name that doesn't exist; to leave a group out: ~group
+    return ["null" if name is None else str(name) for name in (value if isinstance(value, list) else [value])]

@@ -1,0 +1,1 @@
+"""What is installed here: devices, graphics cards, frameworks and their versions, git revisions."""

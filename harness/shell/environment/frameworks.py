@@ -1,0 +1,43 @@
+"""The frameworks that configuration folders describe, read without composing a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+import harness
+from harness.core.config.run_config import FrameworkConfig
+from harness.core.validation import ConfigError, Mistake, parse
+
+PACKAGE = Path(harness.__file__).resolve().parent
+
+
+def conf_folder() -> Path:
+    """The configuration folder: the checkout's, or the copy inside an installed package."""
+    checkout = PACKAGE.parent / "conf"
+    return checkout if (checkout / "config.yaml").exists() else PACKAGE / "_conf"
+
+
+def frameworks(folders: Sequence[Path]) -> dict[str, FrameworkConfig]:
+    """The frameworks of some configuration folders by their file's name; of two by one name the first.
+
+    Raises ConfigError with all that can't be read.
+    """
+    found: dict[str, FrameworkConfig] = {}
+    mistakes: list[Mistake] = []
+    for path in (path for folder in folders for path in sorted((folder / "framework").glob("*.yaml"))):
+        try:
+            plain = OmegaConf.to_container(OmegaConf.load(path))
+            found.setdefault(path.stem, parse(FrameworkConfig, plain, "framework"))
+        except (OmegaConfBaseException, YAMLError) as error:
+            mistakes.append(Mistake("framework", str(error), source=str(path)))
+        except ConfigError as error:
+            mistakes += [replace(mistake, source=str(path)) for mistake in error.mistakes]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return found

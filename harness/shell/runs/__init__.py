@@ -1,0 +1,1 @@
+"""From checked configurations to runs that can start."""

@@ -1,0 +1,142 @@
+"""What XLA is told when it compiles a training for a CPU, on JAX and on TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from adapters import keras as keras_adapter
+from tests.support import adapter_cases
+from tests.support.adapter_process import Lab
+from tests.support.tasks import RULES, Task, make_task
+
+HERE = "tests.adapters.test_xla_options"
+SGD = {"name": "sgd"} | RULES["sgd"]
+OUTPUT, FLATTEN = {"kind": "output"}, {"kind": "flatten"}
+RNN = {"kind": "rnn", "units": 4, "returns": "last"}
+LSTM = RNN | {"kind": "lstm"}
+OWN_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
+
+
+def dense(units: int) -> dict[str, Any]:
+    """A dense layer."""
+    return {"kind": "dense", "units": units}
+
+
+def test_xla_is_told_of_wide_vectors_where_there_are_any(lab: Callable[[str, str], Lab]) -> None:
+    """Catches: an option for processors that don't have it; one that a JAX that has never heard of it ends
+    with; programs compiled without it; settings that don't say what was compiled with."""
+    found = lab("keras_jax", "float64").call(f"{HERE}:wide_vectors", task=make_task("epoch"), rule=SGD)
+    wide, own = {"xla_cpu_prefer_vector_width": "512"}, OWN_PRODUCTS
+    assert found == {"wide": [wide | own] * 2, "narrow": [own] * 2, "unknown": [own] * 2}
+
+
+def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, list[Any]]:
+    """The case: what settings say of a program's options and what `jax.jit` was given, by the processor."""
+    import jax
+
+    from adapters.keras.backends.jax import loops, xla_options
+
+    found = {}
+    instructions = {"wide": {"avx2", "avx512f"}, "narrow": {"avx2"}, "unknown": {"avx2", "avx512f"}}
+    for name, known in instructions.items():
+        option = xla_options.WIDE if name != "unknown" else {"xla_cpu_no_such_option": "512"}
+        with (
+            mock.patch.object(xla_options.machine, "instructions", lambda known=known: frozenset(known)),
+            mock.patch.object(xla_options, "WIDE", option),
+            mock.patch.object(loops.jax, "jit", wraps=jax.jit) as jit,
+        ):
+            xla_options._compiles.cache_clear()
+            said = adapter.build(adapter_cases.plan(task, rule)).settings()["xla_options"]
+            given = [
+                call.kwargs["compiler_options"]
+                for call in jit.call_args_list
+                if "donate_argnums" in call.kwargs
+            ]
+        found[name] = [said, *given]
+    xla_options._compiles.cache_clear()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("what", "own"),
+    [
+        ({}, True),
+        ({"layers": [RNN, OUTPUT], "in_shape": [5, 2]}, True),
+        ({"layers": [LSTM, OUTPUT], "in_shape": [5, 2]}, False),
+        ({"layers": [{"kind": "layer_norm"}, OUTPUT], "in_shape": [401]}, True),
+        ({"layers": [dense(401), OUTPUT]}, False),
+        ({"layers": [{"kind": "residual", "body": [dense(401), dense(5)]}, OUTPUT]}, False),
+        ({"layers": [RNN | {"returns": "sequence"}, FLATTEN, OUTPUT], "in_shape": [101, 2]}, False),
+        ({"batches": [1, 513]}, False),
+        ({"flags": ""}, False),
+    ],
+    ids=["dense", "rnn", "lstm", "many inputs", "wide", "wide inside", "many columns", "batch", "flags"],
+)
+def test_xla_makes_products_itself_where_that_is_faster(
+    what: dict[str, Any], own: bool, lab: Callable[[str, str], Lab]
+) -> None:
+    """Catches: loops of XLA's own for products that a library is faster with, up to 1.5 times, or that XLA's
+    flags don't allow for; and none for those that a feed-forward network has."""
+    flags = what.get("flags", keras_adapter.XLA_FLAGS["jax"])
+    task = make_task("epoch", **{key: value for key, value in what.items() if key != "flags"})
+    told = lab("keras_jax", "float64").call(f"{HERE}:told", task=task, rule=SGD, flags=flags)
+    assert (told.items() >= OWN_PRODUCTS.items()) == own
+
+
+def told(adapter: Any, task: Task, rule: dict[str, Any], flags: str) -> dict[str, Any]:
+    """The case: XLA's options for a program in a process with these flags."""
+    from adapters.keras.backends.jax import xla_options
+
+    with mock.patch.dict(os.environ, {"XLA_FLAGS": flags}):
+        return xla_options.cpu_options(adapter_cases.plan(task, rule))
+
+
+@pytest.mark.parametrize("framework", ["keras", "keras_jax"])
+def test_flags_of_xla_are_there_before_it_is_imported(framework: str) -> None:
+    """Catches: no flags for one thread; and those for one where there are several, or for a card."""
+    backend = {"keras": "tensorflow", "keras_jax": "jax"}[framework]
+    code = f"from tests.adapters.test_xla_options import flags; flags({backend!r})"
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [keras_adapter.XLA_FLAGS[backend], "", ""], done.stderr
+
+
+def flags(backend: str) -> None:
+    """In a process of its own: print XLA's flags as an adapter on one thread sets them, on two, on a card."""
+    from harness.core.adapter import AdapterOptions
+
+    for threads, device in ((1, "cpu"), (2, "cpu"), (1, "cuda")):
+        os.environ.pop("XLA_FLAGS", None)
+        keras_adapter.before_import(AdapterOptions(backend, "float32", threads, device))
+        print(os.environ.get("XLA_FLAGS", ""))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("--xla_dump_to=here", False),
+        ("--xla_cpu_multi_thread_eigen=true --xla_dump_to=here", True),
+        ("--xla_cpu_experimental_ynn_fusion_type=", True),
+        ("--xla_backend_extra_options=xla_llvm_ir_gemm_tile_size=8:8:1*vectwidth", True),
+        ("flags.txt", True),
+    ],
+)
+def test_a_user_s_flags_of_xla_are_left_as_they_are(given: str, kept: bool) -> None:
+    """Catches: a user's choice that is overruled, or his file of flags that XLA reads no more."""
+    ours = keras_adapter.XLA_FLAGS["jax"]
+    assert keras_adapter.xla_flags("jax", given) == (given if kept else f"{ours} {given}")
+
+
+def test_a_user_s_width_of_vectors_is_left_as_it_is(lab: Callable[[str, str], Lab]) -> None:
+    """Catches: an option given with a program, which would overrule the flag."""
+    flags = "--xla_cpu_prefer_vector_width=256"
+    assert (
+        lab("keras_jax", "float64").call(f"{HERE}:told", task=make_task("epoch"), rule=SGD, flags=flags) == {}
+    )

@@ -1,0 +1,176 @@
+"""The test of equivalence: its numbers, its verdicts, and the command that trains and judges."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.core.config.run_config import RunConfig
+from harness.shell.certificates.equivalence import compare, t_quantile
+from harness.shell.commands.accuracy import evaluate, print_reports
+from harness.shell.session.session import Outcome
+from tests.support.command_place import Place, end, left_clean
+from tests.support.compose import composing, config_of
+
+MARGIN = 0.01
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 29, 200])
+@pytest.mark.parametrize("probability", [0.6, 0.95, 0.975])
+def test_the_quantile_is_students(degrees: int, probability: float) -> None:
+    """Catches: a wrong term of the series, one that differs for odd and even, the normal quantile (1.645)."""
+    assert t_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-9)
+
+
+def test_both_one_sided_tests_succeed_exactly_where_the_verdict_says_so() -> None:
+    """Catches: a level of 10 % or 2.5 % a side, unpaired scores, a deviation by n in place of n - 1."""
+    random = np.random.default_rng(0)
+    seen: set[str] = set()
+    for count in (2, 3, 5, 12):
+        for _ in range(50):
+            b = random.normal(0.9, 0.05, count)  # seeds differ more than frameworks do
+            a = b + random.normal(random.choice([0.0, 0.007, 0.012, 0.02]), 0.004, count)
+            found = compare(list(a), list(b), MARGIN)
+            above = stats.ttest_1samp(a - b, -MARGIN, alternative="greater").pvalue < 0.05
+            below = stats.ttest_1samp(a - b, MARGIN, alternative="less").pvalue < 0.05
+            assert (found.verdict == "equivalent") == (above and below)
+            farther = stats.ttest_1samp(a - b, MARGIN, alternative="greater").pvalue < 0.05
+            assert (found.verdict == "different") == farther
+            assert found.low is not None and found.high is not None
+            assert (found.low + found.high) / 2 == pytest.approx(found.difference)
+            seen.add(found.verdict)
+    assert seen == {"equivalent", "different", "undecided"}
+
+
+SPREAD = (-0.002, 0.001, 0.0, 0.002, -0.001)
+
+
+@pytest.mark.parametrize(
+    "planted, scale, verdict",
+    [
+        (0.0, 1, "equivalent"),
+        (0.003, 1, "equivalent"),  # a difference that is there for certain, and does not matter
+        (0.03, 1, "different"),
+        (-0.03, 1, "different"),
+        (0.0, 20, "undecided"),  # no difference is shown, and no equivalence either
+        (0.01, 1, "undecided"),
+    ],
+)
+def test_what_is_planted_is_found(planted: float, scale: float, verdict: str) -> None:
+    """Catches: `equivalent` because no difference is significant, `different` because a tiny one is, a sign
+    that is lost."""
+    b = [0.9, 0.93, 0.91, 0.95, 0.92]
+    a = [y + planted + scale * noise for y, noise in zip(b, SPREAD, strict=True)]
+    assert compare(a, b, MARGIN).verdict == verdict
+    assert compare(a, b, MARGIN).difference == pytest.approx(planted)
+
+
+def test_too_few_pairs_prove_nothing() -> None:
+    """Catches: a single pair, or none, that is `equivalent` with an interval of no width, or NaN in JSON."""
+    for scores in ([], [0.9]):
+        found = compare(scores, scores, MARGIN)
+        assert (found.verdict, found.low, found.high) == ("undecided", None, None)
+
+
+@pytest.fixture(scope="module")
+def of(request: pytest.FixtureRequest) -> Iterator[dict[str, RunConfig]]:
+    """A configuration for each framework."""
+    with composing():
+        names = ("torch", "keras", "keras_jax")
+        yield {name: config_of("data=iris", f"framework={name}") for name in names}
+
+
+def outcome(config: RunConfig, seed: int, score: float, key: str = "test/accuracy") -> Outcome:
+    status = "finished" if math.isfinite(score) else "diverged"
+    metrics = {key: score} if status == "finished" else {}
+    return Outcome(replace(config, seed=seed), {"status": status, "metrics": metrics}, skipped=False)
+
+
+def test_every_pair_of_frameworks_is_judged_within_its_own_training(of: dict[str, RunConfig]) -> None:
+    """Catches: runs with other learning rates thrown together, pairs of different seeds (here they come in
+    another order), a pair that is left out, a framework's own keys taken for another training."""
+    fast = {name: replace(c, optimizer=replace(c.optimizer, learning_rate=0.1)) for name, c in of.items()}
+    runs = [outcome(of[name], seed, 0.9 + 0.01 * seed) for name in of for seed in range(3)]
+    runs += [outcome(fast[name], seed, 0.5 + 0.01 * seed) for name in of for seed in (2, 0, 1)]
+    runs[-1] = outcome(fast["keras_jax"], 1, 0.9)
+    slow, quick = evaluate(runs, MARGIN)
+    pairs = ["torch - keras", "torch - keras_jax", "keras - keras_jax"]
+    assert [f"{pair.a} - {pair.b}" for pair in slow.pairs] == pairs
+    assert slow.passed and not quick.passed
+    assert quick.plain()["verdicts"] == dict(
+        zip(pairs, ["equivalent", "undecided", "undecided"], strict=True)
+    )
+    assert (slow.axes["optimizer.learning_rate"], quick.axes["optimizer.learning_rate"]) == ("0.001", "0.1")
+    assert slow.id != quick.id
+
+
+def test_a_run_that_failed_is_in_no_pair_and_proves_nothing(
+    of: dict[str, RunConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: a framework that diverges on some seeds and passes for equivalent on the others."""
+    runs = [outcome(of[name], seed, 0.9) for name in ("torch", "keras") for seed in range(4)]
+    runs[6] = outcome(of["keras"], 2, math.nan)
+    (report,) = evaluate(runs, MARGIN)
+    (pair,) = report.pairs
+    assert pair.seeds == (0, 1, 3) and pair.result.verdict == "equivalent"
+    assert report.failed == 1 and not report.passed
+    json.dumps(report.plain(), allow_nan=False)
+    print_reports([report])
+    assert "1 runs failed" in capsys.readouterr().out
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Path) -> Iterator[Place]:
+    with left_clean(Place(tmp_path, template)) as place:
+        yield place
+
+
+def reports(place: Place) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in (place.results / "certificates/accuracy").glob("*.json")]
+
+
+@pytest.mark.slow
+def test_the_command(place: Place) -> None:
+    """Catches: trainings in float64 or with other seeds in one framework, an exit status that says nothing, a
+    report that is not stored, finished runs done again, `--json` that is no JSON; a framework that trains
+    something else and passes."""
+    request = ("certify", "--accuracy", "framework=torch,keras_jax", "data=iris", "train.epochs=5")
+    status, printed = end(place.start(*request))
+    assert status == 0 and "10 runs to do" in printed and "equivalent" in printed, printed
+    (stored,) = reports(place)
+    assert stored["passed"] and stored["verdicts"] == {"torch - keras_jax": "equivalent"}
+    assert [len(scores) for scores in stored["scores"].values()] == [5, 5]
+    assert {run.config["precision"] for run in place.runs()} == {"float32"}
+    assert {run.config["study"] for run in place.runs()} == {"accuracy"}
+    status, printed = end(place.start(*request, "seed=range(6)", "--json"))
+    assert status == 0 and "2 runs to do, 10 runs finished before" in printed, printed
+    assert json.loads(printed[printed.index("[\n") :])[0]["pairs"][0]["result"]["pairs"] == 6
+    place.suffer({"*": "bias"})  # no bias learns anything
+    status, printed = end(
+        place.start(*request[:2], "framework=torch,faulty", "optimizer=sgd", "certify=off", *request[3:])
+    )
+    assert status == 1 and "torch - faulty" in printed, printed
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--accuracy", "framework=torch"), "one framework has nothing to compare with"),
+        (("--accuracy", "framework=torch,keras", "seed=3"), "one seed shows no spread"),
+        (("--accuracy", "--margin", "0"), "'0' is no margin"),
+        (("--margin", "0.1"), "which only --accuracy compares"),
+    ],
+)
+def test_what_can_prove_nothing_is_refused(arguments: tuple[str, ...], said: str, place: Place) -> None:
+    """Catches: minutes of training that no verdict can come from."""
+    status, printed = end(place.start("certify", *arguments))
+    assert status == 2 and said in printed, printed
+    assert not (place.results / "runs").exists()

@@ -1,0 +1,239 @@
+"""Which device a run goes on on: `auto`, cards by number, what a worker sees, and how runs are spread.
+
+NVIDIA's library is a module of ours in a folder, so that machines with any cards can be asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.core.config.run_config import RunConfig
+from harness.core.machine import energy
+from harness.core.machine import host as machine
+from harness.core.validation import ConfigError
+from harness.shell.engines import slots
+from harness.shell.environment import cards, devices
+from harness.shell.workers.process import WorkerKey
+from tests.support.compose import composing, config_of
+
+LIBRARY = """
+import json, os, pathlib
+CARDS = json.loads(pathlib.Path(__file__).with_name("cards.json").read_text())
+class NVMLError(Exception): pass
+def nvmlInit(): pass
+def nvmlShutdown(): pass
+def nvmlSystemGetDriverVersion(): return "570.1"
+def nvmlDeviceGetCount(): return len(CARDS)
+def nvmlDeviceGetHandleByIndex(index): return CARDS[index]
+def nvmlDeviceGetHandleByUUID(uuid):
+    found = [card for card in CARDS if card["uuid"] == uuid]
+    if not found: raise NVMLError("not found")
+    return found[0]
+def nvmlDeviceGetName(card): return card["name"]
+def nvmlDeviceGetUUID(card): return card["uuid"]
+def nvmlDeviceGetCudaComputeCapability(card): return card["capability"]
+def nvmlDeviceGetMemoryInfo(card): raise NVMLError("not supported")
+def nvmlDeviceGetTotalEnergyConsumption(card):
+    if "mj" not in card: raise NVMLError("not supported")
+    return card["mj"]
+class Process:
+    pid, usedGpuMemory = os.getpid(), 512_000_000
+def nvmlDeviceGetComputeRunningProcesses(card): return [Process]
+"""
+
+H100 = {"name": "H100", "uuid": "GPU-aaaa", "capability": [9, 0], "mj": 1000}
+SECOND = H100 | {"uuid": "GPU-bbbb"}
+T4 = {"name": "T4", "uuid": "GPU-cccc", "capability": [7, 5]}
+
+Host = Callable[..., None]
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """`host(H100, T4, visible="1")` makes this machine one with these cards."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(machine, "PROC", tmp_path)
+    monkeypatch.setattr(machine, "DEV", tmp_path)
+    number = 0
+
+    def make(*found: dict[str, Any], visible: str | None = None) -> None:
+        nonlocal number
+        number += 1  # a module of its own each time: Python's cache goes by times that are too coarse
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "pynvml.py").write_text(LIBRARY)
+        (folder / "cards.json").write_text(json.dumps(found))
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+        if visible is None:
+            monkeypatch.delenv(cards.VISIBLE, raising=False)
+        else:
+            monkeypatch.setenv(cards.VISIBLE, visible)
+        devices._cards_of.cache_clear()
+
+    yield make
+    devices._cards_of.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def base() -> RunConfig:
+    with composing():
+        return config_of("framework=torch")
+
+
+@pytest.fixture
+def built_for_cards(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
+    """The versions that are found to be installed; they may be changed."""
+    found: dict[str, str | None] = {"torch": "2.13.0"}
+    monkeypatch.setattr(devices, "look_up", lambda _, names: {name: found.get(name) for name in names})
+    return found
+
+
+def refusal(*configs: RunConfig) -> str:
+    """What `check` says; empty if it lets them through."""
+    try:
+        devices.check(configs)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_auto_takes_a_card_where_all_that_is_needed_is_there(
+    host: Host, base: RunConfig, built_for_cards: dict[str, str | None]
+) -> None:
+    """Catches: `auto` on a card without one, with a framework that was built for none or lacks what it needs
+    for one, in an execution or a precision that it has not there; and the CPU where all is well."""
+    auto = replace(base, device="auto")
+    host(H100)
+    assert devices.resolved(auto).device == "cuda"
+    framework = auto.framework
+    without_epoch = replace(framework, executions={"cpu": ["epoch"], "cuda": ["eager"]})
+    assert devices.resolved(replace(auto, execution="epoch")).device == "cuda"
+    assert devices.resolved(replace(auto, execution="epoch", framework=without_epoch)).device == "cpu"
+    cpu_only = replace(framework, executions={"cpu": ["eager"]})
+    assert devices.resolved(replace(auto, framework=cpu_only)).device == "cpu"
+    with_plugin = replace(auto, framework=replace(framework, cuda_distributions=("plugin-13", "plugin-12")))
+    assert devices.resolved(with_plugin).device == "cpu"
+    built_for_cards["plugin-12"] = "1.0"
+    assert devices.resolved(with_plugin).device == "cuda"
+    built_for_cards["torch"] = "2.13.0+cpu"
+    assert devices.resolved(auto).device == "cpu"
+    built_for_cards["torch"] = "2.13.0+cu130"
+    assert devices.resolved(auto).device == "cuda"
+    host(T4)
+    assert devices.resolved(auto).device == "cuda"
+    assert devices.resolved(replace(auto, precision="bf16")).device == "cpu"
+    host(H100, visible="")
+    assert devices.resolved(auto).device == "cpu"
+    host()
+    assert devices.resolved(auto).device == "cpu"
+    assert devices.resolved(base).device == "cpu"
+
+
+def test_tf32_without_a_card_is_refused_with_what_is_possible(host: Host, base: RunConfig) -> None:
+    """Catches: a run in float32 that says it was one in TF32."""
+    host()
+    for device in ("cpu", "auto"):
+        with pytest.raises(ConfigError, match=r"precision: a CPU has no tf32\n.*float32, float64, bf16"):
+            devices.resolved(replace(base, device=device, precision="tf32"))
+
+
+def test_cards_are_checked_against_those_that_are_there(host: Host, base: RunConfig) -> None:
+    """Catches: a run that fails in its worker, minutes later, for a card that is not there; a list of cards
+    that leaves out which ones there are; bf16 on a card that computes it in float32."""
+    host(H100, T4)
+    assert not refusal(base, replace(base, device="cuda:1"), replace(base, device="cuda:0", precision="tf32"))
+    said = refusal(replace(base, device="cuda:2"))
+    assert "no 'cuda:2' is here" in said and "cpu; cuda:0 (H100); cuda:1 (T4)" in said
+    assert "compute capability 7.5" in refusal(replace(base, device="cuda", precision="bf16"))
+    assert "float32, float64" in refusal(replace(base, device="cuda:1", precision="tf32"))
+    host()
+    assert "no 'cuda' is here" in refusal(replace(base, device="cuda"))
+    assert not refusal(base)
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["H100", "T4"]),
+        ("1,0", ["T4", "H100"]),
+        ("GPU-cc", ["T4"]),
+        ("0,7,1", ["H100"]),
+        ("", []),
+        ("MIG-1234", ["MIG-1234"]),
+    ],
+)
+def test_cards_that_the_environment_hides_do_not_count(
+    visible: str | None, names: list[str], host: Host, base: RunConfig
+) -> None:
+    """Catches: cards of others, which a batch system has hidden; another order than CUDA's."""
+    host(H100, T4, visible=visible)
+    assert [card.name for card in cards.visible()] == names
+    found = tuple(f"cuda:{number}" for number in range(len(names))) or ("cuda",)
+    assert devices.devices_of(replace(base, device="cuda")) == found
+    assert devices.devices_of(replace(base, device="cuda:1")) == ("cuda:1",)
+    assert devices.devices_of(base) == ("cpu",)
+
+
+def test_a_worker_sees_its_own_card_alone(host: Host, base: RunConfig) -> None:
+    """Catches: a second worker on the first card; a framework that takes the memory of all of them; numbers
+    that mean other cards to CUDA than to nvidia-smi; a worker on the CPU that sees cards."""
+    host(H100, SECOND, visible="1,0")
+
+    def seen(device: str) -> dict[str, str]:
+        return WorkerKey.of(replace(base, device=device)).environment()
+
+    assert seen("cuda:0")[cards.VISIBLE] == seen("cuda")[cards.VISIBLE] == "GPU-bbbb"
+    assert seen("cuda:1")[cards.VISIBLE] == "GPU-aaaa"
+    assert seen("cuda")["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert seen("cuda")["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert seen("cpu")[cards.VISIBLE] == ""
+
+
+def seated(*configs: RunConfig) -> list[tuple[str, bool]]:
+    """The device of each seat for such runs, and whether the first run may sit there."""
+    runs: Any = [SimpleNamespace(config=config) for config in configs]
+    return [(seat.device, seat.takes(runs[0])) for seat in slots.seats(runs)]
+
+
+def test_runs_are_spread_over_the_cards_unless_they_are_compared(host: Host, base: RunConfig) -> None:
+    """Catches: cards that stand idle in a sweep; runs that disturb each other's times on the host although
+    they are compared; a seat that takes runs of another card; a worker that is not on the seat's card."""
+    host(H100, SECOND)
+    run = replace(base, device="cuda")
+    assert seated(run) == [("cuda:0", True), ("cuda:1", True)]
+    assert seated(replace(run, device="cuda:1"), replace(run, device="cuda:1", seed=1)) == [("", True)]
+    other = replace(run, framework=replace(run.framework, name="other"))
+    assert seated(run, other) == [("", True)]
+    assert len(seated(replace(run, timings="shared"), replace(other, timings="shared"))) == 2
+    assert [device for device, _ in seated(replace(run, workers=2))] == ["cuda:0"] * 2 + ["cuda:1"] * 2
+    assert seated(base) == [("", True)]
+    seat = slots.Seat("cuda:1 1", "cuda:1")
+    assert seat.placed(WorkerKey.of(run)).device == "cuda:1"
+    assert not seat.takes(SimpleNamespace(config=replace(run, device="cuda:0")))  # type: ignore[arg-type]
+
+
+def test_the_energy_and_memory_of_the_card_that_a_worker_sees(host: Host) -> None:
+    """Catches: the counter of another card; millijoules for joules; a reading of a card that has none, or
+    where nobody knows which of several is ours; the memory of another process."""
+    host(T4, H100)
+    card = energy.own_card({cards.VISIBLE: "GPU-aaaa"})
+    assert card is not None and (card.of, card.driver) == ("H100", "570.1")
+    assert card.passed({"card": 1_000_000}, card.read() | {"card": 3_500_000}) == 2.5
+    assert card.read() == {"card": 1_000_000}
+    assert card.process_mb() == 512.0
+    assert energy.own_card({}) is None and energy.own_card({cards.VISIBLE: "GPU-zz"}) is None
+    silent = energy.Meter(energy.own_card({cards.VISIBLE: "0"}))
+    silent.begin()
+    assert silent.end() == {} and silent.describe() == {"source": "n/a"}
+    host(H100)
+    alone = energy.own_card({})
+    assert alone is not None and alone.of == "H100"

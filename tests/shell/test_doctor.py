@@ -1,0 +1,431 @@
+"""`evenbench doctor`, the matrix limits, and the share of them that runs reach.
+
+The command and the workers are the real ones; what is broken is broken in the faulty framework, in a folder,
+or in a tree of files that stands for what the system says of itself.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.core.machine import host as machine
+from harness.core.machine import matmul
+from harness.core.machine.host import Device, Limit, Ticks
+from harness.core.machine.precision import ON_CPU
+from harness.shell.doctor import doctor_command, host
+from harness.shell.doctor import frameworks as installed
+from harness.shell.doctor.timings import verdict
+from harness.shell.environment.cards import cards
+from tests.support.command_place import FAULTY, FAULTY_SWEEP, ROOT, Place, end, left_clean
+
+CPU = Device("cpu", "EPYC", 2, "x86_64", (), {"torch": "2.13.0"})
+LIMIT = Limit("float32", 1, 100.0, 512, "torch", "2026-01-01", 0.5, disturbed=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Path) -> Iterator[Place]:
+    with left_clean(Place(tmp_path, template)) as place:
+        yield place
+
+
+@dataclass
+class Alone:
+    """A project whose only framework is the faulty one, to which others can be added."""
+
+    folder: Path
+    capture: pytest.CaptureFixture[str]
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def add(self, name: str, **changes: str) -> None:
+        """A framework as the faulty one, with other values in its file."""
+        text = (FAULTY / "conf/framework/faulty.yaml").read_text()
+        for key, value in {"name": name, **changes}.items():
+            text = re.sub(rf"(?m)^{key}:.*$", f"{key}: {value}", text)
+        (self.folder / "framework" / f"{name}.yaml").write_text(text)
+
+    def doctor(self) -> tuple[int, dict[str, Any]]:
+        """The exit status and the findings."""
+        status = doctor_command(self.results, [self.folder], as_json=True, again=False)
+        return status, json.loads(self.capture.readouterr().out)
+
+
+@pytest.fixture
+def alone(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Alone:
+    (tmp_path / "framework").mkdir()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(FAULTY))))
+    monkeypatch.setenv("FAULTS", str(tmp_path / "faults.json"))
+    alone = Alone(tmp_path, capsys)
+    alone.add("faulty")
+    return alone
+
+
+def doctor(place: Place) -> tuple[int, dict[str, Any], str]:
+    """The exit status, the findings and everything that was printed."""
+    status, printed = end(place.start("doctor", "--json"))
+    assert "\n{\n" in printed, printed
+    return status, json.loads(printed[printed.index("\n{\n") :]), printed
+
+
+def broken(found: dict[str, Any]) -> list[str]:
+    return [problem["what"] for problem in found["problems"] if problem["broken"]]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+def test_a_sound_machine(place: Place) -> None:
+    """Catches: an import time that is none, a framework that is left out or called broken, a limit of a
+    precision or a thread count that is missing; progress among the JSON."""
+    status, found, printed = doctor(place)
+    assert status == 0 and found["well"], printed
+    states = {state["name"]: state for state in found["frameworks"]}
+    assert set(states) == {"torch", "keras", "keras_jax", "keras_torch", "faulty"}
+    for state in states.values():
+        assert state["works"] == (None not in state["versions"].values()), state
+        if state["works"]:
+            assert state["import_s"] > 0 and state["executions"] and state["devices"].keys() >= {"cpu"}
+        else:
+            assert state["install"].startswith("pip install ")
+    limits = {(one["limit"]["precision"], one["limit"]["threads"]): one for one in found["limits"]}
+    threads = {1, machine.usable_cores()}
+    assert set(limits) == {(precision, count) for precision in ON_CPU for count in threads}
+    assert all(one["new"] and one["limit"]["gflops"] > 0 for one in limits.values())
+    noise = found["noise"]
+    assert noise["ratio"]["low"] <= noise["ratio"]["estimate"] <= noise["ratio"]["high"]
+    assert noise["verdict"].startswith("quiet:" if noise["quiet"] else "noisy:")
+    assert found["storage"]["writable"] and found["storage"]["tracked"] == 0
+
+
+def test_limits_are_measured_once_or_again(alone: Alone, own_cache: Path) -> None:
+    """Catches: limits that are measured though they are known, or not though that was asked for; a lower one
+    in place of a higher one; a table without them, or without what else was found."""
+    assert all(one["new"] for one in alone.doctor()[1]["limits"])
+    (path,) = (alone.results / "machine").glob("*.json")
+    kept = json.loads(path.read_text())
+    for limit in kept["limits"]:
+        limit["gflops"] = 1e6 if limit["precision"] == "float32" else 1e-3
+        limit["disturbed"] = limit["threads"] > 1
+    path.write_text(json.dumps(kept))
+    (own_cache / "machine" / path.name).write_text(json.dumps(kept))
+    assert doctor_command(alone.results, [alone.folder], as_json=False, again=False) == 0
+    printed, told = alone.capture.readouterr()
+    assert "1,000,000.0" in printed and "threads=1" not in told
+    assert machine.usable_cores() == 1 or "measuring the matrix limit: cpu, float64, threads=" in told
+    for word in (
+        "faulty",
+        "numpy",
+        "processor",
+        "Matrix limit",
+        "A/A ratio",
+        "MLflow store",
+        "not there yet",
+    ):
+        assert word in printed
+    assert doctor_command(alone.results, [alone.folder], as_json=True, again=True) == 0
+    for one in json.loads(alone.capture.readouterr().out)["limits"]:
+        best = one["limit"]["gflops"]
+        assert best == 1e6 if one["limit"]["precision"] == "float32" else best > 0.01
+
+
+def test_a_framework_that_cannot_be_imported(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: packages that are there taken for a framework that works, exit status 0, a problem without
+    its reason, a command that ends there."""
+    monkeypatch.setenv("AT_IMPORT", "raise")
+    status, found = alone.doctor()
+    (problem, nothing) = broken(found)
+    assert status == 1 and "libnumbers.so.7: cannot open shared object file" in problem
+    assert nothing == "no framework works"
+    (state,) = found["frameworks"]
+    assert not state["works"] and state["versions"]["numpy"]
+    assert found["noise"] is None and found["limits"] == []
+
+
+def test_what_is_missing_is_named_with_the_command_that_brings_it(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a package that is not installed taken for something broken while another framework works; a
+    worker started for it, whose traceback says less; no word on what to install, and where."""
+    monkeypatch.setenv("AT_MULTIPLY", "raise")  # nothing is measured, which takes the time
+    alone.add("absent", distributions="[numpy, nonumpy]")
+    alone.add("elsewhere", distributions="[nonumpy]", python=sys.executable)
+    status, found = alone.doctor()
+    states = {state["name"]: state for state in found["frameworks"]}
+    assert status == 0 and states["faulty"]["works"]
+    assert states["absent"]["versions"]["nonumpy"] is None and states["absent"]["versions"]["numpy"]
+    assert (states["absent"]["works"], states["absent"]["install"]) == (False, "pip install nonumpy")
+    assert states["elsewhere"]["install"] == f"{sys.executable} -m pip install nonumpy"
+    alone.add("nowhere", python="/no/python")
+    status, found = alone.doctor()
+    (problem,) = broken(found)
+    assert status == 1 and "'/no/python' can't be run as an interpreter" in problem
+
+
+def test_the_extra_that_brings_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a package by its own name, in whatever version is the newest, where an extra of ours has the
+    one that was tried; the extra of another framework's card, which brings gigabytes; extras for cards and
+    for developers recommended to all."""
+    required = ["numpy>=2", 'nonumpy==1.*; extra == "old"', 'nonumpy[card]; extra == "gpu-old"']
+    required += ['nonumpy; extra == "dev"', 'numpy; extra == "there"']
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: required)
+    assert installed.install(["nonumpy"], None) == "pip install 'evenbench[old]'"
+    assert installed.install(["nonumpy"], "/a/python") == "/a/python -m pip install nonumpy"
+    assert installed.missing_extras(with_card=False) == {"old": "pip install 'evenbench[old]'"}
+    assert set(installed.missing_extras(with_card=True)) == {"old", "gpu-old"}
+
+
+def test_what_cannot_be_measured_is_a_problem_and_no_crash(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: an error in a worker that ends the command, or that leaves it waiting."""
+    monkeypatch.setenv("AT_MULTIPLY", "raise")
+    status, found = alone.doctor()
+    said = [problem["what"] + problem["advice"] for problem in found["problems"]]
+    assert status == 0 and found["limits"] == [] and found["noise"] is None
+    assert any("cpu in float64" in text and "the numbers are wrong" in text for text in said), said
+
+
+def test_results_that_cannot_be_kept(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a results folder or a database that nothing can be written to, found out after the first run;
+    limits that are measured and lost."""
+    alone.results.mkdir()
+    (alone.results / "mlflow.db").write_text("no database")
+    with monkeypatch.context() as unmeasured:
+        unmeasured.setenv("AT_MULTIPLY", "raise")  # which takes the time
+        (problem,) = broken(alone.doctor()[1])
+    assert "can't be read: file is not a database" in problem
+    (alone.results / "mlflow.db").unlink()
+    (alone.folder / "file").write_text("")
+    status = doctor_command(alone.folder / "file/results", [alone.folder], as_json=True, again=False)
+    found = json.loads(alone.capture.readouterr().out)
+    assert status == 1 and "can't be written to: Not a directory" in broken(found)[0]
+    assert not found["storage"]["writable"] and found["limits"] == []
+
+
+def test_a_limit_is_the_highest_rate_whatever_disturbs_the_machine() -> None:
+    """Catches: a mean for a maximum, operations counted as n^3 or without their unit, sizes given up because
+    the first of them was disturbed, a size that takes seconds."""
+    asked: list[int] = []
+
+    def multiply(size: int, repeats: int) -> list[float]:
+        """100 GFLOP/s at 512 rows, less at others; the smallest is disturbed, and one in three of all."""
+        asked.append(size)
+        rate = {128: 1e8, 256: 5e10, 512: 1e11}.get(size, 2e10)
+        product_s = 2 * size**3 / rate
+        return [product_s * (1 if number % 3 == 1 else 7) for number in range(repeats)]
+
+    found = matmul.peak(multiply)
+    assert found.size == 512 and found.gflops == pytest.approx(100.0)
+    assert max(asked) == 1024  # 2048 rows take 0.17 s at the best rate
+
+
+@pytest.mark.parametrize(("own", "low", "high"), [(0.001, 0.0002, 0.003), (0.05, 0.02, 0.12)])
+def test_the_noise_is_that_of_the_times(own: float, low: float, high: float) -> None:
+    """Catches: a verdict that is the same for all machines; pairs that are torn apart, so that a slow drift
+    looks like noise; a blur of many pairs that is no narrower than that of a few."""
+    random, clock = np.random.default_rng(0), iter(range(10**9))
+
+    def multiply(size: int, repeats: int) -> list[float]:
+        return [0.015 * (1 + next(clock) / 500) * random.lognormal(0.0, own) for _ in range(repeats)]
+
+    noise = matmul.noise(multiply, threads=1)
+    assert low < noise.blur < high and noise.blur_of_all < noise.blur
+    assert noise.quiet == (own < 0.01)
+    assert verdict(noise).startswith("quiet" if noise.quiet else "noisy")
+    assert f"±{noise.blur:.1%}" in verdict(noise)
+    assert noise.part_s == pytest.approx(0.015 * 1.12, rel=0.1)
+
+
+def test_limits_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
+    """Catches: the limit of another processor, version, precision or number of threads; a lower one that
+    takes the place of a higher one, or pushes others out; a file that can't be read, for good."""
+    machine.keep(tmp_path, CPU, LIMIT)
+    assert machine.limit(tmp_path, CPU, "float32", 1) == LIMIT
+    for other in ({"cpu": "Xeon"}, {"cores": 4}, {"device": "cuda"}, {"versions": {"torch": "2.14.0"}}):
+        assert machine.limit(tmp_path, replace(CPU, **other), "float32", 1) is None
+    assert machine.limit(tmp_path, CPU, "float64", 1) is None
+    assert machine.limit(tmp_path, CPU, "float32", 2) is None
+    machine.keep(tmp_path, CPU, replace(LIMIT, threads=2, gflops=190.0))
+    assert machine.keep(tmp_path, CPU, replace(LIMIT, gflops=90.0)) == LIMIT
+    assert machine.keep(tmp_path, CPU, replace(LIMIT, gflops=110.0)).gflops == 110.0
+    assert {known.gflops for known in machine.limits(tmp_path, CPU)} == {110.0, 190.0}
+    assert [path.name for path in (tmp_path / "machine").iterdir()] == [f"{CPU.id}.json"]
+    for text in ("{", "[]", '{"device": 1}'):
+        (tmp_path / f"machine/{CPU.id}.json").write_text(text)
+        assert machine.limit(tmp_path, CPU, "float32", 1) is None
+        machine.keep(tmp_path, CPU, LIMIT)
+        assert machine.limit(tmp_path, CPU, "float32", 1) == LIMIT
+
+
+def test_a_limit_that_was_disturbed_counts_until_a_better_one_is_there(tmp_path: Path) -> None:
+    """Catches: a limit of a busy machine that stays for good; one that is called disturbed though a quiet
+    measurement has shown no higher one."""
+    busy = replace(LIMIT, disturbed=True)
+    assert machine.keep(tmp_path, CPU, busy) == busy
+    assert machine.keep(tmp_path, CPU, replace(busy, gflops=101.0)).disturbed
+    assert machine.keep(tmp_path, CPU, LIMIT) == replace(LIMIT, gflops=101.0)
+    assert machine.keep(tmp_path, CPU, replace(busy, gflops=90.0)) == replace(LIMIT, gflops=101.0)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_run_says_which_share_of_the_limit_it_reached(place: Place) -> None:
+    """Catches: a share of another device's limit, or the wrong way round; a limit that each run measures, or
+    that `limit=off` measures; one that changes which run it is; frameworks held against different numbers."""
+    request = ("-m", "framework=torch", "data=iris", "train.epochs=1", "study=shares")
+    status, printed = end(place.start(*request, "limit=off"))
+    assert status == 0 and "multiplied" not in printed and " share " not in printed, printed
+    assert not (place.results / "machine").exists()
+    assert all("speed/share_of_limit" not in run.result["metrics"] for run in place.runs())
+    status, printed = end(place.start(*request, "framework=torch,faulty", "certify=off", "optimizer=sgd"))
+    assert status == 0 and printed.count("matrices are multiplied at up to") == 1, printed
+    assert " share " in printed
+    (path,) = (place.results / "machine").glob("*.json")
+    (limit,) = json.loads(path.read_text())["limits"]
+    assert (limit["precision"], limit["threads"], limit["framework"]) == ("float32", 1, "torch")
+    later = [run for run in place.runs() if run.config["limit"] == "auto"]
+    assert len(later) == 2
+    for run in later:
+        metrics = run.result["metrics"]
+        share = metrics["speed/gflops"] / limit["gflops"]
+        assert metrics["speed/share_of_limit"] == pytest.approx(share)
+        assert 0 < share < 1.05
+    path.write_text(path.read_text().replace('"disturbed": true', '"disturbed": false'))
+    status, printed = end(place.start(*request, "seed=0,1"))
+    assert status == 0 and "multiplied" not in printed, printed
+    assert "1 runs finished before" in printed or "1 run finished before" in printed, printed
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_without_a_limit_runs_go_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a run that is lost because of a number beside it; a try for each run of a sweep."""
+    sweep = [word for word in FAULTY_SWEEP if word != "limit=off"]
+    monkeypatch.setenv("AT_MULTIPLY", "raise")
+    # a card that the command is told of and torch does not see
+    tree(place.folder, {"pynvml.py": NVML.format(broken="False")})
+    status, printed = end(place.start("-m", *sweep, "seed=0,1", "device=cuda:1"))
+    assert status == 0 and printed.count("how fast matrices are multiplied can't be measured") == 1, printed
+    assert all("speed/share_of_limit" not in run.result["metrics"] for run in place.runs())
+
+
+def tree(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `proc`, `sys` and `dev` that stand for the system's."""
+    for name in ("PROC", "SYS", "DEV"):
+        monkeypatch.setattr(machine, name, tmp_path / name.lower())
+    return tmp_path
+
+
+def test_a_system_that_says_nothing(system: Path) -> None:
+    """Catches: a crash, or a guess, where there is no such file, as on other systems and in containers."""
+    assert machine.cpu_model()
+    assert machine.quota() is None and machine.memory_mb() is None and machine.ticks() is None
+    assert machine.steal_since(None) is None and machine.room_since(None, 1.0, 1.0) is None
+    assert machine.cards() == () and machine.governors() == () and machine.energy_counters() == {}
+
+
+def test_what_the_system_says(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: pages taken for kilobytes, the guests' time counted twice, idle time taken for work or steal,
+    the quota of the own group without that of a group above it, a counter that only root may read taken for
+    one that can be read, a governor of one core taken for that of all."""
+    tree(
+        system,
+        {
+            "proc/cpuinfo": "processor\t: 0\nmodel name\t: EPYC 9\nprocessor\t: 1\nmodel name\t: EPYC 9\n",
+            "proc/meminfo": "MemTotal: 1000000 kB\nMemFree: 1 kB\nMemAvailable: 500000 kB\n",
+            "proc/stat": "cpu  100 0 100 700 0 0 0 100 100 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n",
+            "proc/self/cgroup": "0::/jobs/mine\n",
+            "proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA A100\nIRQ: 1\n",
+            "sys/fs/cgroup/jobs/mine/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/jobs/cpu.max": "150000 100000\n",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance\n",
+            "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "powersave\n",
+            "sys/class/powercap/intel-rapl:0/energy_uj": "12345\n",
+            "sys/class/powercap/intel-rapl:0/name": "package-0\n",
+            "sys/class/powercap/intel-rapl:1/name": "package-1\n",
+        },
+    )
+    (system / "sys/class/powercap/intel-rapl:1/energy_uj").mkdir()  # not even root can read it
+    assert machine.cpu_model() == "EPYC 9"
+    assert machine.memory_mb() == (1024.0, 512.0)
+    assert machine.quota() == 1.5
+    monkeypatch.setattr(machine, "allowed_cores", lambda: list(range(8)))
+    assert machine.usable_cores() == 1
+    assert machine.cards() == ("NVIDIA A100",)
+    before = machine.ticks()
+    assert before == Ticks(1000, 700, 100)
+    tree(system, {"proc/stat": "cpu  140 0 100 710 10 0 0 140 100 0\n"})
+    assert machine.steal_since(before) == 0.4
+    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    assert machine.room_since(before, wall_s=2.0, cpu_s=1.0) == pytest.approx(2.5)  # 2 idle, half of one ours
+    assert machine.energy_counters() == {"intel-rapl:0 package-0": True, "intel-rapl:1 package-1": False}
+    assert machine.governors() == ("performance", "powersave")
+    said = "\n".join(problem.what for problem in host.host()[1])
+    for part in ("1.5 of 8 cores", "governor powersave", "512 MB of memory", "intel-rapl:1 package-1"):
+        assert part in said, said
+    assert "intel-rapl:0" not in said
+
+
+def test_the_quota_of_the_first_version_of_control_groups(system: Path) -> None:
+    """Catches: sixteen threads on the two cores that a container has."""
+    group = "sys/fs/cgroup/cpu/docker/abc/cpu.cfs"
+    tree(system, {f"{group}_quota_us": "200000\n", f"{group}_period_us": "100000\n"})
+    tree(system, {"proc/self/cgroup": "5:memory:/else\n4:cpu,cpuacct:/docker/abc\n"})
+    assert machine.quota() == 2.0
+    tree(system, {f"{group}_quota_us": "-1\n"})
+    assert machine.quota() is None
+
+
+NVML = """
+class NVMLError(Exception): pass
+class Memory: total = 80_000_000_000
+def nvmlInit():
+    if {broken}: raise NVMLError("no driver")
+def nvmlShutdown(): pass
+def nvmlSystemGetDriverVersion(): return b"570.1"
+def nvmlDeviceGetCount(): return 2
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetName(handle): return f"H100 {{handle}}"
+def nvmlDeviceGetUUID(handle): return f"GPU-{{handle}}"
+def nvmlDeviceGetCudaComputeCapability(handle): return 9, 0
+def nvmlDeviceGetMemoryInfo(handle): return Memory
+def nvmlDeviceGetTotalEnergyConsumption(handle):
+    if handle: raise NVMLError("not supported")
+    return 1
+"""
+
+
+def test_cards(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: cards that are lost because the library or its driver is not there; an energy reading that is
+    promised of a card that has none; a name in bytes."""
+    monkeypatch.syspath_prepend(str(system))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    tree(system, {"pynvml.py": NVML.format(broken="False")})
+    first, second = cards()
+    assert (first.name, first.driver, first.memory_mb, first.energy) == ("H100 0", "570.1", 80_000.0, True)
+    assert (first.id, first.capability) == ("GPU-0", (9, 0))
+    assert second.energy is False
+    monkeypatch.delitem(sys.modules, "pynvml")
+    tree(system, {"pynvml.py": NVML.format(broken="not False"), "dev/nvidia0": "", "dev/nvidiactl": ""})
+    (card,) = cards()
+    assert (card.name, card.driver, card.energy) == ("NVIDIA nvidia0", None, None)

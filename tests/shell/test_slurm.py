@@ -1,0 +1,266 @@
+"""Sweeps in Slurm jobs: as processes of this machine, and with a Slurm of our own where its programs are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.shell.engines.cluster.mailbox import Mailbox, SilenceError
+from harness.shell.engines.cluster.options import SlurmOptions
+from harness.shell.engines.cluster.protocol import Need
+from harness.shell.engines.cluster.slurm import parameters
+from tests.support.clusters import EPOCHS, RUNS, SWEEP, check_done_once_more, kill_tree, two_under_way
+from tests.support.command_place import Place, check_consistent, end, left_clean, wait_until
+
+pytest.importorskip("submitit", reason="the extra 'slurm' is not installed")
+
+JOBS = ("hydra/launcher=slurm", "hydra.launcher.jobs=2", "hydra.launcher.silence_s=10")
+LOCAL = (*JOBS, "hydra.launcher.cluster=local")
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Path) -> Iterator[Place]:
+    with left_clean(Place(tmp_path, template)) as place:
+        place.suffer({"*": "slow"})
+        yield place
+
+
+def job_of_a_run(place: Place) -> int:
+    """The process of the job in which the first run that is under way goes on."""
+    run = next(run for run in place.runs() if run.status is None)
+    parents = psutil.Process(run.pid).parents()
+    return next(parent.pid for parent in parents if "submitit.local._local" in " ".join(parent.cmdline()))
+
+
+def check_clean(place: Place) -> None:
+    """Nothing is left running, or lying about."""
+    wait_until(lambda: not place.processes())
+    for folder in place.temporary.glob(
+        "evenbench-node-*"
+    ):  # of a job that was killed: the next one removes it
+        shutil.rmtree(folder)
+    check_consistent(place)
+
+
+@pytest.mark.slow
+def test_a_job_that_dies(place: Place) -> None:
+    """Catches: a sweep that ends, hangs or leaves a run out when a job dies; a run that starts anew though
+    its checkpoint came back; a lost attempt that nobody is told of; a folder that stays in the results."""
+    process = place.sweep(*LOCAL, *SWEEP)
+    wait_until(lambda: two_under_way(place), process)
+    kill_tree(job_of_a_run(place))
+    status, printed = end(process)
+    assert status == 0, printed
+    check_done_once_more(place, printed)
+    assert len({run.pid for run in place.runs()}) < RUNS + 1  # workers stay warm
+    assert list((place.results / "slurm").iterdir()) == []
+    check_clean(place)
+
+
+@pytest.mark.slow
+def test_a_run_whose_job_died_too_often(place: Place) -> None:
+    """Catches: a run that is tried for ever; one that is left without a result, or without a reason."""
+    process = place.sweep(*LOCAL, *SWEEP, "hydra.launcher.retries=0")
+    wait_until(lambda: two_under_way(place), process)
+    kill_tree(job_of_a_run(place))
+    status, printed = end(process)
+    assert status == 1, printed
+    runs = place.runs()
+    assert sorted(str(run.status) for run in runs) == ["finished"] * (RUNS - 1) + ["killed"]
+    (lost,) = [run for run in runs if run.status == "killed"]
+    assert lost.result["error"]["type"] == "node"
+    assert "was lost in the middle of the run" in lost.result["error"]["message"]
+    assert lost.attempts == []
+    check_clean(place)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped(place: Place) -> None:
+    """Catches: jobs and workers that go on after Ctrl-C or after the death of the command, runs without an
+    end, a command that can't go on."""
+    process = place.sweep(*LOCAL, *SWEEP)
+    wait_until(lambda: two_under_way(place), process)
+    os.killpg(process.pid, signal.SIGINT)
+    status, printed = end(process)
+    assert (status, "Traceback" in printed) == (130, False), printed
+    assert [run.result["error"]["type"] for run in place.runs()] == ["interrupted"] * 2
+    check_clean(place)
+    process = place.sweep(*LOCAL, *SWEEP)
+    wait_until(lambda: two_under_way(place), process)
+    process.kill()
+    end(process)
+    wait_until(lambda: not place.processes())  # the jobs hear nothing more
+    status, printed = end(place.sweep(*LOCAL, *SWEEP))
+    assert status == 0, printed
+    for run in place.runs():
+        assert [event.get("epoch") for event in run.events] == [None, *range(1, EPOCHS + 1)]
+    check_clean(place)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("hydra.launcher.jobs=0", "hydra.launcher.cluster=loca"), "did you mean 'local'?"),
+        (("workers=2",), "workers=1 hydra.launcher.jobs=<number>"),
+        (("threads=1,2",), "the runs differ in threads, and 4 jobs may share a node"),
+        (("pin=true",), "runs are pinned on this machine alone"),
+    ],
+)
+def test_mistakes(place: Place, arguments: tuple[str, ...], said: str) -> None:
+    """Catches: a wrong option that is found after an hour in a queue, or that Hydra's traceback tells of."""
+    local = "hydra.launcher.cluster=local"
+    own = () if any(text.startswith("hydra.launcher.cluster") for text in arguments) else (local,)
+    status, printed = end(place.sweep("hydra/launcher=slurm", *own, *arguments))
+    assert status == 2
+    assert said in " ".join(printed.split()) and "Traceback" not in printed, printed
+    assert place.runs() == []
+
+
+def test_what_a_job_is_asked_for() -> None:
+    """Catches: an option that never reaches sbatch; a job that Slurm starts a second time by itself."""
+    options = SlurmOptions(
+        partition="gpu", account="lab", time_minutes=30, memory_gb=1.5, exclusive=True, setup=("module x",)
+    )
+    asked = parameters(options, Need(4, gpu=True))
+    assert asked == {
+        "job_name": "evenbench",
+        "time": 30,
+        "ntasks_per_node": 1,
+        "cpus_per_task": 4,
+        "additional_parameters": {"no_requeue": True},
+        "partition": "gpu",
+        "account": "lab",
+        "mem": "1536M",
+        "exclusive": True,
+        "gpus_per_node": 1,
+        "setup": ["module x"],
+    }
+    assert not {"partition", "exclusive", "gpus_per_node"} & set(parameters(SlurmOptions(), Need(1, False)))
+
+
+def test_a_mailbox(tmp_path: Path) -> None:
+    """Catches: half a line that is read as a whole one, a message twice or not at all, silence that nobody
+    notices, a wait that ends though the other side lives."""
+    into, out = tmp_path / "into", tmp_path / "out"
+    mailbox = Mailbox(into, out, None)
+    assert mailbox.receive() is None
+    into.write_text('{"a": 1}\n{"event": "pulse"}\n{"b": 2}\n{"c"')
+    assert [mailbox.receive() for _ in range(3)] == [{"a": 1}, {"b": 2}, None]
+    with into.open("a") as file:
+        file.write(": 3}\n")
+    assert [mailbox.receive(), mailbox.receive()] == [{"c": 3}, None]
+    mailbox.silence_s = 0.0
+    time.sleep(0.01)
+    with pytest.raises(SilenceError):
+        mailbox.receive()
+    mailbox.silence_s = 60.0
+    assert mailbox.receive() is None
+    mailbox.send({"d": 4})
+    mailbox.close()
+    other = Mailbox(out, into, None)
+    assert other.receive() == {"d": 4}
+    other.close()
+
+
+CONF = """\
+ClusterName=evenbench
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmdPort={other_port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+SlurmdParameters=config_overrides
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Slurm of one node, this machine, with its own keys and ports, and without accounting."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        needed = ", ".join(["root"] * (os.geteuid() != 0) + missing)
+        pytest.skip(f"needs {needed} (Debian: slurmctld slurmd slurm-client munge)")
+    # a socket's path may have 107 letters, fewer than pytest's folders
+    with tempfile.TemporaryDirectory(prefix="slurm-") as name, contextlib.ExitStack() as daemons:
+        folder = Path(name)
+        host, ports = platform.node(), {"port": free_port(), "other_port": free_port()}
+        (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, **ports))
+        (folder / "key").write_bytes(os.urandom(1024))
+        (folder / "key").chmod(0o400)
+        monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        files = {"key-file": "key", "socket": "munge.socket", "seed-file": "seed", "pid-file": "pid"}
+        options = [f"--{option}={folder / file}" for option, file in files.items()]
+        for command in (
+            ["munged", "--foreground", "--force", *options],
+            ["slurmctld", "-D"],
+            ["slurmd", "-D"],
+        ):
+            daemons.enter_context(_daemon(command))
+            if command[0] == "munged":
+                wait_until((folder / "munge.socket").exists)
+        wait_until(lambda: "idle" in subprocess.run(["sinfo", "-h"], capture_output=True, text=True).stdout)
+        yield
+
+
+@contextlib.contextmanager
+def _daemon(command: list[str]) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_real_slurm(place: Place, slurm: None) -> None:
+    """Catches: a job that Slurm does not take, one that waits for accounting that is not there, a cancelled
+    job whose run is lost, jobs that stay in the queue."""
+    process = place.sweep(*JOBS, *SWEEP)
+    wait_until(lambda: two_under_way(place), process)
+    asked = ["squeue", "--noheader", "--format", "%i"]
+    first, *more = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    assert len(more) == 1
+    subprocess.run(["scancel", first], check=True)
+    status, printed = end(process)
+    assert status == 0, printed
+    check_done_once_more(place, printed)
+    wait_until(lambda: not subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
+    check_clean(place)

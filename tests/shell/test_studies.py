@@ -1,0 +1,400 @@
+"""Studies as people handle them: listed, looked at, shared, removed; and removed again after a kill.
+
+Runs are real ones of the framework of tests/support/faulty where it matters how a command leaves them, and
+run folders as test_tracking makes them where it doesn't. MLflow is a real SQLite store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from harness.core.runs.run_folder import RunFolder, write_json
+from harness.core.storage import locks
+from harness.core.validation import ConfigError
+from harness.shell.commands import main
+from harness.shell.studies.listing import print_studies, print_study, studies
+from harness.shell.studies.members import load_outcomes
+from harness.shell.studies.removal import carry_out, plan
+from harness.shell.tracking import run_links
+from harness.shell.tracking.store import Store, open_store
+from harness.shell.tracking.sync import Synced, sync
+from harness.shell.tracking.tracker import study_lock
+from tests.support.command_place import Place, check_consistent, end, left_clean
+from tests.support.compose import composing, config_of
+
+ROOT = Path(__file__).resolve().parents[2]
+T0 = 1_760_000_000_000
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[dict[str, Any]]:
+    """A real configuration, plain."""
+    with composing():
+        yield config_of("data=iris").to_plain()
+
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(results: Path, plain: dict[str, Any]) -> Make:
+    """`make("a1", "first", seed=1)`: the folder of a run; `status=None` for one that has not ended."""
+
+    def run(
+        run_id: str, study: str, status: str | None = "finished", data: str = "iris", **keys: Any
+    ) -> Path:
+        folder = RunFolder(results / "runs" / run_id)
+        config = {**plain, "study": study, "results_dir": str(results), **keys}
+        file = f"data/{data}.npz"
+        (results / "data").mkdir(exist_ok=True)
+        (results / file).write_bytes(b"rows")
+        folder.write_job({"run_id": run_id, "study": study, "config": config, "data_file": file})
+        events = [{"event": "epoch", "epoch": n, "time_ms": T0 + 1000 * n} for n in (1, 2)]
+        for event in events:
+            folder.append_event({**event, "metrics": {"val/loss": 1.0}})
+        if status is not None:
+            error = None if status == "finished" else {"type": "exit", "message": "exited with [bold]3"}
+            metrics = {} if error else {"test/accuracy": 0.75, "time/train_s": 1.5, "speed/step_ms": 1.0}
+            result = {
+                "run_id": run_id,
+                "status": status,
+                "error": error,
+                "metrics": metrics,
+                "epochs": events,
+            }
+            (folder.path / "weights.npz").write_bytes(b"w" * 1000)
+            write_json(folder.path / "result.json", result)
+        return folder.path
+
+    return run
+
+
+def active(store: Store, kind: str = "trial") -> dict[str, dict[str, str]]:
+    """The tags of MLflow's active runs, by run id or by study."""
+    found = store.client.search_runs([store.experiment_id], f"tags.kind = '{kind}'")
+    return {run.data.tags["run_id" if kind == "trial" else "study"]: run.data.tags for run in found}
+
+
+def files(results: Path) -> set[str]:
+    """What is left in the folders that runs fill."""
+    return {
+        str(path.relative_to(results))
+        for top in ("runs", "data", "artifacts", "searches", ".removed")
+        for path in (results / top).rglob("*")
+        if path.is_file()
+    }
+
+
+# -- looking ------------------------------------------------------------------------------------
+
+
+def test_ls_counts_runs_by_how_they_stand(
+    make: Make, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: a run that goes on counted as one that was killed or the other way round, sizes without what
+    lies deeper, times of the file system in place of the runs' own, the last study not at the end."""
+    make("a1", "first", seed=1)
+    failed = make("a2", "first", "failed", seed=2)
+    (failed / "attempts" / "1").mkdir(parents=True)
+    (failed / "attempts" / "1" / "weights.npz").write_bytes(b"w" * 5_000_000)
+    make("a3", "first", None, seed=3)
+    going = make("a4", "first", None, seed=4)
+    RunFolder(make("b1", "second")).append_event({"event": "epoch", "time_ms": T0 + 60_000})
+    with locks.held(going / "lock"):
+        first, second = studies(results)
+        assert main.main(["study", "ls", "--results-dir", str(results)]) == 0
+    assert (first.name, second.name) == ("first", "second")
+    assert first.runs == {"finished": 1, "failed": 1, "unfinished": 1, "running": 1}
+    assert (first.models, first.frameworks) == (["fnn"], ["torch"])
+    assert (first.first_s, first.last_s, second.last_s) == (T0 / 1e3 + 1, T0 / 1e3 + 2, T0 / 1e3 + 60)
+    assert 5.0 < first.size_mb < 5.1
+    printed = capsys.readouterr().out
+    assert "1 finished, 1 failed, 1 unfinished, 1 running" in printed
+    print_studies(results, as_json=True)
+    assert [study["name"] for study in json.loads(capsys.readouterr().out)] == ["first", "second"]
+
+
+def test_show_parts_what_runs_share_from_what_differs(
+    make: Make, results: Path, plain: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: an axis told as shared or left out, a seed that hides, a reason swallowed as markup, a job of
+    another version that stops the command."""
+    fast = {**plain["optimizer"], "learning_rate": 0.01}
+    make("a1", "first", seed=1)
+    make("a2", "first", "failed", seed=2, optimizer=fast)
+    make("a3", "first", None, seed=2, key_of_a_later_version=7)
+    print_study(results, "first", as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert [run["axes"]["optimizer.learning_rate"] for run in said["runs"]] == ["0.001", "0.01", "0.001"]
+    assert [run["axes"]["seed"] for run in said["runs"]] == ["1", "2", "2"]
+    assert [run["status"] for run in said["runs"]] == ["finished", "failed", "unfinished"]
+    assert said["runs"][0]["score"] == 0.75
+    assert said["shared"]["repeat"] == "0" and said["shared"]["model"] == "fnn"
+    assert not {"seed", "optimizer.learning_rate"} & set(said["shared"])
+    assert main.main(["study", "show", "first", "--results-dir", str(results)]) == 0
+    printed = capsys.readouterr().out
+    assert "a2 failed: exit: exited with [bold]3" in printed
+    assert "data=iris" in printed and "accuracy 0.750" in printed
+
+
+@pytest.mark.parametrize("action", ["show", "rm"])
+def test_an_unknown_study_is_refused_with_the_nearest(
+    action: str, make: Make, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches: a traceback, an empty table, a removal of nothing that says that it went well."""
+    make("a1", "first")
+    assert main.main(["study", action, "frist", "--results-dir", str(results)]) == 2
+    assert "'frist' has no runs; did you mean 'first'?" in capsys.readouterr().err
+    assert main.main(["study", "lss"]) == 2
+    assert "did you mean 'ls'?" in capsys.readouterr().err
+
+
+# -- a run in several studies ---------------------------------------------------------------------
+
+
+def test_a_run_belongs_to_every_study_that_asked_for_it(tmp_path: Path) -> None:
+    """Catches: a study that loses a run to the next one that does it again, one that is left for good, half a
+    line that hides the next one."""
+    folder = RunFolder(tmp_path / "a1")
+    folder.write_job({"study": "first"})
+    assert folder.studies() == ["first"]
+    assert folder.join("second") and not folder.join("second") and not folder.join("first")
+    folder.write_job({"study": "third"})  # done again, with force=true
+    assert sorted(folder.studies()) == ["first", "second", "third"]
+    folder.leave("first")
+    folder.leave("third")
+    assert folder.studies() == ["second"]
+    with (folder.path / "studies.jsonl").open("a") as file:
+        file.write('\n{"study": "fou')
+    folder.join("fourth")
+    assert folder.studies() == ["second", "fourth"]
+    folder.write_job({"study": "first"})
+    assert folder.studies() == ["second", "fourth", "first"]
+
+
+def test_a_shared_run_is_seen_in_both_studies(make: Make, results: Path, store: Store) -> None:
+    """Catches: a second study without the run in its table or in MLflow, an MLflow run made anew for it
+    (which loses what people wrote there), a sync that finds something to do again and again."""
+    shared = make("a1", "first", seed=1)
+    make("b1", "second", seed=2)
+    assert sync(results, store) == Synced(added=2)
+    before = run_links.read_link(shared)
+    RunFolder(shared).join("second")
+    assert sync(results, store) == Synced(present=1, completed=1)
+    assert sync(results, store) == Synced(present=2)
+    link = run_links.read_link(shared)
+    assert before is not None and link is not None and link.run_id == before.run_id
+    assert len(load_outcomes(results, "first")) == 1
+    assert len(load_outcomes(results, "second")) == 2
+    assert {study.name: study.runs for study in studies(results)} == {
+        "first": {"finished": 1},
+        "second": {"finished": 2},
+    }
+    parents = active(store, "study")
+    assert json.loads(active(store)["a1"]["studies"]) == ["first", "second"]
+    query = parents["second"]["mlflow.note.content"].split("`")[1]
+    found = store.client.search_runs([store.experiment_id], query)
+    assert {run.data.tags["run_id"] for run in found} == {"a1", "b1"}
+    assert "mlflow.note.content" not in parents["first"]
+
+
+# -- removing --------------------------------------------------------------------------------------
+
+
+def test_rm_leaves_nothing_and_sync_brings_nothing_back(make: Make, results: Path, store: Store) -> None:
+    """Catches: a folder, an MLflow run, an artifact or a journal that stays, a data file that another study
+    needs and loses, one that nobody needs and that stays, another study touched."""
+    make("a1", "first", data="wine")
+    make("a2", "first", "failed")
+    make("a3", "first", None)
+    make("b1", "second")
+    (results / "searches" / "first").mkdir(parents=True)
+    (results / "searches" / "first" / "journal").write_text("{}")
+    sync(results, store)
+    run_links.forget(results / "runs" / "a2")
+    sync(results, store)  # done anew: MLflow has a deleted run too
+    kept = files(results)
+    assert carry_out(plan(results, "first")) == []
+    assert list(active(store)) == ["b1"] and list(active(store, "study")) == ["second"]
+    left = files(results)
+    assert left < kept
+    assert {path for path in left if not path.startswith("artifacts")} == {
+        "data/iris.npz",
+        *(path for path in kept if path.startswith("runs/b1/")),
+    }
+    assert len({path.split("/")[1] for path in left if path.startswith("artifacts")}) == 1
+    assert sync(results, store) == Synced(present=1)
+    assert list(active(store)) == ["b1"] and list(active(store, "study")) == ["second"]
+    with pytest.raises(ConfigError, match="'first' has no runs"):
+        plan(results, "first")
+
+
+def test_rm_keeps_a_run_that_another_study_has(make: Make, results: Path, store: Store) -> None:
+    """Catches: a run taken from a study that has it too; a child of a parent that was deleted."""
+    shared = make("a1", "first", data="wine")
+    make("a2", "first", data="wine")
+    RunFolder(shared).join("second")
+    sync(results, store)
+    found = plan(results, "first")
+    assert "1 run of second too: kept there" in "\n".join(found.lines())
+    carry_out(found)
+    assert [study.name for study in studies(results)] == ["second"]
+    tags, parents = active(store), active(store, "study")
+    assert list(parents) == ["second"]
+    parent = store.client.search_runs([store.experiment_id], "tags.kind = 'study'")[0].info.run_id
+    assert (tags["a1"]["study"], tags["a1"]["mlflow.parentRunId"]) == ("second", parent)
+    assert json.loads(tags["a1"]["studies"]) == ["second"]
+    assert (results / "data" / "wine.npz").exists()
+    assert sync(results, store) == Synced(present=1)
+
+
+def test_rm_refuses_what_a_process_works_on(make: Make, results: Path) -> None:
+    """Catches: a folder deleted under a worker, or a study under a sweep that is between two runs."""
+    folder = make("a1", "first", None)
+    with locks.held(folder / "lock"), pytest.raises(ConfigError, match="while a process works on run a1"):
+        plan(results, "first")
+    path = study_lock(results, "first")
+    path.parent.mkdir()
+    with locks.held(path), pytest.raises(ConfigError, match="while a process works on it"):
+        plan(results, "first")
+    found = plan(results, "first")
+    with locks.held(folder / "lock"):  # begun after it was asked
+        assert [run.run_id for run in carry_out(found)] == ["a1"]
+    assert folder.exists()
+
+
+def test_rm_keeps_data_while_another_sweep_goes_on(make: Make, results: Path) -> None:
+    """Catches: data deleted that a sweep needs for runs that it has not begun."""
+    make("a1", "first", data="wine")
+    path = study_lock(results, "second")
+    path.parent.mkdir()
+    with locks.held(path):
+        carry_out(plan(results, "first"))
+    assert (results / "data" / "wine.npz").exists()
+
+
+def test_rm_says_which_runs_started_from_what_goes(make: Make, results: Path, plain: dict[str, Any]) -> None:
+    """Catches: a run of another study that can't be done again, without a word."""
+    make("a1", "first")
+    make("b1", "second", init={**plain["init"], "from_run": "a1"})
+    make("c1", "third", init={**plain["init"], "from_run": "b1"})
+    said = "\n".join(plan(results, "first").lines())
+    assert "run b1 started from a1" in said and "c1" not in said
+    assert "started from" not in "\n".join(plan(results, "third").lines())
+
+
+def test_rm_asks_first(make: Make, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches: a removal without a question on a terminal, or without --yes where nobody can answer."""
+    make("a1", "first")
+    command = [sys.executable, "-m", "harness", "study", "rm", "first", "--results-dir", str(results)]
+    options: dict[str, Any] = {"cwd": ROOT, "text": True, "capture_output": True}
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, **options)
+    assert done.returncode == 2 and "--yes removes it without asking" in done.stderr
+    for answer, exists in (("n", True), ("", True), ("y", False)):
+        ours, theirs = pty.openpty()
+        os.write(ours, f"{answer}\n".encode())
+        done = subprocess.run(command, stdin=theirs, **options)
+        os.close(ours)
+        os.close(theirs)
+        assert done.returncode == 0, done.stderr
+        assert "study 'first': 1 run" in done.stdout and "Remove it?" in done.stdout
+        assert (results / "runs" / "a1").exists() == exists
+    make("a1", "first")
+    assert main.main(["study", "rm", "first", "--yes", "--results-dir", str(results)]) == 0
+    assert not (results / "runs" / "a1").exists()
+
+
+class Killed(BaseException):
+    """Nothing catches it, and the locks that it leaves are free, as after a kill."""
+
+
+def killed_after(calls: int, patch: pytest.MonkeyPatch) -> None:
+    """Let this process change so many things and no more: MLflow runs deleted, files and folders gone."""
+    left = calls
+
+    def stopping(owner: object, name: str) -> None:
+        function = getattr(owner, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return function(*arguments, **named)
+
+        patch.setattr(owner, name, call)
+
+    for owner, name in ((MlflowClient, "delete_run"), (os, "rename"), (os, "unlink"), (os, "rmdir")):
+        stopping(owner, name)
+
+
+@pytest.mark.slow
+def test_rm_that_is_killed_is_finished_by_the_next_one(make: Make, results: Path, tmp_path: Path) -> None:
+    """Catches: an order of deletions after which something stays that nobody can name any more, or which
+    `sync` makes whole again."""
+    make("a1", "first")
+    make("a2", "first", None)
+    RunFolder(make("a3", "first")).join("second")
+    make("b1", "second")
+    sync(results, open_store(results))
+    whole = tmp_path / "whole"
+    shutil.copytree(results, whole)
+    stop, ended = 0, False
+    while not ended:
+        shutil.rmtree(results)
+        shutil.copytree(whole, results)
+        with pytest.MonkeyPatch.context() as patch:
+            killed_after(stop, patch)
+            try:
+                carry_out(plan(results, "first"))
+                ended = True
+            except Killed:
+                pass
+        store = open_store(results)
+        counts = sync(results, store)  # whatever somebody does in between
+        assert (counts.added, counts.unreadable) == (0, 0), stop
+        with contextlib.suppress(ConfigError):  # nothing was left to do
+            assert carry_out(plan(results, "first")) == []
+        assert [study.name for study in studies(results)] == ["second"], stop
+        assert sorted(active(store)) == ["a3", "b1"] and list(active(store, "study")) == ["second"], stop
+        assert not any((results / ".removed").glob("*")), stop
+        assert len(list((results / "artifacts").iterdir())) == 2, stop
+        assert sync(results, store) == Synced(present=2), stop
+        stop += 1
+    assert stop > 20
+
+
+@pytest.mark.slow
+def test_the_command_shares_runs_between_studies(tmp_path: Path, template: Path) -> None:
+    """Catches: a study whose runs were done before and that stays empty, a run taken away from the study that
+    did it first; for runs done long ago, in the same sweep, and again with force=true."""
+    with left_clean(Place(tmp_path, template)) as place:
+        assert end(place.sweep("seed=range(2)", "study=first"))[0] == 0
+        status, printed = end(place.sweep("seed=range(3)", "study=second,third"))
+        assert (status, "1 run to do, 2 runs finished before" in printed) == (0, True), printed
+        assert end(place.sweep("seed=0", "study=fourth", "force=true"))[0] == 0
+        found = {run.config["seed"]: run.folder.studies() for run in place.runs()}
+        assert {seed: set(names) for seed, names in found.items()} == {
+            0: {"first", "second", "third", "fourth"},
+            1: {"first", "second", "third"},
+            2: {"second", "third"},
+        }
+        assert {tracked.tags["study"] for tracked in place.tracked("study")} == set(found[0])
+        assert {tracked.status for tracked in place.tracked("study")} == {"FINISHED"}
+        said = {run.folder.run_id: run.folder.studies() for run in place.runs()}
+        for tracked in (tracked for tracked in place.tracked() if tracked.active):
+            assert json.loads(tracked.tags["studies"]) == said[tracked.tags["run_id"]]
+        check_consistent(place)
+        assert {study.name: study.runs for study in studies(place.results)}["third"] == {"finished": 3}

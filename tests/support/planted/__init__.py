@@ -1,0 +1,1 @@
+"""Faults that are planted into adapters, and networks that show them."""

@@ -1,0 +1,345 @@
+"""Runs that break off and go on from their last checkpoint: as if nothing had happened, to the last bit.
+
+The command and its workers are real ones and are killed where a test says so. What a kill may leave of a
+checkpoint's file is tried out on copies of a results folder, inside of a lab.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.core.config.run_config import CheckpointConfig, RunConfig
+from harness.core.runs import checkpoint
+from harness.core.runs.checkpoint import Pace, UnusableError
+from harness.core.runs.run_folder import CHECKPOINT, UNUSABLE, RunFolder
+from harness.core.storage import npz
+from harness.core.training.training_state import State
+from harness.core.validation import ConfigError, to_plain
+from harness.shell.reports.leaderboard import rows
+from harness.shell.reports.progress import outcome_text, reporter
+from harness.shell.runs.prepare import DataShelf, prepare
+from harness.shell.session.session import Session
+from tests.support.adapter_process import Lab, frameworks
+from tests.support.command_place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
+from tests.support.compose import composing, config_of
+from tests.support.tasks import EPOCHS, make_run, make_task, same
+
+PAIRS = [(name, execution) for name, found in frameworks().items() for execution in found.executions]
+LAYERS: list[dict[str, Any]] = [
+    {"kind": "lstm", "units": 4, "returns": "last"},
+    {"kind": "dropout", "rate": 0.3},
+    {"kind": "dense", "units": 5},
+    {"kind": "batch_norm"},
+    {"kind": "output"},
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Path) -> Iterator[Place]:
+    with left_clean(Place(tmp_path, template)) as place:
+        yield place
+
+
+@pytest.mark.parametrize(("framework", "execution"), PAIRS)
+def test_a_training_goes_on_to_the_last_bit(
+    framework: str, execution: str, lab: Callable[[str, str], Lab]
+) -> None:
+    """Catches: a training that a look at its weights and state in its middle changes; masks, running
+    statistics, slots, a step count or a table of rates that a program which has just been built does not take
+    up where another one was, in float32 and with the framework's own optimizer."""
+    task = make_task(execution, layers=LAYERS, in_shape=[3, 4], precision="float32")
+    run, rule = make_run(task, 0.02, seed=5), {"name": "adam", "learning_rate": 0.02}
+    after = EPOCHS // 2
+    whole, read, gone_on = lab(framework, "float32").call(
+        "tests.support.adapter_cases:broken_off", task=task, rule=rule, run=run, after=after
+    )
+    assert same(read, whole)
+    for values in ("losses", "predictions"):
+        assert same(gone_on[values], whole[values][after:])
+    for values in ("weights", "slots"):
+        assert same(gone_on[values], whole[values])
+
+
+def numbers(run: Run) -> list[Any]:
+    """Everything of a run that must not depend on how often it broke off."""
+    metrics = {
+        key: v for key, v in run.result["metrics"].items() if key.startswith(("train/", "val/", "test/"))
+    }
+    epochs = [(e["epoch"], e["steps"], e["samples"], e["metrics"]) for e in run.result["epochs"]]
+    return [metrics, epochs]
+
+
+def same_end(a: RunFolder, b: RunFolder) -> bool:
+    files = ("weights.npz", "state.npz")
+    return all(same(npz.load(a.path / name), npz.load(b.path / name)) for name in files)
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        ("framework=torch", "execution=eager", "model=cnn_norm", "model.filters=[4]", "optimizer=momentum"),
+        ("framework=keras_jax", "execution=epoch", "model=lstm", "model.units=8", "optimizer=adam"),
+    ],
+    ids=["torch", "keras_jax"],
+)
+def test_a_command_goes_on_where_a_kill_stopped_it(sweep: tuple[str, ...], place: Place) -> None:
+    """Catches: an epoch done again that a checkpoint has, or lost, or twice in MLflow; numbers, weights or a
+    state that differ from those of an unbroken run; a kill of the whole command that is not survived; a
+    checkpoint among MLflow's artifacts, or left behind by a run that has ended."""
+    common = (*sweep, "model.dropout=0.3", "schedule=cosine", "train.epochs=40", "certify=off", "limit=off")
+    asked = (*common, "checkpoint.every_epochs=3", "checkpoint.every_minutes=null")
+
+    def broken_off(after: int, worker: bool) -> tuple[Run, int]:
+        """The run when more than so many epochs were done, and the epoch of its checkpoint."""
+        process = place.start(*asked)
+        wait_until(lambda: place.runs() and len(place.runs()[0].events) > after, process)
+        os.kill(place.runs()[0].pid if worker else process.pid, signal.SIGKILL)
+        assert end(process)[0] == (1 if worker else -signal.SIGKILL)
+        wait_until(lambda: not place.processes())
+        (run,) = place.runs()
+        found = checkpoint.load(run.folder.checkpoint, run.folder.run_id)
+        # the kill may come before the last one is written
+        assert found is not None and found.epoch % 3 == 0 and len(run.events) - 1 - found.epoch < 6
+        return run, found.epoch
+
+    (place.folder / "unbroken").mkdir()
+    shutil.copyfile(place.results / "mlflow.db", place.folder / "unbroken" / "mlflow.db")
+    first, kept_first = broken_off(7, worker=True)
+    assert first.status == "killed"
+    assert not list((place.results / "artifacts").rglob("checkpoint*"))
+    second, kept_second = broken_off(len(first.events) + 3, worker=False)
+    assert second.status is None
+    status, printed = end(place.start(*asked))
+    assert status == 0, printed
+    (run,) = place.runs()
+    assert run.attempts == ["1", "2"]
+    assert [event.get("epoch") for event in run.events] == [None, *range(1, 41)]
+    assert run.result["timing"]["resumed_from_epoch"] == kept_second > kept_first
+    for attempt, kept in ((first, kept_first), (second, kept_second)):
+        assert run.events[1 : kept + 1] == attempt.events[1 : kept + 1]
+        assert run.events[kept + 1 :][0] not in attempt.events
+    assert run.result["timing"]["train_s"] == sum(epoch["train_s"] for epoch in run.result["epochs"])
+    check_consistent(place)
+    assert not list(place.results.rglob("checkpoint*"))
+    status, printed = end(place.start(*common, "results_dir=unbroken"))
+    assert status == 0, printed
+    unbroken = RunFolder(place.folder / "unbroken" / "runs" / run.folder.run_id)
+    whole = replace(run, folder=unbroken, result=unbroken.result() or {})
+    assert "resumed_from_epoch" not in whole.result["timing"]
+    assert numbers(run) == numbers(whole)
+    assert same_end(run.folder, unbroken)
+
+
+def test_which_runs_go_on(place: Place) -> None:
+    """Catches: a run that failed, hung or was killed and begins anew; one that diverged, or is forced, and
+    does not; a checkpoint that outlives its use."""
+    # float32 would be rounded on the way: the reference that trains here counts in float64
+    sweep = ("seed=range(4)", "train.epochs=4", "checkpoint.every_epochs=1", "precision=float64")
+    place.suffer({0: "raise", 1: "kill", 2: "hang", 3: "nan"})
+    assert end(place.sweep(*sweep, "timeout_s=4"))[0] == 1
+    broken = place.runs()
+    assert [run.status for run in broken] == ["failed", "killed", "timeout", "diverged"]
+    assert [run.folder.checkpoint.exists() for run in broken] == [True, True, True, False]
+    broken[1].folder.checkpoint.write_bytes(b"")
+    place.suffer({})
+    assert end(place.sweep(*sweep))[0] == 1  # the divergence stays
+    gone_on = place.runs()[:3]
+    assert [run.result["timing"].get("resumed_from_epoch") for run in gone_on] == [1, None, 1]
+    assert f"the checkpoint is set aside as {UNUSABLE}: it can't be read (" in gone_on[1].folder.log_tail()
+    check_consistent(place)
+    place.suffer({0: "raise"})
+    assert end(place.sweep(*sweep, "force=true"))[0] == 1
+    assert place.runs()[0].folder.checkpoint.exists()
+    place.suffer({})
+    status, printed = end(place.sweep(*sweep, "force=true"))
+    assert status == 0, printed
+    forced = place.runs()
+    assert not any("resumed_from_epoch" in run.result["timing"] for run in forced)
+    assert not list(place.results.rglob(CHECKPOINT))
+    assert [numbers(run) for run in gone_on] == [numbers(run) for run in forced[:3]]
+    check_consistent(place)
+
+
+def other_weights(path: Path) -> None:
+    arrays = npz.load(path)
+    name = next(name for name in arrays if name.startswith("slots/"))
+    arrays[name] = np.zeros(1)
+    npz.save(path, arrays)
+
+
+def of_another_run(path: Path) -> None:
+    arrays = npz.load(path)
+    npz.save(path, arrays | {"run_id": np.frombuffer(b"0123456789abcdef", np.uint8)})
+
+
+def other_epochs(path: Path) -> None:
+    arrays = npz.load(path)
+    npz.save(path, arrays | {"epochs": np.asarray(7)})
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "flipped": flipped,
+    "json": lambda path: path.write_text('{"epoch": 3}'),
+    "weights": other_weights,
+    "run": of_another_run,
+    "epochs": other_epochs,
+}
+
+
+def test_what_a_kill_may_leave(lab: Callable[[str, str], Lab], tmp_path: Path) -> None:
+    """Catches: a file that was cut off, damaged or exchanged and ends the run, or is believed; part of a new
+    one that takes the old one's place, or stays for ever; a run that was pruned and can't be had whole."""
+    torch = lab("torch", "float32")
+    made = tmp_path / "made"
+    overrides = ("framework=torch", "data=iris", "model.dropout=0.2", "train.epochs=5", "certify=off")
+    with composing():
+        config = config_of(f"results_dir={made}", "checkpoint.every_epochs=1", *overrides)
+    (run,) = prepare([config], DataShelf())
+    run.folder.write_job(to_plain(run.job))
+    shutil.copytree(made, tmp_path / "whole")
+
+    def copied(name: str) -> RunFolder:
+        return RunFolder(tmp_path / name / "runs" / run.job.run_id)
+
+    def do(folder: RunFolder, epochs: int | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = torch.call(
+            "tests.support.adapter_cases:do_run", folder=str(folder.path), epochs=epochs
+        )
+        return result
+
+    whole = do(copied("whole"))
+    assert whole["status"] == "finished", whole["error"]
+    pruned = do(run.folder, 4)
+    assert (pruned["status"], pruned["error"]) == ("pruned", None)
+    assert pruned["metrics"] == pruned["epochs"][-1]["metrics"] == whole["epochs"][3]["metrics"]
+    begun = b"PK\x03\x04 the first bytes of an npz file"
+    (run.folder.path / f".{CHECKPOINT}.0a1b.tmp").write_bytes(begun)
+    for name, damage in {"": lambda path: None, "missing": Path.unlink, **DAMAGES}.items():
+        shutil.copytree(made, tmp_path / f"with {name}")
+        folder = copied(f"with {name}")
+        damage(folder.checkpoint)
+        found = do(folder)
+        assert found["status"] == "finished", (name, found["error"])
+        assert found["timing"].get("resumed_from_epoch") == (None if name else 3), name
+        assert [e["metrics"] for e in found["epochs"]] == [e["metrics"] for e in whole["epochs"]], name
+        assert same_end(folder, copied("whole")), name
+        assert (folder.path / UNUSABLE).exists() == (name in DAMAGES), name
+        assert not folder.checkpoint.exists() and not list(folder.path.glob(".*.tmp")), name
+
+
+def test_a_kill_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """Catches: weights of one epoch with the state, or the epochs, of another."""
+    path = tmp_path / CHECKPOINT
+    child = os.fork()
+    if child == 0:
+        try:
+            for epoch in itertools.count(1):
+                values = np.full(200_000, epoch, np.float32)
+                state = State(epoch, 0.1, {"a/m": values}, {})
+                checkpoint.save(path, "a", {"a": values}, state, [{"epoch": n + 1} for n in range(epoch)])
+        finally:
+            os._exit(1)
+    last = 0
+    while last < 15:
+        last = check_whole(path)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert check_whole(path) >= last
+    with pytest.raises(UnusableError, match="of run a"):
+        checkpoint.load(path, "b")
+
+
+def check_whole(path: Path) -> int:
+    found = checkpoint.load(path, "a")
+    if found is None:
+        return 0
+    assert all((values == found.epoch).all() for values in (found.weights["a"], found.state.slots["a/m"]))
+    assert (found.state.steps, len(found.events), found.events[-1]["epoch"]) == (found.epoch,) * 3
+    return found.epoch
+
+
+def test_when_one_is_due() -> None:
+    """Catches: checkpoints of short runs, one at every epoch once the first minutes have passed, a null that
+    is taken for 0."""
+    by_clock = Pace(CheckpointConfig(), 100.0)
+    assert [by_clock.is_due(epoch, now) for epoch, now in enumerate((100, 399, 400, 401, 699, 700), 1)] == [
+        *(False, False, True, False, False, True)
+    ]
+    counted = Pace(CheckpointConfig(3, None), 0.0)
+    assert [epoch for epoch in range(1, 10) if counted.is_due(epoch, 1e9)] == [3, 6, 9]
+    never = Pace(CheckpointConfig(None, None), 0.0)
+    assert not any(never.is_due(epoch, 1e9) for epoch in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("checkpoint.every_epochs=0", "checkpoint.every_epochs"),
+        ("checkpoint.every_epochs=1.5", "checkpoint.every_epochs"),
+        ("checkpoint.every_minutes=0", "checkpoint.every_minutes"),
+        ("+checkpoint.minutes=1", "checkpoint"),
+    ],
+)
+def test_a_pace_that_is_none_is_refused(override: str, key: str) -> None:
+    """Catches: a checkpoint at every instant, or none, where something else was meant."""
+    with composing(), pytest.raises(ConfigError) as caught:
+        config_of(override)
+    assert [mistake.key.startswith(key) for mistake in caught.value.mistakes] == [True]
+
+
+def test_a_run_that_is_pruned(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a worker that does not wait for the verdict, or takes one for a task; a pruned run that counts
+    as failed or as finished, or has test metrics; one that is not asked about the epochs that it goes on
+    from."""
+    assert end(place.sweep("seed=9"))[0] == 0
+    given = place.runs()[0].config | {"checkpoint": {"every_epochs": 1, "every_minutes": None}}
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
+    monkeypatch.setenv("FAULTS", str(place.folder / "faults.json"))
+    configs = [RunConfig.parse({**given, "seed": seed}) for seed in range(3)]
+    asked: list[tuple[int, int]] = []
+
+    def judge(number: int, record: Any) -> bool:
+        asked.append((number, record["epoch"]))
+        return bool(number != 1 or record["epoch"] < 2)
+
+    # a session each: MLflow, which lags behind, may not see an attempt that another one follows at once
+    with Session(reporter()) as session:
+        judged = session.execute(configs, judge=judge)
+    with Session(reporter()) as session:
+        earlier = session.execute(configs[1:2], judge=lambda number, record: False)
+    with Session(reporter()) as session:
+        plain = session.execute(configs[1:2])
+    assert asked == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
+    assert [outcome.finished for outcome in judged + earlier + plain] == [True, False, True, False, True]
+    assert not any(outcome.failed for outcome in judged + earlier + plain)
+    (row,) = rows(judged)
+    assert (row.runs, row.failed, row.pruned) == (3, 0, 1)
+    pruned = judged[1].result
+    assert outcome_text(pruned).startswith("pruned at val/accuracy ")
+    assert pruned["metrics"].keys() == {"train/loss", "val/loss", "val/accuracy", "val/f1"}
+    assert plain[0].result["timing"]["resumed_from_epoch"] == 1
+    attempts = [place.runs()[1].folder.path / "attempts" / number for number in "12"]
+    trained = [[e["epoch"] for e in (RunFolder(path).result() or {})["epochs"]] for path in attempts]
+    assert trained == [[1, 2], [1]]
+    check_consistent(place)
+    old = [tracked for tracked in place.tracked() if tracked.tags["status"] == "pruned"]
+    assert [(tracked.status, tracked.active) for tracked in old] == [("FINISHED", False)] * 2

@@ -1,0 +1,257 @@
+"""Whatever a framework does to its worker, the run is recorded as failed and the sweep goes on.
+
+The faults are real ones, in a framework added as a user adds one (tests/support/faulty), and the command is
+the real one, in a child process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.core.config.run_config import RunConfig
+from harness.shell.environment import devices
+from harness.shell.environment.cards import Card
+from harness.shell.reports.progress import reporter
+from harness.shell.session.session import Session
+from tests.support.command_place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
+
+FAULTS = (
+    "",
+    "raise",
+    "",
+    "exit",
+    "sys.exit",
+    "segfault",
+    "kill",
+    "fork",
+    "hang",
+    "stop",
+    "nan",
+    "chat",
+    "",
+    "",
+)
+SEED = {fault: seed for seed, fault in reversed(list(enumerate(FAULTS)))}
+LAST = len(FAULTS) - 1
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Path) -> Iterator[Place]:
+    with left_clean(Place(tmp_path, template)) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def suffered(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Place]:
+    """One sweep in which the run of each seed suffers from the fault of that number; see `statuses`."""
+    with left_clean(Place(tmp_path_factory.mktemp("suffered"), template)) as place:
+        place.suffer(dict(enumerate(FAULTS)))
+        status, printed = end(place.sweep(f"seed=range({len(FAULTS)})", "timeout_s=4"))
+        assert status == 1, printed
+        yield place
+
+
+def of(place: Place, fault: str) -> Run:
+    return place.runs()[SEED[fault]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "kind", "message", "in_log"),
+    [
+        ("raise", "failed", "FloatingPointError", "the numbers are wrong", "in raise_error"),
+        ("exit", "failed", "exit", "exited with status 3", ""),
+        ("sys.exit", "failed", "exit", "exited with status 4", ""),
+        ("segfault", "failed", "SIGSEGV", "ended by SIGSEGV", "in segfault"),
+        ("kill", "killed", "SIGKILL", "out of memory?", ""),
+        ("fork", "killed", "SIGKILL", "out of memory?", ""),
+        ("hang", "timeout", "timeout", "timeout_s=4", "in hang"),
+        ("stop", "failed", "RuntimeError", "stopped before it had trained all epochs", "RuntimeError"),
+        ("nan", "diverged", "diverged", "not finite in epoch 2; the learning rate 0.01", ""),
+    ],
+)
+def test_every_death_is_recorded(
+    suffered: Place, fault: str, status: str, kind: str, message: str, in_log: str
+) -> None:
+    """Catches: a death that ends the sweep, or a result or MLflow run without its status, reason, last words
+    or the epoch before it; a timeout that doesn't say where it hung; a parent that waits for ever for a pipe
+    which the dead worker's child has open; an epoch that counts though its training was left out."""
+    run = of(suffered, fault)
+    assert run.status == status
+    assert run.result["error"]["type"] == kind
+    assert message in run.result["error"]["message"]
+    assert in_log in run.result["error"]["log_tail"]
+    assert [epoch["epoch"] for epoch in run.result["epochs"]] == [1]
+    tracked = next(t for t in suffered.tracked() if t.tags["run_id"] == run.folder.run_id)
+    assert tracked.status == ("KILLED" if status == "killed" else "FAILED")
+    assert tracked.tags["status"] == status
+    assert tracked.tags["error"].startswith(f"{kind}: ")
+    assert message in tracked.tags["error"]
+
+
+def test_the_sweep_goes_on(suffered: Place) -> None:
+    """Catches: runs after a death that don't happen; MLflow runs left open; processes and files left over."""
+    finished = [run.status == "finished" for run in suffered.runs()]
+    assert finished == [fault in ("", "chat") for fault in FAULTS]
+    check_consistent(suffered)
+    assert [study.status for study in suffered.tracked("study")] == ["FAILED"]
+
+
+def test_an_exception_keeps_the_worker_and_a_death_does_not(suffered: Place) -> None:
+    """Catches: a worker thrown away (its import and its programs with it) for an exception or a divergence;
+    and a program that an exception may have left half-way, used again."""
+    pids = [run.pid for run in suffered.runs()]
+    changes = [FAULTS[seed - 1] for seed in range(1, len(pids)) if pids[seed] != pids[seed - 1]]
+    assert changes == ["exit", "sys.exit", "segfault", "kill", "fork", "hang"]
+    assert len(suffered.workers()) == len(set(pids)) == 7
+    new_programs = [run.result["timing"].get("new_program") for run in suffered.runs()]
+    assert new_programs[SEED["raise"] : SEED["raise"] + 2] == [False, True]
+    assert new_programs[LAST - 1 :] == [False, False]
+    again = suffered.runs()[SEED["nan"] + 1]
+    assert again.pid == of(suffered, "nan").pid
+
+
+def test_what_a_framework_prints_goes_to_the_log(suffered: Place) -> None:
+    """Catches: a full pipe, lines in the protocol, output lost or in another run's log."""
+    run = of(suffered, "chat")
+    log = (run.folder.path / "worker.log").read_text()
+    assert log.count(f"{0:06d} {'x' * 42}\n") == log.count(f"{3999:06d} {'x' * 42}\n") == 2
+    assert "straight to the descriptor\n" in log
+    assert [event["event"] for event in run.events] == ["started", "epoch", "epoch", "epoch"]
+    assert (suffered.runs()[LAST].folder.path / "worker.log").read_text() == ""
+
+
+def test_failed_runs_are_tried_again_and_others_are_not(place: Place) -> None:
+    """Catches: a failure taken for final, a finished or diverged one done again, an exit status that forgets
+    an earlier divergence, attempts that are lost."""
+    place.suffer({1: "raise", 2: "exit", 3: "nan"})
+    sweep = ("seed=range(4)",)
+    assert end(place.sweep(*sweep))[0] == 1
+    first = place.runs()
+    place.suffer({})
+    status, printed = end(place.sweep(*sweep))
+    assert (status, "2 runs to do, 2 runs finished before" in printed) == (1, True), printed
+    second = place.runs()
+    assert [run.status for run in second] == ["finished", "finished", "finished", "diverged"]
+    assert [run.attempts for run in second] == [[], ["1"], ["1"], []]
+    for seed in (1, 2):
+        kept = second[seed].folder.path / "attempts" / "1"
+        assert (kept / "events.jsonl").exists()
+        assert first[seed].result["error"]["type"] in (kept / "result.json").read_text()
+    workers = place.workers()
+    status, printed = end(place.sweep(*sweep))
+    assert (status, "nothing to do: 4 runs" in printed) == (1, True), printed
+    assert place.workers() == workers
+    assert [run.events for run in place.runs()] == [run.events for run in second]
+    check_consistent(place)
+
+
+def test_a_framework_that_fails_to_start(place: Place) -> None:
+    """Catches: a reason that is lost because the worker was waited for before its run; a wait for the end of
+    the patience with a worker that is dead; a sweep that ends there."""
+    status, printed = end(place.sweep("framework.env.AT_IMPORT=raise,segfault,nothing"))
+    assert status == 1, printed
+    runs = {run.config["framework"]["env"]["AT_IMPORT"]: run for run in place.runs()}
+    statuses = {name: run.status for name, run in runs.items()}
+    assert statuses == {"raise": "failed", "segfault": "failed", "nothing": "finished"}
+    error = runs["raise"].result["error"]
+    assert error["type"] == "ImportError"
+    assert error["message"].startswith("faulty_adapter can't start: libnumbers.so.7")
+    assert "in adapter" in error["log_tail"]
+    error = runs["segfault"].result["error"]
+    assert "ended by SIGSEGV while it imported faulty_adapter" in error["message"]
+    assert "in segfault" in error["log_tail"]
+    assert "numpy is here" in error["log_tail"]
+    check_consistent(place)
+
+
+def test_a_worker_killed_from_outside(place: Place) -> None:
+    """Catches: a kill by the system or a person that is not recorded as one."""
+    place.suffer({1: "slow"})
+    sweep = place.sweep("seed=range(3)", "train.epochs=20")
+
+    def training() -> list[int]:
+        return [run.pid for run in place.runs() if run.config["seed"] == 1 and len(run.events) > 1]
+
+    wait_until(training, sweep)
+    os.kill(training()[0], signal.SIGKILL)
+    status, printed = end(sweep)
+    assert status == 1, printed
+    runs = place.runs()
+    assert [run.status for run in runs] == ["finished", "killed", "finished"]
+    assert runs[0].pid == runs[1].pid != runs[2].pid
+    assert 1 <= len(runs[1].result["epochs"]) < 20
+    check_consistent(place)
+
+
+def test_portions_of_a_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a worker that is not kept from one portion to the next; one that died while nothing ran and
+    takes the next run with it; a fresh run in a warm worker; an error on a GPU that spoils what follows."""
+    assert end(place.sweep("seed=0"))[0] == 0
+    plain = place.runs()[0].config
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
+    monkeypatch.setenv("FAULTS", str(place.folder / "faults.json"))
+    monkeypatch.setattr(devices, "_cards_of", lambda allowed: (Card("one that NumPy leaves alone", id="0"),))
+    place.suffer({5: "raise"})
+    pids = []
+    with Session(reporter()) as session:
+
+        def run(seed: int, **changes: object) -> None:
+            session.execute([RunConfig.parse({**plain, "seed": seed, **changes})])
+            pids.append(place.runs()[seed].pid)
+
+        run(1)
+        run(2)
+        os.kill(pids[-1], signal.SIGKILL)
+        wait_until(lambda: not psutil.pid_exists(pids[-1]) or psutil.Process(pids[-1]).status() == "zombie")
+        run(3)
+        run(4, isolation="fresh")
+        run(5, device="cuda")
+        run(6, device="cuda")
+    assert [outcome.result["status"] for outcome in session.outcomes] == [
+        *("finished", "finished", "finished", "finished", "failed", "finished")
+    ]
+    assert pids[0] == pids[1]
+    assert len(set(pids)) == 5
+    check_consistent(place)
+
+
+def test_a_divergence_names_its_likely_cause(place: Place) -> None:
+    """Catches: a NaN that is taken for a result; a hint that blames the learning rate for unscaled data, or
+    the data for the learning rate."""
+    model = ("model.units=[4]", "model.activation=linear")  # rectifiers die before anything overflows
+    sweep = ("-m", "framework=torch", "data=linear", "optimizer=sgd", "train.epochs=30", *model)
+    numbers = ("data.standardise=true,false", "data.standardise_targets=true,false")
+    axes = (*numbers, "optimizer.learning_rate=0.01,1e3")
+    status, printed = end(place.start(*sweep, *axes))
+    assert status == 1, printed
+    found = {}
+    for run in place.runs():
+        message = (run.result["error"] or {}).get("message", "")
+        assert run.status == ("diverged" if message else "finished")
+        data = run.config["data"]
+        rate = run.config["optimizer"]["learning_rate"]
+        found[data["standardise"], data["standardise_targets"], rate] = message
+    assert found[True, True, 0.01] == ""
+    too_high = "the learning rate 1000 is probably too high: try optimizer.learning_rate=100"
+    assert too_high in found[True, True, 1e3]
+    unscaled = "the targets are not standardised and reach 199: try data.standardise_targets=true"
+    assert unscaled in found[True, False, 1e3]
+    for of_inputs in [message for (inputs, _, _), message in found.items() if not inputs]:
+        assert "the inputs are not standardised and reach 99: try data.standardise=true" in of_inputs
+
+
+def test_a_run_that_had_to_wait_for_its_core_says_so(place: Place) -> None:
+    """Catches: a timing whose machine had other work, recorded, tagged and shown like any other."""
+    place.suffer({0: "slow"})
+    status, printed = end(place.sweep("seed=0"))
+    assert status == 0, printed
+    (reason,) = (r for r in place.runs()[0].result["timing"]["disturbed"] if "no core" in r)
+    assert reason in place.tracked()[0].tags["timing.disturbed"]
+    assert "* other work disturbed the timing of 1 of 1 runs" in printed

@@ -1,0 +1,337 @@
+"""Several runs at a time on one machine: every run once, none disturbed by another's end, nothing left over.
+
+The command is the real one, in a child process, mostly in the framework of tests/support/faulty, which dies
+where a test wants it to.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from harness.core.config.run_config import RunConfig
+from harness.core.validation import ConfigError
+from harness.shell.compose import hydra
+from harness.shell.compose.fast_compose import Frames
+from harness.shell.engines.protocol import Record
+from harness.shell.engines.slots import check, seats
+from harness.shell.reports import progress
+from harness.shell.reports.progress import reporter
+from harness.shell.runs.prepare import DataShelf, Prepared, prepare
+from harness.shell.session.session import Session
+from tests.support.command_place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
+from tests.support.forked_command import Command
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Path) -> Iterator[Place]:
+    with left_clean(Place(tmp_path, template)) as place:
+        yield place
+
+
+def intervals(runs: Sequence[Run]) -> dict[int, list[tuple[int, int]]]:
+    """When each worker's runs began and ended their training, in ms."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for run in runs:
+        found.setdefault(run.pid, []).append((run.events[0]["time_ms"], run.events[-1]["time_ms"]))
+    return {pid: sorted(spans) for pid, spans in found.items()}
+
+
+def training(place: Place) -> list[Run]:
+    """The runs that have trained an epoch and go on."""
+    return [run for run in place.runs() if len(run.events) > 1 and run.status is None]
+
+
+def test_three_slots_do_every_run_once(place: Place) -> None:
+    """Catches: a run done twice or lost between slots; a worker that serves two runs at once; slots that wait
+    for each other; a time that is not marked as shared; MLflow runs mixed up between slots."""
+    place.suffer({"*": "slow"})
+    status, printed = end(place.sweep("seed=range(9)", "workers=3"))
+    assert status == 0, printed
+    runs = place.runs()
+    assert [(run.config["seed"], run.status, run.attempts) for run in runs] == [
+        (seed, "finished", []) for seed in range(9)
+    ]
+    assert all([event.get("epoch") for event in run.events] == [None, 1, 2, 3] for run in runs)
+    spans = intervals(runs)
+    assert len(spans) == 3 and min(map(len, spans.values())) >= 2
+    for mine in spans.values():
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(mine))
+    first = [mine[0] for mine in spans.values()]
+    assert max(begin for begin, _ in first) < min(end for _, end in first), "they did not go on side by side"
+    for run in runs:
+        assert run.result["environment"]["workers"] == 3
+        assert "it shared the machine with 2 more at a time" in run.result["timing"]["disturbed"]
+    assert sorted(place.workers()) == sorted(spans)
+    check_consistent(place)
+
+
+def test_a_death_in_one_slot_is_its_own_affair(place: Place) -> None:
+    """Catches: a killed, hung or crashed worker that takes another slot's worker or run with it, that ends
+    its slot, or that is recorded in another run."""
+    place.suffer({0: "slow", 1: "hang", 2: "segfault", 3: "slow", 5: "exit"})
+    sweep = place.sweep("seed=range(8)", "workers=2", "timeout_s=6", "train.epochs=12")
+
+    def slow() -> list[int]:
+        return [run.pid for run in training(place) if run.config["seed"] == 3]
+
+    wait_until(slow, sweep)
+    os.kill(slow()[0], signal.SIGKILL)
+    status, printed = end(sweep)
+    assert status == 1, printed
+    found = [run.status for run in place.runs()]
+    died = {1: "timeout", 2: "failed", 3: "killed", 5: "failed"}
+    assert found == [died.get(seed, "finished") for seed in range(8)]
+    deaths = [(run.result["error"] or {}).get("type") for run in place.runs()]
+    assert [deaths[seed] for seed in died] == ["timeout", "SIGSEGV", "SIGKILL", "exit"]
+    assert [run.attempts for run in place.runs()] == [[]] * 8
+    assert len(set(place.workers())) <= 2 + len(died)
+    check_consistent(place)
+
+
+def test_slots_keep_to_their_workers(place: Place) -> None:
+    """Catches: a worker of each kind in each slot, where one would do; a slot that is idle while runs are
+    left for which it has no worker."""
+    place.suffer({"*": "slow"})
+
+    def workers(seeds: str) -> dict[str, int]:
+        """How many did the runs of each kind, among those that are new."""
+        before = {run.folder.run_id for run in place.runs()}
+        status, printed = end(place.sweep("framework.env.AT_IMPORT=one,two", seeds, "workers=2"))
+        assert status == 0, printed
+        found: dict[str, set[int]] = {}
+        for run in [run for run in place.runs() if run.folder.run_id not in before]:
+            found.setdefault(run.config["framework"]["env"]["AT_IMPORT"], set()).add(run.pid)
+        return {kind: len(pids) for kind, pids in found.items()}
+
+    assert workers("seed=range(3)") == {"one": 1, "two": 1}
+    assert end(place.sweep("framework.env.AT_IMPORT=one", "seed=range(3,8)"))[0] == 0
+    assert workers("seed=range(9)") == {"one": 1, "two": 2}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_all_slots(place: Place, number: signal.Signals) -> None:
+    """Catches: a worker of some slot that stays, its run left without a result or open in MLflow, one more
+    run begun by a slot meanwhile, a command that hangs or can't go on."""
+    place.suffer({"*": "slow"})
+    sweep = ("seed=range(6)", "train.epochs=8", "workers=3")
+    process = place.sweep(*sweep)
+    wait_until(lambda: len(training(place)) == 3, process)
+    os.killpg(process.pid, number)
+    status, printed = end(process)
+    assert status == 128 + number, printed
+    assert "the same command goes on where it stopped" in printed
+    assert "Traceback" not in printed
+    ended = [run for run in place.runs() if run.status != "finished"]
+    assert [(run.status, run.result["error"]["type"]) for run in ended] == [("killed", "interrupted")] * 3
+    assert len(place.runs()) == 3
+    check_consistent(place)
+    place.suffer({})
+    assert end(place.sweep(*sweep))[0] == 0
+    assert [run.status for run in place.runs()] == ["finished"] * 6
+    check_consistent(place)
+
+
+def test_pinned_slots_have_cores_of_their_own(place: Place) -> None:
+    """Catches: workers that share a core, or threads of a library that were started before the pinning."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    place.suffer({"*": "slow"})
+    process = place.sweep("seed=range(2)", "train.epochs=20", "workers=2", "pin=true")
+    wait_until(lambda: len(training(place)) == 2, process)
+    seen = {run.pid: [affinity(thread.id) for thread in threads(run.pid)] for run in training(place)}
+    assert end(process)[0] == 0
+    assert sorted(map(sorted, (set().union(*found) for found in seen.values()))) == [[cores[0]], [cores[1]]]
+    recorded = [run.result["environment"]["affinity"] for run in place.runs()]
+    assert sorted(recorded) == [str(core) for core in cores[:2]]
+
+
+def threads(pid: int) -> Sequence[Any]:
+    found: Sequence[Any] = psutil.Process(pid).threads()
+    return found
+
+
+def affinity(thread: int) -> set[int]:
+    return os.sched_getaffinity(thread)
+
+
+def plain(place: Place) -> dict[str, Any]:
+    """The configuration of a run in the faulty framework."""
+    assert end(place.sweep("seed=100"))[0] == 0
+    return place.runs()[-1].config
+
+
+@pytest.fixture
+def prepared(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
+    config = plain(place)
+    monkeypatch.chdir(place.folder)
+
+    def make(*changes: Mapping[str, Any]) -> list[Prepared]:
+        return prepare([RunConfig.parse({**config, **one}) for one in changes], DataShelf())
+
+    return make
+
+
+def test_what_is_compared_for_speed_is_not_done_side_by_side(prepared: Any) -> None:
+    """Catches: a comparison of speeds in which the runs disturb each other, unless it was asked for; a search
+    over seeds and numbers that is refused; a message without the keys or the way out."""
+    two = {"workers": 2}
+    check(prepared({**two, "seed": 1}, {**two, "seed": 2}))
+    check(prepared({"repeat": 0}, {"repeat": 1}))
+    check(prepared(*({**two, "repeat": number, "timings": "shared"} for number in range(2))))
+    runs = prepared({**two, "repeat": 0}, {**two, "repeat": 1, "threads": 2})
+    with pytest.raises(ConfigError, match=r"differ in threads, repeat(.|\n)*workers=1; or timings=shared"):
+        check(runs)
+    with pytest.raises(ConfigError, match="workers: differs between the runs"):
+        check(prepared({"workers": 1}, {"workers": 2, "seed": 1}))
+
+
+def test_pinning_needs_enough_cores(prepared: Any) -> None:
+    """Catches: slots pinned to no core, or to one that another has."""
+    cores = len(os.sched_getaffinity(0))
+    check(fitting := prepared({"workers": cores, "pin": True}))
+    taken = [seat.cores for seat in seats(fitting)]
+    assert sorted(core for seat in taken for core in seat) == sorted(os.sched_getaffinity(0))
+    problem = f"{cores} runs at a time with threads=2 need {2 * cores} cores; there are {cores}"
+    with pytest.raises(ConfigError, match=problem):
+        check(prepared({"workers": cores, "pin": True, "threads": 2}))
+
+
+def test_a_judge_ends_runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a judge that is not asked after each epoch, is asked by two slots at once or about another
+    run; a run that goes on nonetheless, or is taken for failed; a slot that hangs after it."""
+    config = plain(place)
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
+    monkeypatch.setenv("FAULTS", str(place.folder / "faults.json"))
+    asked: list[tuple[int, int]] = []
+    busy = threading.Lock()
+
+    def judge(number: int, record: Record) -> bool:
+        assert busy.acquire(blocking=False)
+        asked.append((number, record["epoch"]))
+        busy.release()
+        return number % 2 == 0 or record["epoch"] < 2
+
+    configs = [RunConfig.parse({**config, "seed": seed, "workers": 2}) for seed in range(4)]
+    with Session(reporter()) as session:
+        outcomes = session.execute(configs, judge=judge)
+    assert [outcome.result["status"] for outcome in outcomes] == ["finished", "pruned"] * 2
+    assert sorted(asked) == [(n, epoch) for n in range(4) for epoch in range(1, 3 if n % 2 else 4)]
+    ran = place.runs()[:4]
+    assert [len(run.result["epochs"]) for run in ran] == [3, 2, 3, 2]
+    check_consistent(place)
+
+
+def test_what_a_listener_raises_ends_the_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a slot that dies in silence, and a command that waits for it for ever."""
+    config = plain(place)
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
+    monkeypatch.setenv("FAULTS", str(place.folder / "faults.json"))
+    place.suffer({"*": "slow"})
+
+    def judge(number: int, record: Record) -> bool:
+        raise OSError("no space left")
+
+    configs = [RunConfig.parse({**config, "seed": seed, "workers": 2}) for seed in range(4)]
+    with pytest.raises(OSError, match="no space left"), Session(reporter()) as session:
+        session.execute(configs, judge=judge)
+    assert len([run for run in place.runs() if run.config["seed"] < 4]) == 2
+    assert all(run.status == "killed" for run in place.runs() if run.config["seed"] < 4)
+    check_consistent(place)
+
+
+def test_the_shell_sleeps(place: Place) -> None:
+    """Catches: a shell that asks again and again whether something has happened, beside what is measured."""
+    place.suffer({"*": "hang"})
+    process = place.sweep("seed=range(2)", "workers=2", "timeout_s=8")
+    wait_until(lambda: len(training(place)) == 2, process)
+    before = cpu_s(process)
+    wait_until(lambda: all(run.status for run in place.runs()), process)
+    used = cpu_s(process) - before
+    assert end(process)[0] == 1
+    assert used < 2.0
+
+
+def cpu_s(process: Command) -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        ("model=fnn,cnn", "optimizer.learning_rate=0.1,1e-3", "seed=range(2)"),
+        ("experiment=bench", "model=fnn", "framework=torch", "seed=0,1"),
+        ("train.epochs=1,2", "train={epochs: 3, batch_size: 4},{epochs: 5, batch_size: 6}"),
+        ("force=true,false", "study=a,b", "train.target=null,{metric: val/loss, value: 1}"),
+    ],
+)
+def test_runs_that_differ_in_numbers_are_composed_as_hydra_does(
+    sweep: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a number left over from another run, set in another order than it was given, or taken for the
+    name of a file; a configuration that says that it came from other overrides."""
+    of_frames = Frames.compose
+    compared = []
+
+    def compose(self: Frames, overrides: Sequence[str]) -> DictConfig:
+        ours = of_frames(self, overrides)
+        theirs = self._loader.load_sweep_config(self._sweep, list(overrides))
+        compared.append([OmegaConf.to_container(config, resolve=False) for config in (ours, theirs)])
+        return ours
+
+    monkeypatch.setattr(Frames, "compose", compose)
+    hydra.collect(sweep)
+    assert len(compared) >= 4
+    for ours, theirs in compared:
+        assert ours == theirs
+
+
+def test_progress_has_a_line_for_each_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a terminal that shows one run of several, no time left, one as if a single run went on at a
+    time, or a best run that is not; a bar that a failure ends with an exception."""
+    now = [0.0]
+    monkeypatch.setattr("harness.shell.reports.progress.time.monotonic", lambda: now[0])
+    file = io.StringIO()
+    shown = progress.BarReporter(Console(file=file, force_terminal=True, width=100, color_system=None))
+
+    def screen() -> str:
+        """What is on the screen now."""
+        shown._bars.refresh()  # which it does by itself a few times a second
+        file.truncate(file.seek(0))
+        shown.note("here it is:")
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue()).partition("here it is:")[2]
+
+    shown.begin(40, 4, 1)
+    shown.started("a", "fnn s0", "1", 10, 0)
+    shown.started("b", "fnn s1", "2", 10, 0)
+    for epoch in (1, 2):
+        now[0] = 5.0 * epoch
+        for run in ("a", "b"):
+            shown.epoch(run, {"epoch": epoch, "metrics": {"val/loss": 1.0, "val/accuracy": 0.5}})
+    lines = screen()
+    assert re.search(r"runs .*0/4 +1:30 left", lines), lines  # 4 epochs in 10 s, 36 to go
+    assert re.search(r"fnn s0 .*2/10 .*val/accuracy 0.5", lines) and re.search(r"fnn s1 .*2/10", lines), lines
+    shown.ended("a", {"status": "finished", "metrics": {"val/accuracy": 0.7}})
+    shown.started("c", "fnn s2", "1", 10, 0)
+    shown.ended("b", {"status": "finished", "metrics": {"val/accuracy": 0.9}})
+    shown.ended("c", {"status": "killed", "error": {"message": "out of memory?"}})
+    lines = screen()
+    assert re.search(r"runs .*3/4", lines) and "best val/accuracy 0.9: fnn s1" in lines, lines
+    assert "fnn s2" not in lines
+    shown.close()

@@ -16,10 +16,11 @@ import numpy as np
 
 from harness.core.adapter import Adapter, Epoch, Examples, Execution, Plan, Program, Trainer
 from harness.core.config.run_config import RunConfig
-from harness.core.data.dataset import Dataset, batch_order, open_dataset
-from harness.core.machine import host, timing
+from harness.core.data.dataset import Dataset, open_dataset
+from harness.core.machine import host, statistics, timing
+from harness.core.network import initialisers
 from harness.core.runs import autotune
-from harness.core.training import weights
+from harness.core.training.batches import batch_order
 from harness.core.validation import ConfigError, to_plain
 from harness.worker.events import Emit
 
@@ -105,7 +106,7 @@ class _Calibration:
         try:
             program = self._adapter.build(plan)
             trainer = program.trainer(self._examples, self._config.optimizer, self._config.seed)
-            trainer.load(weights.initialise(plan.network.params(), self._config.seed, plan.dtype))
+            trainer.load(initialisers.initialise(plan.network.params(), self._config.seed, plan.dtype))
             side = _Side(execution, xla, program, trainer, 0.0)
             side.first_s = self._epoch(side, 0).wall_s
         except Exception as error:
@@ -141,7 +142,7 @@ class _Calibration:
     def _candidate(self, side: _Side) -> autotune.Candidate:
         if side.fault:
             return autotune.Candidate(side.execution, side.xla, reason=side.fault)
-        epoch_s = timing.median([each.wall_s for each in side.taken])
+        epoch_s = statistics.median([each.wall_s for each in side.taken])
         compile_s = max(0.0, side.first_s - epoch_s)
         return autotune.Candidate(side.execution, side.xla, 1000 * epoch_s / self._plan.steps, compile_s)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.core.adapter import Adapter
-from harness.core.machine import host, matmul, timing
+from harness.core.machine import host, matmul, noise, timing
 from harness.core.validation import to_plain
 from harness.worker.events import Emit
 
@@ -37,7 +37,7 @@ def answer(command: Mapping[str, Any], adapter: Adapter, import_s: float, thread
             disturbed = room is not None and room < ROOM * threads
             event["limit"] = {**found, "load": load, "disturbed": disturbed}
         if command["noise"]:
-            event["noise"] = to_plain(matmul.noise(adapter.multiply, threads))
+            event["noise"] = to_plain(noise.aa_noise(adapter.multiply, threads))
     except Exception as error:
         traceback.print_exc()
         event["error"] = f"{type(error).__name__}: {error}"

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.adapter import Epoch, Execution, Plan, Trainer
-from harness.core.certificates import gates, native_rules
-from harness.core.certificates.gates import BATCH_SIZE, BOUND, TEST_ROWS, TRAIN_ROWS, Case, Native, Trace
-from harness.core.data.dataset import batch_order
-from harness.core.network import Network
+from harness.core.certificates import cases, gates, native_rules
+from harness.core.certificates.cases import BATCH_SIZE, TEST_ROWS, TRAIN_ROWS, Case
+from harness.core.certificates.gates import BOUND, Native, Trace
+from harness.core.network import Network, initialisers
 from harness.core.storage import npz
-from harness.core.training import optimizers, weights
+from harness.core.training import optimizers
+from harness.core.training.batches import batch_order
 from harness.core.training.optimizers import SGD, Rule
 from harness.core.validation import parse, to_plain
 from harness.worker.epochs import Epochs, train_all
@@ -64,9 +65,9 @@ class _Tracer:
         self._case = case
         self._programs = programs
         self._full = case.network()
-        self._network = gates.without_dropout(self._full)
-        self._examples = gates.examples(case)
-        self._initial = weights.initialise(self._network.params(), case.seed, precision)
+        self._network = cases.without_dropout(self._full)
+        self._examples = cases.examples(case)
+        self._initial = initialisers.initialise(self._network.params(), case.seed, precision)
         self._orders = _orders(case)
         self._plan = Plan(
             network=self._network,
@@ -114,7 +115,7 @@ class _Tracer:
         """The losses and the weights of all steps."""
         trace: dict[str, NDArray[Any]] = {}
         losses: list[float] = []
-        kept = gates.kept_steps(self._network)
+        kept = cases.kept_steps(self._network)
 
         def steps() -> Epochs:
             for step, rate in enumerate(self._case.rates, start=1):

@@ -20,12 +20,13 @@ import numpy as np
 
 from harness.core.adapter import Epoch, Examples, Plan, Program, Trainer, Weights
 from harness.core.config.run_config import METRICS, RunConfig
-from harness.core.data.dataset import Dataset, batch_order, open_dataset
-from harness.core.machine import host, timing
+from harness.core.data.dataset import Dataset, open_dataset
+from harness.core.machine import host, statistics, timing
 from harness.core.runs import warm_start as start_of
 from harness.core.runs.run_folder import CONCLUSIVE, Failure, Job, Result, RunFolder, Status, epoch_record
 from harness.core.runs.warm_start import Source
-from harness.core.training import metrics, optimizers
+from harness.core.training import metrics, schedules
+from harness.core.training.batches import batch_order
 from harness.core.training.training_state import State
 from harness.core.validation import parse, to_plain
 from harness.worker import environment
@@ -266,16 +267,16 @@ class Training:
     def _summarise(self, setting: _Setting, peak_is_of_run: bool) -> None:
         epoch_s = [epoch["train_s"] for epoch in self._epochs]
         steps, batch_size = setting.plan.steps, setting.plan.batch_size
-        step_s = timing.median(epoch_s) / steps
+        step_s = statistics.median(epoch_s) / steps
         first = self._timing.get("first_epoch_s")
         # a program's first epoch compiles and trains; what a later one takes is the training
-        later_s = timing.median(epoch_s[self._kept :] or epoch_s)
+        later_s = statistics.median(epoch_s[self._kept :] or epoch_s)
         compile_s = 0.0 if first is None else max(0.0, first - later_s)
         step_ms = [1000 * value / steps for value in epoch_s]
         self._timing |= {
             "compile_s": compile_s,
             "train_s": sum(epoch_s),
-            "step_ms_quartiles": list(timing.quartiles(step_ms)),
+            "step_ms_quartiles": list(statistics.quartiles(step_ms)),
             "disturbed": timing.disturbances(
                 sum(epoch_s),
                 sum(epoch["cpu_s"] for epoch in self._epochs),
@@ -310,7 +311,7 @@ def _orders(setting: _Setting, epoch: int) -> Any:
 def _rates(setting: _Setting) -> Any:
     config = setting.config
     rate, epochs = config.optimizer.learning_rate, config.train.epochs
-    return optimizers.learning_rates(config.schedule, rate, epochs, setting.plan.steps)
+    return schedules.learning_rates(config.schedule, rate, epochs, setting.plan.steps)
 
 
 def _evaluate(setting: _Setting, split: str) -> dict[str, float]:

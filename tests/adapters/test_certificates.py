@@ -17,8 +17,10 @@ import pytest
 
 from adapters.torch import adapter as torch_adapter
 from harness.core.adapter import AdapterOptions
+from harness.core.certificates import cases
 from harness.core.certificates import gates as parity
-from harness.core.certificates.gates import Case, Comparison, Gate, Native
+from harness.core.certificates.cases import Case
+from harness.core.certificates.gates import Comparison, Gate, Native
 from harness.core.network import Input
 from harness.core.training.optimizers import SGD
 from harness.core.validation import to_plain
@@ -37,7 +39,7 @@ LAYERS: tuple[dict[str, Any], ...] = (
     {"kind": "dropout", "rate": 0.3},
     {"kind": "output"},
 )
-CASE = Case("small", LAYERS, Input((4,)), 3, "cross_entropy", SGD(0.1, impl="shared"), (0.1,) * parity.STEPS)
+CASE = Case("small", LAYERS, Input((4,)), 3, "cross_entropy", SGD(0.1, impl="shared"), (0.1,) * cases.STEPS)
 
 # the gate that must be the first to notice
 CAUGHT_BY = {
@@ -153,9 +155,9 @@ def test_what_a_certificate_says_of_an_own_optimizer(name: str, tmp_path: Path) 
 def test_large_networks_keep_fewer_steps() -> None:
     """Catches: a certificate of a large network that fills the disk, or drops its first or last step."""
     wide = Case("wide", ({"kind": "dense", "units": 2000}, *LAYERS), Input((2000,)), 3, *_rest())
-    kept = parity.kept_steps(wide.network())
-    assert kept[0] == 1 and kept[-1] == parity.STEPS and len(kept) < parity.STEPS
-    assert parity.kept_steps(CASE.network()) == tuple(range(1, parity.STEPS + 1))
+    kept = cases.kept_steps(wide.network())
+    assert kept[0] == 1 and kept[-1] == cases.STEPS and len(kept) < cases.STEPS
+    assert cases.kept_steps(CASE.network()) == tuple(range(1, cases.STEPS + 1))
 
 
 def _rest() -> tuple[Any, ...]:

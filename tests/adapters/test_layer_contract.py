@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from harness.core.network import initialisers
 from harness.core.training import losses
 from harness.core.training import weights as canonical
 from tests.support import adapter_cases
@@ -219,7 +220,7 @@ def test_every_model_trains_alike(model: str, stepwise: tuple[Lab, str], lab: La
     network = network_of(case)
     orders = np.stack([np.random.default_rng(epoch).permutation(26)[:20] for epoch in range(4)])
     run = {
-        "weights": canonical.initialise(network.params(), 1, "float64"),
+        "weights": initialisers.initialise(network.params(), 1, "float64"),
         "orders": orders.reshape(4, 5, BATCH).astype(np.int32),
         "rates": np.full((4, 5), 0.003),
     }

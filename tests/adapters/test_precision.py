@@ -15,9 +15,10 @@ import pytest
 from harness.core.adapter import Adapter, Epoch, Examples
 from harness.core.config.run_config import RunConfig
 from harness.core.data import dataset as data
-from harness.core.data.dataset import batch_order
 from harness.core.machine import precision
-from harness.core.training import optimizers, weights
+from harness.core.network import initialisers
+from harness.core.training import schedules
+from harness.core.training.batches import batch_order
 from tests.support.adapter_process import Lab, frameworks
 from tests.support.compose import choices, composing, config_of
 
@@ -33,8 +34,8 @@ def train(adapter: Adapter, plain: dict[str, Any], epochs: int) -> dict[str, Any
     plan = config.plan(dataset)
     program = adapter.build(plan)
     trainer = program.trainer(Examples(dataset.x, dataset.y, dataset.lengths), config.optimizer, 0)
-    trainer.load(weights.initialise(plan.network.params(), 0, plan.dtype))
-    rates = optimizers.learning_rates(config.schedule, config.optimizer.learning_rate, epochs, plan.steps)
+    trainer.load(initialisers.initialise(plan.network.params(), 0, plan.dtype))
+    rates = schedules.learning_rates(config.schedule, config.optimizer.learning_rate, epochs, plan.steps)
     losses = []
     for epoch in range(epochs):
         trainer.train([Epoch(batch_order(0, epoch, plan.rows[0], plan.batch_size), rates[epoch])])

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from adapters import keras as keras_adapter
+from adapters.keras import xla_flags
 from tests.support import adapter_cases
 from tests.support.adapter_process import Lab
 from tests.support.tasks import RULES, Task, make_task
@@ -84,7 +84,7 @@ def test_xla_makes_products_itself_where_that_is_faster(
 ) -> None:
     """Catches: loops of XLA's own for products that a library is faster with, up to 1.5 times, or that XLA's
     flags don't allow for; and none for those that a feed-forward network has."""
-    flags = what.get("flags", keras_adapter.XLA_FLAGS["jax"])
+    flags = what.get("flags", xla_flags.XLA_FLAGS["jax"])
     task = make_task("epoch", **{key: value for key, value in what.items() if key != "flags"})
     told = lab("keras_jax", "float64").call(f"{HERE}:told", task=task, rule=SGD, flags=flags)
     assert (told.items() >= OWN_PRODUCTS.items()) == own
@@ -105,7 +105,7 @@ def test_flags_of_xla_are_there_before_it_is_imported(framework: str) -> None:
     code = f"from tests.adapters.test_xla_options import flags; flags({backend!r})"
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines() == [keras_adapter.XLA_FLAGS[backend], "", ""], done.stderr
+    assert done.stdout.splitlines() == [xla_flags.XLA_FLAGS[backend], "", ""], done.stderr
 
 
 def flags(backend: str) -> None:
@@ -114,7 +114,7 @@ def flags(backend: str) -> None:
 
     for threads, device in ((1, "cpu"), (2, "cpu"), (1, "cuda")):
         os.environ.pop("XLA_FLAGS", None)
-        keras_adapter.before_import(AdapterOptions(backend, "float32", threads, device))
+        xla_flags.before_import(AdapterOptions(backend, "float32", threads, device))
         print(os.environ.get("XLA_FLAGS", ""))
 
 
@@ -130,8 +130,8 @@ def flags(backend: str) -> None:
 )
 def test_a_user_s_flags_of_xla_are_left_as_they_are(given: str, kept: bool) -> None:
     """Catches: a user's choice that is overruled, or his file of flags that XLA reads no more."""
-    ours = keras_adapter.XLA_FLAGS["jax"]
-    assert keras_adapter.xla_flags("jax", given) == (given if kept else f"{ours} {given}")
+    ours = xla_flags.XLA_FLAGS["jax"]
+    assert xla_flags.xla_flags("jax", given) == (given if kept else f"{ours} {given}")
 
 
 def test_a_user_s_width_of_vectors_is_left_as_it_is(lab: Callable[[str, str], Lab]) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from functools import partial
 
-from adapters.keras import XLA_FLAGS
+from adapters.keras.xla_flags import XLA_FLAGS
 
 os.environ |= {"KERAS_BACKEND": "jax", "XLA_FLAGS": XLA_FLAGS["jax"]}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.core.machine import timing
+from harness.core.machine import statistics
 from tests.bench.contest import Side, contest, train_s
 
 EXECUTIONS = {
@@ -32,7 +32,7 @@ def fastest(model: str, folder: Path, settings: tuple[str, ...] = (), turn_s: fl
     sides = candidates(model, settings=settings)
     found = contest(sides, folder, seconds=0.0, least=5, turn_s=turn_s).epochs
     times = {
-        side: timing.median(train_s(epochs)) for side, epochs in zip(sides, found, strict=True) if epochs
+        side: statistics.median(train_s(epochs)) for side, epochs in zip(sides, found, strict=True) if epochs
     }
     best: dict[str, Side] = {}
     for side in sorted(times, key=times.__getitem__):

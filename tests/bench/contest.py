@@ -28,7 +28,7 @@ from harness.core.config.run_config import RunConfig
 from harness.core.data import dataset as data
 from harness.core.runs.run_folder import Job, RunFolder
 from harness.core.validation import to_plain
-from harness.shell.workers.process import WorkerKey
+from harness.shell.workers.key import WorkerKey
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300.0

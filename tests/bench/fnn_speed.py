@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.core.machine import timing
+from harness.core.machine import statistics
 from tests.bench.contest import Side, bare, contest, train_s
 from tests.bench.overhead import interval
 from tests.bench.report import Report, Table, command, plain
@@ -44,8 +44,8 @@ def measure_speed(seconds: float = 40.0) -> Report:
     rows, values = [], []
     for label, epochs in zip(SIDES, taken, strict=True):
         times = train_s(epochs)
-        low, middle, high = (1e6 * value / steps for value in timing.quartiles(times))
-        faster, than_jax = timing.ratio(fit, times), timing.ratio(jax, times)
+        low, middle, high = (1e6 * value / steps for value in statistics.quartiles(times))
+        faster, than_jax = statistics.ratio(fit, times), statistics.ratio(jax, times)
         rows.append(
             (label, f"{middle:.1f}", f"{low:.1f} to {high:.1f}", interval(faster), f"{than_jax.estimate:.2f}")
         )

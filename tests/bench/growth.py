@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core.machine import timing
+from harness.core.machine import statistics
 from tests.bench import warm_trials
 from tests.bench.best import candidates
 from tests.bench.chart import Panel, Series, chart
@@ -120,7 +120,7 @@ def _points(axis: Axis, value: int, folder: Path, seconds: float) -> list[Point]
     for side, epochs in zip(sides, found.epochs, strict=True):
         if not epochs:
             continue  # its framework refuses it
-        step_us = 1e6 * timing.median(train_s(epochs)) / found.steps
+        step_us = 1e6 * statistics.median(train_s(epochs)) / found.steps
         point = Point(axis.name, value, side.framework, side.execution, step_us, found.flops)
         if side.framework not in best or step_us < best[side.framework].step_us:
             best[side.framework] = point

@@ -33,8 +33,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from harness.core.machine import timing
-from harness.core.machine.timing import Interval
+from harness.core.machine import statistics
+from harness.core.machine.statistics import Interval
 from tests.bench.contest import Contest, Epoch, Side, bare, contest, cpu_s, flat, train_s, whole_s
 from tests.bench.report import Report, Table, command, plain, say
 
@@ -97,8 +97,8 @@ def compare(
         execution=sides[0].execution,
         a=sides[0].script or "harness",
         b=sides[1].script or "harness",
-        a_step_us=1e6 * timing.median(train_s(a)) / steps,
-        b_step_us=1e6 * timing.median(train_s(b)) / steps,
+        a_step_us=1e6 * statistics.median(train_s(a)) / steps,
+        b_step_us=1e6 * statistics.median(train_s(b)) / steps,
         a_beside_us=1e6 * _beside(a),
         b_beside_us=1e6 * _beside(b),
         train=over_rounds(ratios),
@@ -119,7 +119,7 @@ def _undecided(found: Sequence[Contest]) -> bool:
 
 def _ratios(found: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[float]:
     """The ratio of each round: the median over its pairs of epochs."""
-    return [timing.median(pairs) for pairs in _pairs(found, of)]
+    return [statistics.median(pairs) for pairs in _pairs(found, of)]
 
 
 def _pairs(found: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[list[float]]:
@@ -136,7 +136,7 @@ def over_rounds(ratios: Sequence[float]) -> Interval:
 
 
 def _beside(epochs: Sequence[Epoch]) -> float:
-    return timing.median([epoch.whole_s - epoch.train_s for epoch in epochs])
+    return statistics.median([epoch.whole_s - epoch.train_s for epoch in epochs])
 
 
 def measure_overhead(only: str = "", rounds: int = FEWEST, most: int = MOST, seconds: float = 2.0) -> Report:
@@ -186,8 +186,8 @@ def narrowing(ratios: Sequence[float]) -> dict[int, float]:
     widths = {}
     for pairs in [n for n in PAIRS if n <= len(ratios)]:
         parts = [ratios[i : i + pairs] for i in range(0, len(ratios) - pairs + 1, pairs)][:20]
-        found = [timing.ratio(part, [1.0] * pairs) for part in parts]
-        widths[pairs] = 100 * timing.median([(each.high - each.low) / 2 for each in found])
+        found = [statistics.ratio(part, [1.0] * pairs) for part in parts]
+        widths[pairs] = 100 * statistics.median([(each.high - each.low) / 2 for each in found])
     return widths
 
 

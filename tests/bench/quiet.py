@@ -27,8 +27,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from harness.core.config.run_config import RunConfig
-from harness.core.machine import timing
-from harness.core.machine.timing import Interval
+from harness.core.machine import statistics
+from harness.core.machine.statistics import Interval
 from harness.core.runs.run_folder import RunFolder
 from harness.shell.engines.local import LocalEngine
 from harness.shell.reports.progress import BarReporter
@@ -91,9 +91,9 @@ def _compare(config: RunConfig, pairs: int) -> Row:
     return Row(
         config.framework.name,
         config.execution,
-        1e6 * timing.median(said) / steps,
-        1e6 * timing.median(bare) / steps,
-        timing.ratio(said, bare),
+        1e6 * statistics.median(said) / steps,
+        1e6 * statistics.median(bare) / steps,
+        statistics.ratio(said, bare),
     )
 
 
@@ -115,13 +115,13 @@ class _Runner:
     def said(self) -> float:
         """As the command does it. Logging goes on while the run does, but of no other run."""
         self._tracking.flush()
-        return timing.median([epoch["train_s"] for epoch in self.epochs()])
+        return statistics.median([epoch["train_s"] for epoch in self.epochs()])
 
     def bare(self) -> float:
         """With nobody who does anything."""
         self._tracking.flush()
         events = list(self._worker.run(self._folder, True, None))
-        return timing.median([event["train_s"] for event in events if event["event"] == "epoch"])
+        return statistics.median([event["train_s"] for event in events if event["event"] == "epoch"])
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core.machine import timing
-from harness.core.machine.timing import Interval
+from harness.core.machine import statistics
+from harness.core.machine.statistics import Interval
 from tests.bench.best import fastest
 from tests.bench.contest import Side, contest, whole_s
 from tests.bench.overhead import MODELS, asked, interval
@@ -94,8 +94,8 @@ def measure_rivals(only: str = "", seconds: float = 20.0) -> Report:
             times = [whole_s(epochs) for epochs in found.epochs]
             torch_s, best_s = times[0], times[len(ours) - 1]
             for rival, theirs in zip(present, times[len(ours) :], strict=True):
-                step_us = [1e6 * timing.median(each) / found.steps for each in (theirs, torch_s, best_s)]
-                than_torch, than_best = timing.ratio(theirs, torch_s), timing.ratio(theirs, best_s)
+                step_us = [1e6 * statistics.median(each) / found.steps for each in (theirs, torch_s, best_s)]
+                than_torch, than_best = statistics.ratio(theirs, torch_s), statistics.ratio(theirs, best_s)
                 row = Row(
                     model=model,
                     rival=rival.name,

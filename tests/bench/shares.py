@@ -21,7 +21,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core.machine import timing
+from harness.core.machine import statistics
 from tests.bench.best import fastest
 from tests.bench.contest import contest, train_s
 from tests.bench.overhead import asked
@@ -73,13 +73,13 @@ def measure_shares(only: str = "", seconds: float = 10.0) -> Report:
                         model,
                         side.framework,
                         side.execution,
-                        timing.median(step_us),
+                        statistics.median(step_us),
                         min(step_us),
-                        timing.median(rates),
-                        timing.quartiles(shares),
+                        statistics.median(rates),
+                        statistics.quartiles(shares),
                     )
                 )
-    low, middle, high = timing.quartiles(limits)
+    low, middle, high = statistics.quartiles(limits)
     values = {"limits": [low, middle, high], "goals": GOALS, "shares": [plain(row) for row in rows]}
     note = f"The turns' limit was {middle:.1f} GFLOP/s, in half of them from {low:.1f} to {high:.1f}."
     notes = [note, *(["mnist_5k needs: pip install 'evenbench[data]'"] if missing else [])]

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core.machine import timing
+from harness.core.machine.statistics import median
 from harness.core.storage import user_cache
 from tests.bench.report import Report, Table, command, plain, say
 from tests.bench.warm_trials import composing_s, run_times, spans_of
@@ -54,7 +54,7 @@ class Side:
     @property
     def wall_s(self) -> float:
         """The median command."""
-        return timing.median([command.wall_s for command in self.commands])
+        return median([command.wall_s for command in self.commands])
 
 
 def measure_sweep(beside: int = 64, ways: str = WAYS, trials: str = TRIALS, repeats: int = 3) -> Report:
@@ -98,7 +98,7 @@ def _compare(
                 if dict(text.split("=", 1) for text in name.split()).get("workers", "1") == "1":
                     parts[name].append(where(place, side.commands[-1]))
     found = {
-        way: {label: timing.median([part[label] for part in each]) for label in each[0]}
+        way: {label: median([part[label] for part in each]) for label in each[0]}
         for way, each in parts.items()
         if each
     }
@@ -122,7 +122,7 @@ def _usual(trials: int, place: Path) -> Watched:
 def _faster(sides: Mapping[str, Side], way: str) -> float:
     """How many times as fast our way is: the median over the repeats."""
     pairs = zip(sides[way].commands, sides[USUAL].commands, strict=True)
-    return timing.median([usual.wall_s / ours.wall_s for ours, usual in pairs])
+    return median([usual.wall_s / ours.wall_s for ours, usual in pairs])
 
 
 def _our_accuracies(place: Path) -> list[float]:

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core.machine import timing
+from harness.core.machine import statistics
 from tests.bench.report import Report, Table, command, plain, say
 from tests.bench.watched import Watched, watch
 
@@ -56,7 +56,7 @@ def _sweep(workers: int, runs: int, epochs: int, place: Path) -> Taken:
     started = min(json.loads((f / "events.jsonl").open().readline())["time_ms"] / 1e3 for f in folders)
     ended = max((folder / "result.json").stat().st_mtime for folder in folders)
     results = [json.loads((folder / "result.json").read_text()) for folder in folders]
-    step_ms = timing.median([result["metrics"]["speed/step_ms"] for result in results])
+    step_ms = statistics.median([result["metrics"]["speed/step_ms"] for result in results])
     return Taken(whole, ended - started, step_ms)
 
 
@@ -69,11 +69,11 @@ def _table(found: dict[int, list[Taken]], runs: int) -> Table:
         rows.append(
             (
                 count,
-                f"{timing.median([each.whole.wall_s for each in taken]):.1f}",
-                f"{timing.median([a.whole.wall_s / b.whole.wall_s for a, b in pairs]):.2f}",
-                f"{timing.median([each.runs_s for each in taken]):.1f}",
-                f"{timing.median([a.runs_s / b.runs_s for a, b in pairs]):.2f}",
-                f"{timing.median([each.step_ms for each in taken]):.3f}",
+                f"{statistics.median([each.whole.wall_s for each in taken]):.1f}",
+                f"{statistics.median([a.whole.wall_s / b.whole.wall_s for a, b in pairs]):.2f}",
+                f"{statistics.median([each.runs_s for each in taken]):.1f}",
+                f"{statistics.median([a.runs_s / b.runs_s for a, b in pairs]):.2f}",
+                f"{statistics.median([each.step_ms for each in taken]):.3f}",
                 f"{max(each.whole.others_mb for each in taken):,.0f}",
             )
         )

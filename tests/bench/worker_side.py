@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.adapter import AdapterOptions
-from harness.core.machine import timing
+from harness.core.machine import statistics
 from harness.core.runs.run_folder import RunFolder
 from harness.core.validation import ConfigError, parse
 from harness.worker import train
@@ -38,7 +38,7 @@ def main(arguments: str) -> None:
             whole_s = turns.elapsed_s() - sum(evaluating_s)
             if whole_s < asked["turn_s"]:
                 return
-            of = {key: timing.median([each[key] for each in taken]) for key in ("train_s", "cpu_s")}
+            of = {key: statistics.median([each[key] for each in taken]) for key in ("train_s", "cpu_s")}
             switches = sum(each["switches"] for each in taken)
             loss = event["metrics"]["train/loss"]
             turns.report(of["train_s"], whole_s / len(taken), of["cpu_s"], switches, loss)

@@ -19,7 +19,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from harness.core.certificates.gates import BATCH_SIZE, BOUND, GATES, STEPS
+from harness.core.certificates.cases import BATCH_SIZE, STEPS
+from harness.core.certificates.gates import BOUND, GATES
 from harness.core.validation import parse
 from harness.shell.certificates.store import Certificate, named_deviations
 from tests.bench.report import Report, Table, command, machine, say

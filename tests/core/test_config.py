@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from harness.core.config.run_config import RunConfig, fit, identity
+from harness.core.config.identity import identity
+from harness.core.config.run_config import RunConfig, fit
 from harness.core.data import dataset
 from harness.core.validation import ConfigError, to_plain
 from harness.shell.compose.origins import Origins
 from harness.shell.environment.versions import installed
-from harness.shell.runs.prepare import DataShelf, check_parts
-from harness.shell.workers.process import WorkerKey
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.prepare import check_parts
+from harness.shell.workers.key import WorkerKey
 from tests.support.compose import CONF, choices, composed, composing, config_of
 
 VERSIONS = {"torch": "2.13.0", "python": "3.11.7"}

@@ -13,6 +13,7 @@ import yaml
 from harness.core.data import dataset as data
 from harness.core.data import loaders, preprocessing
 from harness.core.data.dataset import SPLITS, DataConfig, Dataset
+from harness.core.training import batches
 from harness.core.validation import ConfigError, parse
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
@@ -213,25 +214,25 @@ def test_mistakes_that_only_the_rows_show_are_said_in_words(config: DataConfig, 
 
 def test_every_epoch_has_an_order_of_its_own_and_each_row_once() -> None:
     """Catches: rows repeated in an epoch, the same batches in each, or the same rows always dropped."""
-    orders = [data.batch_order(0, epoch, 100, 32) for epoch in range(20)]
+    orders = [batches.batch_order(0, epoch, 100, 32) for epoch in range(20)]
     for order in orders:
         assert order.dtype == np.int32 and order.shape == (3, 32)
         assert len(set(order.ravel().tolist())) == 96
     dropped = {row for order in orders for row in set(range(100)) - set(order.ravel().tolist())}
     assert len(dropped) > 30
     assert len({order.tobytes() for order in orders}) == 20
-    assert not np.array_equal(orders[0], data.batch_order(1, 0, 100, 32))
+    assert not np.array_equal(orders[0], batches.batch_order(1, 0, 100, 32))
 
 
 def test_the_order_of_batches_is_pinned() -> None:
     """Catches: an order that changes with a machine or a version, and with it every later weight."""
-    assert _sha256(data.batch_order(42, 3, 1258, 32)) == "869744459727cd45"
+    assert _sha256(batches.batch_order(42, 3, 1258, 32)) == "869744459727cd45"
 
 
 def test_a_batch_is_never_larger_than_the_data() -> None:
     """Catches: an epoch without a single step because the batch asked for can't be filled."""
-    assert data.effective_batch(4, 32) == 4 and data.effective_batch(100, 32) == 32
-    assert data.batch_order(0, 0, 4, 32).shape == (1, 4)
+    assert batches.effective_batch(4, 32) == 4 and batches.effective_batch(100, 32) == 32
+    assert batches.batch_order(0, 0, 4, 32).shape == (1, 4)
 
 
 @pytest.mark.parametrize("name", ["digits", "diabetes", "japanese_vowels", "movie_reviews"])

@@ -10,7 +10,7 @@ from statistics import quantiles
 import numpy as np
 import pytest
 
-from harness.core.machine import timing
+from harness.core.machine import statistics, timing
 
 EXPERIMENTS = 200
 
@@ -34,7 +34,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says(truth: float) -> 
     held = 0
     for seed in range(EXPERIMENTS):
         a, b = _times(truth, 40, seed)
-        found = timing.ratio(a, b, resamples=400)
+        found = statistics.ratio(a, b, resamples=400)
         assert found.pairs == 40
         assert found.low <= found.estimate <= found.high < 1.1 * found.low
         held += found.low <= truth <= found.high
@@ -45,7 +45,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says(truth: float) -> 
 def test_a_planted_slowdown_is_found_and_none_is_made_up() -> None:
     """Catches: an interval so wide that it never shows a difference, or so narrow that it always does."""
     intervals = {
-        truth: [timing.ratio(*_times(truth, 40, seed), resamples=400) for seed in range(EXPERIMENTS)]
+        truth: [statistics.ratio(*_times(truth, 40, seed), resamples=400) for seed in range(EXPERIMENTS)]
         for truth in (1.0, 1.1)
     }
     assert all(found.low > 1.0 for found in intervals[1.1])
@@ -57,7 +57,7 @@ def test_the_interval_narrows_with_the_root_of_the_number_of_pairs() -> None:
     """Catches: resampling fewer or more pairs than there are."""
 
     def width(pairs: int) -> float:
-        found = [timing.ratio(*_times(1.0, pairs, seed), resamples=400) for seed in range(30)]
+        found = [statistics.ratio(*_times(1.0, pairs, seed), resamples=400) for seed in range(30)]
         return float(np.median([each.high - each.low for each in found]))
 
     assert width(25) / width(400) == pytest.approx(4.0, rel=0.25)
@@ -66,16 +66,16 @@ def test_the_interval_narrows_with_the_root_of_the_number_of_pairs() -> None:
 def test_the_ratio_is_the_same_for_the_same_times() -> None:
     """Catches: an interval that is drawn anew each time somebody looks."""
     a, b = _times(1.1, 300, 0)
-    assert timing.ratio(a, b, resamples=40) == timing.ratio(a, b, resamples=40)
+    assert statistics.ratio(a, b, resamples=40) == statistics.ratio(a, b, resamples=40)
 
 
 def test_median_and_quartiles() -> None:
     """Catches: the mean for the median, unsorted values, another kind of quantile, a crash without values."""
     values = [4.0, 1.0, 100.0, 2.0, 3.0, 7.0]
-    assert timing.median(values) == 3.5
-    assert timing.quartiles(values) == pytest.approx(quantiles(values, n=4, method="inclusive"))
-    assert math.isnan(timing.median([]))
-    assert all(math.isnan(value) for value in timing.quartiles([]))
+    assert statistics.median(values) == 3.5
+    assert statistics.quartiles(values) == pytest.approx(quantiles(values, n=4, method="inclusive"))
+    assert math.isnan(statistics.median([]))
+    assert all(math.isnan(value) for value in statistics.quartiles([]))
 
 
 MEMORY = """

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from harness.core.certificates import native_rules
-from harness.core.training import optimizers
-from harness.core.training.optimizers import Constant, Cosine, Exponential, Rule, Schedule, Step
+from harness.core.training import optimizers, schedules
+from harness.core.training.optimizers import Rule
+from harness.core.training.schedules import Constant, Cosine, Exponential, Schedule, Step
 
 STEPS = 20
 
@@ -130,7 +131,7 @@ def test_schedule_is_its_closed_form(schedule: Schedule, factor: Any) -> None:
     """Catches: a rate that is constant within an epoch where it should not be, one step early or late, or
     that has reached its end before the last step."""
     epochs, steps = 8, 5
-    rates = optimizers.learning_rates(schedule, 0.4, epochs, steps)
+    rates = schedules.learning_rates(schedule, 0.4, epochs, steps)
     wanted = [[0.4 * factor(epoch + step / steps) for step in range(steps)] for epoch in range(epochs)]
     assert rates.dtype == np.float64
     assert np.allclose(rates, wanted, rtol=1e-13, atol=0)
@@ -141,7 +142,7 @@ def test_warm_up_is_linear_and_starts_the_schedule_s_clock_when_it_ends(schedule
     """Catches: a first step at rate 0, a warm-up that never reaches the full rate, and a schedule that runs
     during the warm-up or past the end of training."""
     epochs, steps, warmup = 6, 4, 6
-    rates = optimizers.learning_rates(schedule, 2.0, epochs, steps).ravel()
+    rates = schedules.learning_rates(schedule, 2.0, epochs, steps).ravel()
     assert np.allclose(rates[:warmup], [2.0 * k / warmup for k in range(1, warmup + 1)], rtol=1e-15)
     after = (np.arange(epochs * steps - warmup) / steps).astype(np.float64)
     assert np.array_equal(rates[warmup:], 2.0 * schedule.factor(after, 4.5))
@@ -152,7 +153,7 @@ def test_warm_up_is_linear_and_starts_the_schedule_s_clock_when_it_ends(schedule
 
 def test_warm_up_longer_than_the_training_ends_with_it() -> None:
     """Catches: a warm-up that is longer than the training, which would give too many rates or an error."""
-    rates = optimizers.learning_rates(Cosine(warmup_epochs=50), 1.0, 2, 3)
+    rates = schedules.learning_rates(Cosine(warmup_epochs=50), 1.0, 2, 3)
     assert np.allclose(rates.ravel(), np.arange(1, 7) / 6)
 
 

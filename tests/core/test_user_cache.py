@@ -15,7 +15,7 @@ import pytest
 
 from harness.core.data import dataset
 from harness.core.data.dataset import DataConfig
-from harness.core.machine import host
+from harness.core.machine.matmul_limits import keep, limit
 from harness.core.storage import locks, user_cache
 from harness.shell.tracking import store
 from harness.shell.workers import matmul_limits
@@ -91,16 +91,16 @@ def test_a_new_results_folder_has_the_limits_of_others(own_cache: Path, tmp_path
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     asked = (CPU, LIMIT.precision, LIMIT.threads)
     assert matmul_limits.known_limit(first, *asked) is None
-    host.keep(own_cache, CPU, LIMIT)
-    assert matmul_limits.known_limit(first, *asked) == LIMIT == host.limit(first, *asked)
-    host.keep(own_cache, CPU, replace(LIMIT, gflops=LIMIT.gflops + 1))
+    keep(own_cache, CPU, LIMIT)
+    assert matmul_limits.known_limit(first, *asked) == LIMIT == limit(first, *asked)
+    keep(own_cache, CPU, replace(LIMIT, gflops=LIMIT.gflops + 1))
     assert matmul_limits.known_limit(first, *asked) == LIMIT
     disturbed = replace(LIMIT, gflops=LIMIT.gflops - 1, disturbed=True)
-    host.keep(second, CPU, disturbed)
+    keep(second, CPU, disturbed)
     found = matmul_limits.known_limit(second, *asked)
     assert found is not None and found.gflops == LIMIT.gflops + 1 and not found.disturbed
     (own_cache / "machine" / f"{CPU.id}.json").unlink()
-    host.keep(own_cache, CPU, disturbed)
+    keep(own_cache, CPU, disturbed)
     assert matmul_limits.known_limit(third, *asked) is None
 
 
@@ -117,7 +117,7 @@ def test_who_waits_for_a_measurement_takes_what_came_of_it(
     @contextlib.contextmanager
     def after_another(path: Path) -> Iterator[None]:
         waited.append(path)
-        host.keep(own_cache, matmul_limits.device_of(first, config.device), LIMIT)
+        keep(own_cache, matmul_limits.device_of(first, config.device), LIMIT)
         yield
 
     monkeypatch.setattr(locks, "held", after_another)

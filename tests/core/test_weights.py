@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.core.network import Param
+from harness.core.network import Param, initialisers
 from harness.core.training import weights
 
 NETWORK = {
@@ -28,7 +28,7 @@ NETWORK = {
 def test_the_weights_of_a_seed_are_pinned_to_the_bit(precision: str, pin: str) -> None:
     """Catches: weights that change with a machine, a version of NumPy, or an edit of an initialiser."""
     digest = hashlib.sha256()
-    for name, array in weights.initialise(NETWORK, 42, precision).items():
+    for name, array in initialisers.initialise(NETWORK, 42, precision).items():
         digest.update(f"{name} {array.shape} {array.dtype.str}".encode() + array.tobytes())
     assert digest.hexdigest()[:16] == pin
 
@@ -44,7 +44,7 @@ def test_the_weights_of_a_seed_are_pinned_to_the_bit(precision: str, pin: str) -
 )
 def test_initialisers_have_the_variance_of_their_papers(init: str, variance: float) -> None:
     """Catches: fan_out for fan_in, the limit of a uniform taken for its deviation, a factor of two."""
-    drawn = weights.initialise({"k": Param((300, 500), init, 300, 500)}, 0, "float64")["k"]
+    drawn = initialisers.initialise({"k": Param((300, 500), init, 300, 500)}, 0, "float64")["k"]
     assert drawn.var() == pytest.approx(variance, rel=0.02)
     assert abs(drawn.mean()) < 5 * math.sqrt(variance / drawn.size)
     limit = math.sqrt(3 * variance)
@@ -57,13 +57,13 @@ def test_initialisers_have_the_variance_of_their_papers(init: str, variance: flo
 def test_every_initialiser_is_covered_here() -> None:
     """Catches: an initialiser that was added without being pinned above."""
     here = {"forget_gate_ones", "uniform_0.05"}
-    assert {param.init for param in NETWORK.values()} | here == set(weights.INITIALISERS)
+    assert {param.init for param in NETWORK.values()} | here == set(initialisers.INITIALISERS)
 
 
 def test_initialisers_of_recurrent_layers_and_embeddings() -> None:
     """Catches: a forget gate elsewhere than in the second of four blocks; a table that is not within 0.05."""
     params = {"bias": Param((8,), "forget_gate_ones"), "table": Param((50, 40), "uniform_0.05")}
-    drawn = weights.initialise(params, 0, "float64")
+    drawn = initialisers.initialise(params, 0, "float64")
     assert drawn["bias"].tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
     assert 0.0499 < np.abs(drawn["table"]).max() <= 0.05
     assert abs(drawn["table"].mean()) < 0.003
@@ -72,21 +72,21 @@ def test_initialisers_of_recurrent_layers_and_embeddings() -> None:
 def test_another_layer_leaves_the_rest_as_it_was() -> None:
     """Catches: one stream for all parameters, so that depth or order changes every later layer."""
     more = {"9.kernel": Param((5, 5), "he_normal", 5, 5)} | dict(reversed(NETWORK.items()))
-    few, many = weights.initialise(NETWORK, 3, "float64"), weights.initialise(more, 3, "float64")
+    few, many = initialisers.initialise(NETWORK, 3, "float64"), initialisers.initialise(more, 3, "float64")
     assert all(np.array_equal(few[name], many[name]) for name in few)
 
 
 def test_seeds_and_names_give_different_weights() -> None:
     """Catches: layers of one shape that start alike, or a seed that is ignored."""
     twins = {name: Param((4, 4), "he_normal", 4, 4) for name in ("a", "b")}
-    first, second = weights.initialise(twins, 0, "float64"), weights.initialise(twins, 1, "float64")
+    first, second = initialisers.initialise(twins, 0, "float64"), initialisers.initialise(twins, 1, "float64")
     assert not np.array_equal(first["a"], first["b"])
     assert not np.array_equal(first["a"], second["a"])
 
 
 def test_float32_weights_are_the_float64_ones_rounded() -> None:
     """Catches: precisions that start from different points, so that their results can't be compared."""
-    low, high = weights.initialise(NETWORK, 5, "float32"), weights.initialise(NETWORK, 5, "float64")
+    low, high = initialisers.initialise(NETWORK, 5, "float32"), initialisers.initialise(NETWORK, 5, "float64")
     for name in NETWORK:
         assert low[name].dtype == np.float32 and high[name].dtype == np.float64
         assert np.array_equal(low[name], high[name].astype(np.float32))
@@ -94,7 +94,7 @@ def test_float32_weights_are_the_float64_ones_rounded() -> None:
 
 def test_a_saved_file_gives_back_the_same_weights_and_leaves_nothing_else(tmp_path: Path) -> None:
     """Catches: names with dots mangled, a dtype lost, temporary files left behind."""
-    made = weights.initialise(NETWORK, 1, "float32")
+    made = initialisers.initialise(NETWORK, 1, "float32")
     weights.save(tmp_path / "weights.npz", made)
     read = weights.load(tmp_path / "weights.npz")
     assert list(read) == list(made)

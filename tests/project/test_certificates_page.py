@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.core.certificates import native_rules
-from harness.core.certificates.gates import BOUND, GATES, STEPS
+from harness.core.certificates.cases import STEPS
+from harness.core.certificates.gates import BOUND, GATES
 from tests.support.compose import choices
 from tests.support.planted.faults import FAULTS
 

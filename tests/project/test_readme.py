@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 
 from harness.core.config.run_config import RunConfig
 from harness.core.network import Layer
-from harness.core.training.weights import INITIALISERS
+from harness.core.network.initialisers import INITIALISERS
 from harness.core.validation import ConfigError
 from harness.shell.commands import main
 from harness.shell.compose import overrides

@@ -16,7 +16,7 @@ from scipy import stats
 from harness.core.config.run_config import RunConfig
 from harness.shell.certificates.equivalence import compare, t_quantile
 from harness.shell.commands.accuracy import evaluate, print_reports
-from harness.shell.session.session import Outcome
+from harness.shell.runs.records import Outcome
 from tests.support.command_place import Place, end, left_clean
 from tests.support.compose import composing, config_of
 

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from harness.core.config.run_config import FrameworkConfig, RunConfig
-from harness.core.machine.host import Device
+from harness.core.machine.matmul_limits import Device
 from harness.core.runs import autotune
 from harness.core.runs.run_folder import RunFolder
 from harness.core.validation import ConfigError, Mistake, to_plain
-from harness.shell.runs.prepare import DataShelf, Prepared, prepare
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.prepare import prepare
+from harness.shell.runs.records import Prepared
 from harness.shell.session.autotune import Choices
 from tests.support.command_place import FAULTY, ROOT, Place, end, left_clean
 from tests.support.compose import composing, config_of

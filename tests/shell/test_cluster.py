@@ -13,7 +13,9 @@ import pytest
 
 from harness.core.validation import to_plain
 from harness.shell.engines.cluster.node import PREFIX, Post, unfit
-from harness.shell.runs.prepare import DataShelf, Prepared, prepare
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.prepare import prepare
+from harness.shell.runs.records import Prepared
 from tests.support.compose import composing, config_of
 
 

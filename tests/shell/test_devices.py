@@ -21,7 +21,7 @@ from harness.core.machine import host as machine
 from harness.core.validation import ConfigError
 from harness.shell.engines import slots
 from harness.shell.environment import cards, devices
-from harness.shell.workers.process import WorkerKey
+from harness.shell.workers.key import WorkerKey
 from tests.support.compose import composing, config_of
 
 LIBRARY = """

@@ -20,8 +20,10 @@ import numpy as np
 import pytest
 
 from harness.core.machine import host as machine
-from harness.core.machine import matmul
-from harness.core.machine.host import Device, Limit, Ticks
+from harness.core.machine import matmul, matmul_limits
+from harness.core.machine.host import Ticks
+from harness.core.machine.matmul_limits import Device, Limit
+from harness.core.machine.noise import aa_noise
 from harness.core.machine.precision import ON_CPU
 from harness.shell.doctor import doctor_command, host
 from harness.shell.doctor import frameworks as installed
@@ -242,7 +244,7 @@ def test_the_noise_is_that_of_the_times(own: float, low: float, high: float) -> 
     def multiply(size: int, repeats: int) -> list[float]:
         return [0.015 * (1 + next(clock) / 500) * random.lognormal(0.0, own) for _ in range(repeats)]
 
-    noise = matmul.noise(multiply, threads=1)
+    noise = aa_noise(multiply, threads=1)
     assert low < noise.blur < high and noise.blur_of_all < noise.blur
     assert noise.quiet == (own < 0.01)
     assert verdict(noise).startswith("quiet" if noise.quiet else "noisy")
@@ -253,32 +255,32 @@ def test_the_noise_is_that_of_the_times(own: float, low: float, high: float) -> 
 def test_limits_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
     """Catches: the limit of another processor, version, precision or number of threads; a lower one that
     takes the place of a higher one, or pushes others out; a file that can't be read, for good."""
-    machine.keep(tmp_path, CPU, LIMIT)
-    assert machine.limit(tmp_path, CPU, "float32", 1) == LIMIT
+    matmul_limits.keep(tmp_path, CPU, LIMIT)
+    assert matmul_limits.limit(tmp_path, CPU, "float32", 1) == LIMIT
     for other in ({"cpu": "Xeon"}, {"cores": 4}, {"device": "cuda"}, {"versions": {"torch": "2.14.0"}}):
-        assert machine.limit(tmp_path, replace(CPU, **other), "float32", 1) is None
-    assert machine.limit(tmp_path, CPU, "float64", 1) is None
-    assert machine.limit(tmp_path, CPU, "float32", 2) is None
-    machine.keep(tmp_path, CPU, replace(LIMIT, threads=2, gflops=190.0))
-    assert machine.keep(tmp_path, CPU, replace(LIMIT, gflops=90.0)) == LIMIT
-    assert machine.keep(tmp_path, CPU, replace(LIMIT, gflops=110.0)).gflops == 110.0
-    assert {known.gflops for known in machine.limits(tmp_path, CPU)} == {110.0, 190.0}
+        assert matmul_limits.limit(tmp_path, replace(CPU, **other), "float32", 1) is None
+    assert matmul_limits.limit(tmp_path, CPU, "float64", 1) is None
+    assert matmul_limits.limit(tmp_path, CPU, "float32", 2) is None
+    matmul_limits.keep(tmp_path, CPU, replace(LIMIT, threads=2, gflops=190.0))
+    assert matmul_limits.keep(tmp_path, CPU, replace(LIMIT, gflops=90.0)) == LIMIT
+    assert matmul_limits.keep(tmp_path, CPU, replace(LIMIT, gflops=110.0)).gflops == 110.0
+    assert {known.gflops for known in matmul_limits.limits(tmp_path, CPU)} == {110.0, 190.0}
     assert [path.name for path in (tmp_path / "machine").iterdir()] == [f"{CPU.id}.json"]
     for text in ("{", "[]", '{"device": 1}'):
         (tmp_path / f"machine/{CPU.id}.json").write_text(text)
-        assert machine.limit(tmp_path, CPU, "float32", 1) is None
-        machine.keep(tmp_path, CPU, LIMIT)
-        assert machine.limit(tmp_path, CPU, "float32", 1) == LIMIT
+        assert matmul_limits.limit(tmp_path, CPU, "float32", 1) is None
+        matmul_limits.keep(tmp_path, CPU, LIMIT)
+        assert matmul_limits.limit(tmp_path, CPU, "float32", 1) == LIMIT
 
 
 def test_a_limit_that_was_disturbed_counts_until_a_better_one_is_there(tmp_path: Path) -> None:
     """Catches: a limit of a busy machine that stays for good; one that is called disturbed though a quiet
     measurement has shown no higher one."""
     busy = replace(LIMIT, disturbed=True)
-    assert machine.keep(tmp_path, CPU, busy) == busy
-    assert machine.keep(tmp_path, CPU, replace(busy, gflops=101.0)).disturbed
-    assert machine.keep(tmp_path, CPU, LIMIT) == replace(LIMIT, gflops=101.0)
-    assert machine.keep(tmp_path, CPU, replace(busy, gflops=90.0)) == replace(LIMIT, gflops=101.0)
+    assert matmul_limits.keep(tmp_path, CPU, busy) == busy
+    assert matmul_limits.keep(tmp_path, CPU, replace(busy, gflops=101.0)).disturbed
+    assert matmul_limits.keep(tmp_path, CPU, LIMIT) == replace(LIMIT, gflops=101.0)
+    assert matmul_limits.keep(tmp_path, CPU, replace(busy, gflops=90.0)) == replace(LIMIT, gflops=101.0)
 
 
 @pytest.mark.usefixtures("own_cache")

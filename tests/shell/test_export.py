@@ -25,8 +25,8 @@ from harness.core.data.loaders import Task
 from harness.core.export.exporter import Export, Scaling, deviation
 from harness.core.export.refit import preprocessing
 from harness.core.network import Input, ModelSpec, Network
+from harness.core.network.initialisers import initialise
 from harness.core.storage import npz
-from harness.core.training.weights import initialise
 from harness.core.validation import ConfigError
 from harness.shell.commands import export as exporting
 from harness.shell.commands import main

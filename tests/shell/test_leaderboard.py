@@ -16,7 +16,7 @@ from harness.core.config.run_config import RunConfig
 from harness.core.runs.run_folder import RunFolder
 from harness.core.validation import ConfigError
 from harness.shell.reports.leaderboard import print_leaderboard, rows, rows_as_json
-from harness.shell.session.session import Outcome
+from harness.shell.runs.records import Outcome
 from harness.shell.studies.members import load_outcomes
 from tests.support.compose import composing, config_of
 

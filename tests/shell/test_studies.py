@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from harness.core.runs.run_folder import RunFolder, write_json
+from harness.core.runs.run_folder import RunFolder
 from harness.core.storage import locks
+from harness.core.storage.json_files import write_json
 from harness.core.validation import ConfigError
 from harness.shell.commands import main
 from harness.shell.studies.listing import print_studies, print_study, studies

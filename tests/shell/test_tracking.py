@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from harness.core.config.flatten import flatten
 from harness.core.storage import locks
 from harness.core.validation import ConfigError
 from harness.shell.tracking import run_links
 from harness.shell.tracking.background import TrackingThread
-from harness.shell.tracking.conversion import flatten
 from harness.shell.tracking.store import Store, open_store, resolve_uri
 from harness.shell.tracking.sync import Synced, close_orphans, sync, sync_run
 from harness.shell.tracking.tracker import Tracker
@@ -128,7 +128,12 @@ def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     here = Path(__file__).resolve()
     paths = os.pathsep.join([str(here.parents[2]), str(here.parent)])
     return subprocess.Popen(
-        [sys.executable, "-c", f"from tests.shell.test_tracking import *\nimport sys, time\n{code}", *arguments],
+        [
+            sys.executable,
+            "-c",
+            f"from tests.shell.test_tracking import *\nimport sys, time\n{code}",
+            *arguments,
+        ],
         env={**os.environ, "PYTHONPATH": paths},
         text=True,
         stdout=subprocess.PIPE,

@@ -15,7 +15,7 @@ from harness.core.config.run_config import RunConfig
 from harness.shell.compose import hydra as task
 from harness.shell.compose.origins import Origins
 from harness.shell.compose.run_config import run_config
-from harness.shell.runs.prepare import DataShelf
+from harness.shell.runs.inputs import DataShelf
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.core.data.dataset import batch_order
-from harness.core.training import weights as canonical
+from harness.core.network import initialisers
+from harness.core.training.batches import batch_order
 from harness.core.training.optimizers import Rule
 from harness.core.validation import parse
 from tests.support import adapter_cases, numpy_training
@@ -65,7 +65,7 @@ def make_task(execution: str, **other: Any) -> Task:
 
 def make_run(task: Task, rate: float, seed: int = 0, **other: Any) -> Run:
     """A run of the task over all epochs, at a rate that differs from step to step."""
-    weights = canonical.initialise(adapter_cases.network(task).params(), 3, task["precision"])
+    weights = initialisers.initialise(adapter_cases.network(task).params(), 3, task["precision"])
     orders = np.stack([batch_order(seed, epoch, ROWS, BATCH) for epoch in range(EPOCHS)])
     rates = rate * np.linspace(1.0, 0.3, EPOCHS * STEPS).reshape(EPOCHS, STEPS)
     return {"weights": weights, "orders": orders, "rates": rates, "seed": seed} | other

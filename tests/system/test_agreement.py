@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.core.data.dataset import DataConfig, batch_order, load
-from harness.core.network import Input, ModelSpec
+from harness.core.data.dataset import DataConfig, load
+from harness.core.network import Input, ModelSpec, initialisers
 from harness.core.training import optimizers, weights
+from harness.core.training.batches import batch_order
 from harness.core.validation import members
 from tests.support.adapter_process import Lab
 
@@ -62,7 +63,7 @@ def train(lab: Lab, execution: str, name: str, impl: str) -> Trained:
 
 
 def _initial() -> dict[str, np.ndarray]:
-    return weights.initialise(ModelSpec.parse(FNN).resolve(Input((8, 8)), 10).params(), 0, "float64")
+    return initialisers.initialise(ModelSpec.parse(FNN).resolve(Input((8, 8)), 10).params(), 0, "float64")
 
 
 def deviation(a: Trained, b: Trained) -> float:

@@ -27,7 +27,8 @@ from harness.core.training.training_state import State
 from harness.core.validation import ConfigError, to_plain
 from harness.shell.reports.leaderboard import rows
 from harness.shell.reports.progress import outcome_text, reporter
-from harness.shell.runs.prepare import DataShelf, prepare
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.prepare import prepare
 from harness.shell.session.session import Session
 from tests.support.adapter_process import Lab, frameworks
 from tests.support.command_place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until

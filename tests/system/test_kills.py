@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.shell.runs.prepare import DataShelf
+from harness.shell.runs.inputs import DataShelf
 from tests.bench.kills import VICTIMS, Sweep, kill_once, new_place
 from tests.support.compose import composing, config_of
 

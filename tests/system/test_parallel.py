@@ -29,7 +29,9 @@ from harness.shell.engines.protocol import Record
 from harness.shell.engines.slots import check, seats
 from harness.shell.reports import progress
 from harness.shell.reports.progress import reporter
-from harness.shell.runs.prepare import DataShelf, Prepared, prepare
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.prepare import prepare
+from harness.shell.runs.records import Prepared
 from harness.shell.session.session import Session
 from tests.support.command_place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
 from tests.support.forked_command import Command

@@ -20,7 +20,9 @@ from harness.core.config.run_config import RunConfig
 from harness.core.storage import npz
 from harness.core.training import weights
 from harness.core.validation import ConfigError, to_plain
-from harness.shell.runs.prepare import DataShelf, Prepared, prepare
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.prepare import prepare
+from harness.shell.runs.records import Prepared
 from harness.shell.session.session import starting
 from tests.support.adapter_process import Lab
 from tests.support.compose import composing, config_of

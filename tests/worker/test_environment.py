@@ -23,8 +23,8 @@ from harness.core.validation import to_plain
 from harness.shell.environment import git_revisions
 from harness.shell.reports import phases
 from harness.shell.runs import prepare
-from harness.shell.runs.prepare import DataShelf
-from harness.shell.session.session import Outcome
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.records import Outcome
 from harness.shell.tracking.conversion import result_tags
 from harness.worker import environment as surroundings
 from tests.support import adapter_cases

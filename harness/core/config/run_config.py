@@ -9,33 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
 from harness.core.adapter import Execution, Loss, Plan, Precision
 from harness.core.config import init_section as init
+from harness.core.config.checks import (
+    BEST,
+    device_mistakes,
+    environment_mistakes,
+    execution_mistakes,
+    layer_mistakes,
+    readable_spec,
+)
 from harness.core.config.init_section import InitConfig
+from harness.core.config.model_specs import MAX_SPECS, read_spec
 from harness.core.data import dataset as data
 from harness.core.data.dataset import DataConfig, Dataset, Sample
 from harness.core.network import Input, ModelSpec, Network, Reconstruction
-from harness.core.storage.digest import digest
-from harness.core.training import losses, optimizers
-from harness.core.validation import ConfigError, Mistake, OneOf, Range, nearest, parse, to_plain
-
-BEST: Literal["best"] = "best"
-"""The execution that stands for the fastest one, until the shell has found out which that is."""
+from harness.core.training import batches, losses, optimizers, schedules
+from harness.core.validation import ConfigError, Mistake, OneOf, Range, parse, to_plain
 
 Whole = Annotated[int, Range(min=0)]
 Positive = Annotated[int, Range(min=1)]
 
 METRICS = ("val/loss", "val/accuracy", "val/f1", "val/mse", "val/mae", "val/r2")
-MAX_SPECS = 64  # layer trees, and networks made of them, that are kept for the next run
-NOT_IN_IDENTITY = (
-    *("study", "results_dir", "tracking", "force", "certify", "isolation", "timeout_s", "limit"),
-    *("checkpoint", "workers", "pin", "timings", "search"),
-)
-"""Keys that change no number of a result."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class RunConfig:
     framework: FrameworkConfig
     data: DataConfig
     optimizer: optimizers.Rule
-    schedule: optimizers.Schedule
+    schedule: schedules.Schedule
     train: TrainConfig
     seed: Whole
     repeat: Whole
@@ -185,11 +184,11 @@ class RunConfig:
             mistakes.extend(data.check(config.data))
             if not config.study.strip():
                 mistakes.append(Mistake("study", "is empty", "a name"))
-        mistakes.extend(_layer_mistakes(plain.get("model")))
-        mistakes.extend(init.check(raw.get("init"), _spec(plain.get("model"))))
-        mistakes.extend(_device_mistakes(plain.get("device")))
-        mistakes.extend(_environment_mistakes(plain.get("framework")))
-        if found := _execution_mistakes(plain):  # which says what this framework has, as the type can't
+        mistakes.extend(layer_mistakes(plain.get("model")))
+        mistakes.extend(init.check(raw.get("init"), readable_spec(plain.get("model"))))
+        mistakes.extend(device_mistakes(plain.get("device")))
+        mistakes.extend(environment_mistakes(plain.get("framework")))
+        if found := execution_mistakes(plain):  # which says what this framework has, as the type can't
             mistakes = [mistake for mistake in mistakes if mistake.key != "execution"] + found
         if mistakes:
             raise ConfigError(mistakes)
@@ -208,7 +207,7 @@ class RunConfig:
         """
         network, loss = fit(self.model, self.train.loss, dataset.sample, self.init.freeze)
         rows = dataset.rows("train"), dataset.rows("val"), dataset.rows("test")
-        batch_size = data.effective_batch(rows[0], self.train.batch_size)
+        batch_size = batches.effective_batch(rows[0], self.train.batch_size)
         return Plan(
             network=network,
             loss=cast(Loss, loss),
@@ -262,19 +261,6 @@ def fit(model: ModelConfig, loss: str, sample: Sample, freeze: tuple[str, ...] =
     return network, loss
 
 
-_specs: dict[str, ModelSpec] = {}
-
-
-def read_spec(layers: object) -> ModelSpec:
-    """A layer tree, read once for all runs of a sweep that have the same; raises ConfigError."""
-    text = repr(layers)
-    if text not in _specs:
-        if len(_specs) >= MAX_SPECS:
-            del _specs[next(iter(_specs))]
-        _specs[text] = ModelSpec.parse(layers)
-    return _specs[text]
-
-
 @functools.lru_cache(MAX_SPECS)
 def _resolved(spec: ModelSpec, shape: Input, outputs: int) -> Network:
     return spec.resolve(shape, outputs)
@@ -298,34 +284,6 @@ def model_config(section: Mapping[str, Any]) -> ModelConfig:
     return parse(ModelConfig, _model_section(section), "model")
 
 
-def identity(
-    config: RunConfig, versions: Mapping[str, str], fingerprint: str, source: str | None = None
-) -> str:
-    """The run id: 16 hex digits of a hash of what determines the result.
-
-    `versions` are those of the distributions in the worker's interpreter, this project's own included;
-    `fingerprint` is that of the data, which stands for the code and the packages that made it; `source` is
-    the digest of what `init.from_run` left, whose id must be the whole one. Left out is what can't change a
-    number: `NOT_IN_IDENTITY`.
-    """
-    plain = config.to_plain()
-    for key in NOT_IN_IDENTITY:
-        del plain[key]
-    framework = plain["framework"]
-    plain["framework"] = {key: framework[key] for key in ("name", "adapter", "backend", "xla")}
-    plain["framework"]["env"] = config.framework.environment(config.execution)
-    # the layers as they were unrolled: units [64, 64], and 64 with a depth of 2, are one network
-    layers = [(placed.path, to_plain(placed.layer)) for placed in config.model.spec.layers]
-    plain["model"] = {"name": config.model.name, "layers": layers}
-    if config.init == InitConfig():
-        del plain["init"]
-    else:  # the frozen layers by whichever name they were called
-        frozen = {path for name in config.init.freeze for path in config.model.spec.meant(name)}
-        plain["init"]["freeze"] = sorted(frozen)
-        plain["init"]["digest"] = source
-    return digest({"config": plain, "versions": dict(versions), "data": fingerprint})
-
-
 def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
     known = {f.name for f in fields(ModelConfig)}
     rest = {k: v for k, v in model.items() if k not in known}
@@ -333,60 +291,3 @@ def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # These look at the raw sections, so that they have their say even where another section can't be read.
-
-
-def _layer_mistakes(model: object) -> tuple[Mistake, ...]:
-    if not isinstance(model, Mapping) or "layers" not in model:
-        return ()
-    try:
-        read_spec(model["layers"])
-    except ConfigError as error:
-        return error.mistakes
-    return ()
-
-
-def _spec(model: object) -> ModelSpec | None:
-    """The layer tree, or None for one that can't be read."""
-    readable = isinstance(model, Mapping) and "layers" in model and not _layer_mistakes(model)
-    return read_spec(model["layers"]) if isinstance(model, Mapping) and readable else None
-
-
-def _device_mistakes(device: object) -> list[Mistake]:
-    if not isinstance(device, str):
-        return []
-    kind, colon, index = device.partition(":")
-    if kind in ("cpu", "cuda", "auto") and (not colon or (kind == "cuda" and index.isdigit())):
-        return []
-    allowed = "cpu, cuda, cuda:<number>, auto"
-    return [Mistake("device", f"{device!r} is not a device", allowed, nearest(kind, ("cpu", "cuda", "auto")))]
-
-
-def _execution_mistakes(plain: Mapping[str, Any]) -> list[Mistake]:
-    framework, execution = plain.get("framework"), plain.get("execution")
-    if not isinstance(framework, Mapping) or (known := _executions(framework)) is None:
-        return []
-    kind = str(plain.get("device")).partition(":")[0]
-    possible = known.get(kind) or known.get("cpu") or []
-    if execution in possible or (possible and execution == BEST):
-        return []
-    problem = f"{framework.get('name')} on {kind} has no execution {execution!r}"
-    choices = [*map(str, possible), BEST]
-    return [Mistake("execution", problem, ", ".join(choices), nearest(str(execution), choices))]
-
-
-def _environment_mistakes(framework: object) -> list[Mistake]:
-    if not isinstance(framework, Mapping) or (known := _executions(framework)) is None:
-        return []
-    if not isinstance(framework.get("execution_env"), Mapping):
-        return []
-    names = sorted({str(each) for of_device in known.values() for each in of_device})
-    key, unknown = "framework.execution_env", [str(n) for n in framework["execution_env"] if n not in names]
-    return [Mistake(f"{key}.{n}", "no such execution", ", ".join(names), nearest(n, names)) for n in unknown]
-
-
-def _executions(framework: Mapping[str, Any]) -> Mapping[str, Sequence[object]] | None:
-    """What a framework's section says that it can do, by device; None where that can't be read."""
-    found = framework.get("executions")
-    if isinstance(found, Mapping) and all(isinstance(each, list | tuple) for each in found.values()):
-        return found
-    return None

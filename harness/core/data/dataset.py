@@ -27,7 +27,6 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core import rng
 from harness.core.data.loaders import LOADERS, SAMPLES, Raw, Sample, Task
 from harness.core.data.preprocessing import most_frequent, scale, standardise
 from harness.core.data.split import SPLITS, split_rows
@@ -42,9 +41,7 @@ __all__ = [
     "Sample",
     "Task",
     "as_reconstruction",
-    "batch_order",
     "check",
-    "effective_batch",
     "load",
     "names",
     "open_dataset",
@@ -213,24 +210,6 @@ def reconstruction(sample: Sample) -> Task:
         problem = f"an autoencoder can't give back {what}"
         raise ConfigError([Mistake("data.name", problem, "data of measurements, all of one shape")])
     return Task("reconstruction", math.prod(sample.input.shape), ())
-
-
-def effective_batch(rows: int, batch_size: int) -> int:
-    """The rows of a batch in fact: more than there are can't be asked for."""
-    return min(rows, batch_size)
-
-
-def batch_order(seed: int, epoch: int, rows: int, batch_size: int) -> NDArray[np.int32]:
-    """Which rows of the training part make up each step of an epoch: int32 [steps, batch].
-
-    A new permutation each epoch. The rows that don't fill a batch are left out, which are others in every
-    epoch: all batches then have one shape (nothing is compiled twice) and no framework's own way with a
-    smaller last batch can matter.
-    """
-    batch = effective_batch(rows, batch_size)
-    steps = rows // batch
-    order = rng.permutation(rows, "order", seed, epoch)[: steps * batch]
-    return order.reshape(steps, batch).astype(np.int32)
 
 
 def save(dataset: Dataset, path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
 
-from harness.core.training.weights import INITIALISERS
+from harness.core.network.initialisers import INITIALISERS
 from harness.core.validation import OneOf, Range
 
 Shape = tuple[int, ...]

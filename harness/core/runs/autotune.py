@@ -16,9 +16,9 @@ from typing import Any
 
 from harness.core.adapter import Execution, Plan
 from harness.core.config.run_config import RunConfig
-from harness.core.machine.host import Device
-from harness.core.runs.run_folder import read_json, write_json
+from harness.core.machine.matmul_limits import Device
 from harness.core.storage.digest import digest
+from harness.core.storage.json_files import read_json, write_json
 from harness.core.validation import ConfigError, parse, to_plain
 
 TUTORIAL: Execution = "idiomatic"

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal
 import harness.core.training.training_state
 from harness.core.adapter import Weights
 from harness.core.storage import atomic, locks, npz
+from harness.core.storage.json_files import read_json, write_json
 from harness.core.training.training_state import State
 
 Status = Literal["finished", "failed", "timeout", "killed", "diverged", "pruned"]
@@ -245,18 +246,3 @@ def last_lines(log: BinaryIO, lines: int = 20) -> str:
     size = log.seek(0, os.SEEK_END)
     log.seek(max(0, size - TAIL_BYTES))
     return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON under a temporary name, then rename. NaN and infinity are kept as Python writes them."""
-    with atomic.replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object, or None where there is no file."""
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return value

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.core.adapter import Plan, Weights
 from harness.core.config.run_config import RunConfig
+from harness.core.network import initialisers
 from harness.core.runs.run_folder import RunFolder
 from harness.core.training import training_state as state
 from harness.core.training import weights
@@ -102,7 +103,7 @@ def initial(config: RunConfig, plan: Plan, source: Source | None) -> tuple[Weigh
 
     Weights of another precision are rounded. With another seed than the source's the masks are new ones.
     """
-    made = weights.initialise(plan.network.params(), config.seed, plan.dtype)
+    made = initialisers.initialise(plan.network.params(), config.seed, plan.dtype)
     if source is None:
         return made, None
     new, _ = _unfit(config, plan, source)

@@ -16,15 +16,17 @@ from typing import Any
 
 from harness.core.adapter import Execution
 from harness.core.certificates import gates
-from harness.core.certificates.gates import STEPS, Case
+from harness.core.certificates.cases import STEPS, Case
 from harness.core.config.run_config import RunConfig
 from harness.core.data.dataset import Dataset
 from harness.core.storage import npz
-from harness.core.training import optimizers
+from harness.core.storage.dates import today
+from harness.core.training import schedules
 from harness.core.validation import to_plain
-from harness.shell.certificates.store import Certificate, Party, Shelf, certificate_id, today
+from harness.shell.certificates.store import Certificate, Party, Shelf, certificate_id
 from harness.shell.environment.versions import versions
-from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.workers.key import WorkerKey
+from harness.shell.workers.process import Worker, WorkerDiedError
 
 STEPS_PER_EPOCH = 5  # of the schedule in a certificate: its 20 steps are 4 epochs
 
@@ -185,7 +187,7 @@ class _Desk:
 def _case(config: RunConfig, dataset: Dataset) -> tuple[str, Case]:
     plan = config.plan(dataset)
     rate = config.optimizer.learning_rate
-    rates = optimizers.learning_rates(config.schedule, rate, STEPS // STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+    rates = schedules.learning_rates(config.schedule, rate, STEPS // STEPS_PER_EPOCH, STEPS_PER_EPOCH)
     case = Case(
         name=config.model.name,
         layers=config.model.layers,

@@ -9,7 +9,6 @@ that nobody named, or that the name does not account for, breaks the certificate
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any, Literal
 
 from harness.core.adapter import Execution
 from harness.core.certificates.gates import BOUND, Comparison, Native
-from harness.core.runs.run_folder import read_json, write_json
 from harness.core.storage.digest import digest
+from harness.core.storage.json_files import read_json, write_json
 from harness.core.validation import parse, to_plain
 
 Verdict = Literal["exact", "deviates", "fails", "none"]
@@ -164,8 +163,3 @@ class Shelf:
             target.unlink(missing_ok=True)
         else:
             write_json(target, plain)
-
-
-def today() -> str:
-    """The date of a certificate."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.config.run_config import RunConfig
-from harness.core.runs.run_folder import write_json
+from harness.core.storage.dates import today
 from harness.core.storage.digest import digest
+from harness.core.storage.json_files import write_json
 from harness.core.validation import ConfigError, Mistake, to_plain
 from harness.shell.certificates.equivalence import LEVEL, Equivalence, compare
-from harness.shell.certificates.store import today
 from harness.shell.compose import hydra
 from harness.shell.engines.protocol import Engine, Judge
 from harness.shell.environment.versions import versions
@@ -28,7 +28,8 @@ from harness.shell.reports.axes import NO_AXES, axes
 from harness.shell.reports.leaderboard import SCORES
 from harness.shell.reports.progress import reporter
 from harness.shell.reports.tables import plain_table, screen
-from harness.shell.session.session import Outcome, Session
+from harness.shell.runs.records import Outcome
+from harness.shell.session.session import Session
 
 MARGIN = 0.01  # a percentage point of accuracy
 SEEDS = 5

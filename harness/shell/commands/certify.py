@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.core.certificates.gates import BOUND, GATES, STEPS
+from harness.core.certificates.cases import STEPS
+from harness.core.certificates.gates import BOUND, GATES
 from harness.core.config.run_config import RunConfig
 from harness.core.data.dataset import Dataset
 from harness.core.validation import ConfigError, Mistake, to_plain
@@ -22,7 +23,7 @@ from harness.shell.commands.accuracy import MARGIN, accuracy_command
 from harness.shell.compose import hydra
 from harness.shell.reports.network import as_json, drawing, print_table
 from harness.shell.reports.tables import plain_table, screen
-from harness.shell.runs.prepare import DataShelf
+from harness.shell.runs.inputs import DataShelf
 
 CERTIFY_EXAMPLES = """\
   evenbench certify                                    every model with every optimizer in all frameworks

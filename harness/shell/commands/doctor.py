@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.core.machine.matmul import Noise
+from harness.core.machine.noise import Noise
 from harness.core.runs import autotune
 from harness.core.validation import to_plain
 from harness.shell.doctor.findings import DeviceLimit, Findings, FrameworkState, Problem

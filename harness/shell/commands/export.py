@@ -21,15 +21,17 @@ from harness.core.adapter import Precision, storage
 from harness.core.config.run_config import FrameworkConfig, RunConfig
 from harness.core.export.exporter import Target
 from harness.core.export.refit import Preprocessing, preprocessing
-from harness.core.runs.run_folder import Job, RunFolder, write_json
+from harness.core.runs.run_folder import Job, RunFolder
 from harness.core.storage import npz
+from harness.core.storage.dates import today
+from harness.core.storage.json_files import write_json
 from harness.core.validation import ConfigError, Mistake, parse
-from harness.shell.certificates.store import today
 from harness.shell.environment.frameworks import conf_folder, frameworks
 from harness.shell.environment.versions import installed, look_up, versions
 from harness.shell.runs.find_run import find_run
-from harness.shell.runs.prepare import DataShelf
-from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.workers.key import WorkerKey
+from harness.shell.workers.process import Worker, WorkerDiedError
 
 FRAMEWORKS: dict[Target, tuple[str, ...]] = {
     "torch": ("torch",),

@@ -38,8 +38,8 @@ from harness.shell.environment.frameworks import conf_folder
 from harness.shell.environment.versions import installed
 from harness.shell.reports.leaderboard import print_leaderboard
 from harness.shell.reports.progress import reporter
+from harness.shell.runs.inputs import DataShelf
 from harness.shell.runs.interning import Shared
-from harness.shell.runs.prepare import DataShelf
 from harness.shell.session.session import Session
 
 PACKAGE = Path(harness.__file__).resolve().parent

@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.core.config.run_config import RunConfig
 from harness.core.validation import ConfigError, Mistake, nearest
 from harness.shell.compose.origins import SECTIONS, Origins, locate
-from harness.shell.runs.prepare import DataShelf, check_parts
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.prepare import check_parts
 
 USED = re.compile(r"\$\{(?:oc\.select:)?\s*model\.([A-Za-z_]\w*)")
 OWN = {"name", "layers"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.core.machine.host import Limit
-from harness.core.machine.matmul import Noise
+from harness.core.machine.matmul_limits import Limit
+from harness.core.machine.noise import Noise
 from harness.core.runs.autotune import Choice
 from harness.shell.environment.cards import Card
 

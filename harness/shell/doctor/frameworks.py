@@ -11,7 +11,8 @@ from harness.core.config.run_config import FrameworkConfig
 from harness.core.validation import ConfigError
 from harness.shell.doctor.findings import FrameworkState, Problem
 from harness.shell.environment.versions import PROJECT, look_up
-from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey, interpreter
+from harness.shell.workers.key import WorkerKey, interpreter
+from harness.shell.workers.process import Worker, WorkerDiedError
 
 EXTRA = re.compile(r"""^([\w.-]+).*extra == ['"]([\w-]+)['"]""")
 FOR_CARDS = "gpu-"  # how the names of extras begin that need a card

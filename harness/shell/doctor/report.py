@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from harness.core.machine.matmul import Noise
+from harness.core.machine.noise import Noise
 from harness.core.runs.autotune import Choice
 from harness.shell.doctor.findings import DeviceLimit, Findings, FrameworkState, Host, Storage
 from harness.shell.doctor.timings import verdict

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.core.config.run_config import FrameworkConfig
-from harness.core.machine import host, matmul
-from harness.core.machine.matmul import Noise
+from harness.core.machine import host
+from harness.core.machine.noise import USUAL_PAIRS, Noise
 from harness.core.validation import parse
 from harness.shell.doctor.findings import DeviceLimit, Problem
 from harness.shell.environment.devices import precisions
 from harness.shell.workers import matmul_limits
-from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.workers.key import WorkerKey
+from harness.shell.workers.process import Worker, WorkerDiedError
 
 MUCH_STEAL = 0.01
 LITTLE_TIME = 0.98  # of a core that is ours alone
@@ -78,7 +79,7 @@ def measure_noise(framework: FrameworkConfig) -> tuple[Noise | None, list[Proble
 
 def verdict(noise: Noise) -> str:
     """What the noise means for those who compare frameworks."""
-    few = f"ratios below ±{noise.blur:.1%} can't be told from 1 with {matmul.USUAL_PAIRS} pairs"
+    few = f"ratios below ±{noise.blur:.1%} can't be told from 1 with {USUAL_PAIRS} pairs"
     many = f"nor below ±{noise.blur_of_all:.1%} with {noise.ratio.pairs}"
     return f"{'quiet' if noise.quiet else 'noisy'}: {few}, {many}"
 

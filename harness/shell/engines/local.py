@@ -24,8 +24,9 @@ from harness.shell.engines import lost_runs
 from harness.shell.engines.protocol import Listener, Verdict
 from harness.shell.engines.slots import Seat, check, seats
 from harness.shell.environment import devices
-from harness.shell.runs.prepare import Prepared
-from harness.shell.workers.process import Death, Worker, WorkerDiedError, WorkerKey
+from harness.shell.runs.records import Prepared
+from harness.shell.workers.key import WorkerKey
+from harness.shell.workers.process import Death, Worker, WorkerDiedError
 
 MAX_WORKERS = 6  # kept alive at a time, over all slots; each holds a framework in memory
 STOP_TIMEOUT_S = 10.0  # for writing down what was interrupted; another sweep may hold a run's folder

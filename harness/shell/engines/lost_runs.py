@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.core.runs.run_folder import CONCLUSIVE, Failure, Result, RunFolder, epoch_record
 from harness.core.validation import to_plain
-from harness.shell.runs.prepare import Prepared
+from harness.shell.runs.records import Prepared
 from harness.shell.workers.process import Death
 
 INTERRUPTED = Death("killed", "interrupted", "the sweep was interrupted")

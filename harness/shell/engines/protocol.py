@@ -31,8 +31,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from harness.core.config.run_config import RunConfig
-from harness.shell.runs.prepare import Prepared
-from harness.shell.workers.process import Worker, WorkerKey
+from harness.shell.runs.records import Prepared
+from harness.shell.workers.key import WorkerKey
+from harness.shell.workers.process import Worker
 
 Record = Mapping[str, Any]
 """An epoch's event: `epoch`, `metrics`, `train_s`, ... as in `events.jsonl`."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from harness.core.machine import host
 from harness.core.validation import ConfigError, Mistake
 from harness.shell.environment.devices import devices_of
-from harness.shell.runs.prepare import Prepared
-from harness.shell.workers.process import WorkerKey
+from harness.shell.runs.records import Prepared
+from harness.shell.workers.key import WorkerKey
 
 COMPARED = ("framework", "execution", "precision", "threads", "device", "repeat")
 """Keys by which runs are compared for speed, which hyperparameters and seeds are not."""

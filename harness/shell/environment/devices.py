@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import get_args
 
 from harness.core.adapter import Precision
-from harness.core.config.run_config import BEST, FrameworkConfig, RunConfig
+from harness.core.config.checks import BEST
+from harness.core.config.run_config import FrameworkConfig, RunConfig
 from harness.core.machine import precision
 from harness.core.validation import ConfigError, Mistake
 from harness.shell.environment import cards

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.core.config.run_config import NOT_IN_IDENTITY, RunConfig
-from harness.shell.tracking.conversion import flatten
+from harness.core.config.flatten import flatten
+from harness.core.config.identity import NOT_IN_IDENTITY
+from harness.core.config.run_config import RunConfig
 
 SECTIONS = ("model", "data", "framework", "optimizer", "schedule")
 TRAINING = ("train", "optimizer", "schedule")

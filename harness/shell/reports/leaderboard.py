@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
-from harness.core.machine import timing
+from harness.core.machine.statistics import median
 from harness.shell.reports.axes import axes
 from harness.shell.reports.tables import plain_table, screen
-from harness.shell.session.session import Outcome
+from harness.shell.runs.records import Outcome
 
 SCORES = ("test/accuracy", "test/r2")
 MARK = "*"  # of a time that is not the program's own alone
@@ -156,7 +156,7 @@ def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
     failed = sum(outcome.failed for outcome in group)
 
     def middle(name: str) -> float:
-        return timing.median([metrics[name] for metrics in finished])
+        return median([metrics[name] for metrics in finished])
 
     return Row(
         axes=axes,
@@ -168,7 +168,7 @@ def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
         score_deviation=statistics.stdev(scores) if len(scores) > 1 else math.nan,
         step_ms=middle("speed/step_ms"),
         samples_per_second=middle("speed/samples_per_second"),
-        share=timing.median([m["speed/share_of_limit"] for m in finished if "speed/share_of_limit" in m]),
+        share=median([m["speed/share_of_limit"] for m in finished if "speed/share_of_limit" in m]),
         # a kept program compiles nothing, so the largest value is the one that a compilation took
         compile_s=max((metrics["time/compile_s"] for metrics in finished), default=math.nan),
         peak_mb=middle("memory/peak_mb"),

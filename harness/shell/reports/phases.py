@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.core.machine import timing as measure
+from harness.core.machine import statistics
 from harness.shell.reports.leaderboard import settings
 from harness.shell.reports.tables import plain_table, screen
-from harness.shell.session.session import Outcome
+from harness.shell.runs.records import Outcome
 
 COLUMNS = {
     "import": "import_s",
@@ -69,4 +69,4 @@ def print_phases(outcomes: Sequence[Outcome], as_json: bool) -> None:
 
 def _seconds(key: str, timings: Sequence[Mapping[str, Any]]) -> float:
     values = [float(timing[key]) for timing in timings]
-    return max(values) if key == COLD else measure.median(values)
+    return max(values) if key == COLD else statistics.median(values)

@@ -7,87 +7,24 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.core.config.run_config import FrameworkConfig, RunConfig, fit, identity, model_config
+from harness.core.config.identity import identity
+from harness.core.config.run_config import FrameworkConfig, RunConfig, fit, model_config
 from harness.core.data import dataset as data
-from harness.core.data.dataset import DataConfig, Dataset
+from harness.core.data.dataset import DataConfig
 from harness.core.runs import warm_start as start
 from harness.core.runs.run_folder import Job, RunFolder
-from harness.core.runs.warm_start import Source, Start
-from harness.core.storage import atomic, locks
-from harness.core.storage.digest import digest
-from harness.core.validation import ConfigError, Mistake, parse, to_plain
+from harness.core.validation import ConfigError, Mistake, parse
 from harness.shell.environment import devices
 from harness.shell.environment.git_revisions import revisions
 from harness.shell.environment.versions import versions
-from harness.shell.runs.find_run import find_run
-from harness.shell.runs.interning import Shared
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.records import Prepared
 from harness.shell.tracking.store import resolve_uri
-from harness.shell.workers.process import WorkerKey
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run that can start. Runs of equal `program` can share a compiled one, in equal workers."""
-
-    config: RunConfig
-    job: Job
-    folder: RunFolder
-    worker: WorkerKey
-    start: Start
-    program: int
-
-    @property
-    def results_dir(self) -> Path:
-        """The results folder, absolute."""
-        return self.folder.path.parents[1]
-
-
-class DataShelf:
-    """Data sets by their configuration, kept in `<results_dir>/data` so that they are made only once; and the
-    runs that others start from, read only once."""
-
-    def __init__(self) -> None:
-        self.shared = Shared()
-        self._loaded: dict[tuple[Path, str], Dataset] = {}
-        self._sources: dict[Path, tuple[int, Source]] = {}
-        self._named: dict[tuple[Path, str], RunFolder] = {}
-
-    def source(self, name: str, results_dir: Path) -> Source:
-        """The finished run that a name means, see `find_run`; raises ConfigError."""
-        # `last` is one and the same run as long as the command lasts
-        folder = self._named.get((results_dir, name)) or find_run(results_dir, name, start.KEY)
-        self._named[results_dir, name] = folder
-        ended = folder.path / "result.json"
-        written = ended.stat().st_mtime_ns if ended.exists() else 0
-        known = self._sources.get(folder.path)
-        if known is None or known[0] != written:
-            known = self._sources[folder.path] = written, start.read(folder)
-        return known[1]
-
-    def get(self, config: DataConfig, results_dir: Path) -> tuple[Dataset, str]:
-        """The data set and its file, relative to `results_dir`; raises ConfigError."""
-        # a file that an older version made is another file
-        name = f"data/{config.name}-{digest([data.FORMAT, to_plain(config)], 12)}.npz"
-        key = results_dir, name
-        if key not in self._loaded:
-            path = results_dir / name
-            self._loaded[key] = data.open_dataset(path) if path.exists() else data.load(config)
-        return self._loaded[key], name
-
-    def write(self, results_dir: Path) -> None:
-        """Put what was loaded where workers find it."""
-        for (folder, name), dataset in self._loaded.items():
-            path = folder / name
-            if folder == results_dir and not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with locks.held(folder / ".data.lock"):  # so what is half-written is what a kill left
-                    atomic.remove_half_written(path)
-                    if not path.exists():
-                        data.save(dataset, path)
+from harness.shell.workers.key import WorkerKey
 
 
 def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:

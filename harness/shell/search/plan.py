@@ -19,7 +19,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.core.config.run_config import NOT_IN_IDENTITY, RunConfig, fit
+from harness.core.config.flatten import flatten as flat
+from harness.core.config.identity import NOT_IN_IDENTITY
+from harness.core.config.run_config import RunConfig, fit
 from harness.core.data import dataset
 from harness.core.validation import ConfigError, Mistake
 from harness.shell.compose import overrides
@@ -28,7 +30,8 @@ from harness.shell.compose.overrides import Groups
 from harness.shell.compose.run_config import run_config
 from harness.shell.engines import slots
 from harness.shell.engines.protocol import Engine
-from harness.shell.runs.prepare import DataShelf, prepare
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.prepare import prepare
 from harness.shell.search.space import (
     TIMES,
     Choice,
@@ -38,7 +41,6 @@ from harness.shell.search.space import (
     override_text,
     read,
 )
-from harness.shell.tracking.conversion import flatten as flat
 
 SECTION = "search"
 MARK = f"{SECTION}.mark"  # what a run is told of its trial, see `harness.core.config.run_config.TrialMark`

@@ -17,11 +17,12 @@ from hydra.core.utils import JobReturn
 from harness.core.runs.run_folder import RunFolder
 from harness.core.validation import ConfigError
 from harness.shell.engines.protocol import Engine, Judge, Record
+from harness.shell.runs.records import Outcome
 from harness.shell.search import report
 from harness.shell.search.plan import Composer, Request
 from harness.shell.search.space import folder_of
 from harness.shell.search.study import Answer, Search, Trial, Umpire, runs_of
-from harness.shell.session.session import Outcome, Session
+from harness.shell.session.session import Session
 
 
 @runtime_checkable

@@ -12,15 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.core.config.run_config import BEST, RunConfig
-from harness.core.machine.host import Device
+from harness.core.config.checks import BEST
+from harness.core.config.run_config import RunConfig
+from harness.core.machine.matmul_limits import Device
 from harness.core.runs import autotune
 from harness.core.runs.autotune import Candidate, Choice
+from harness.core.storage.dates import today
 from harness.core.validation import ConfigError, Mistake, parse, to_plain
-from harness.shell.certificates.store import today
-from harness.shell.runs.prepare import DataShelf, Prepared, prepare
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.prepare import prepare
+from harness.shell.runs.records import Prepared
+from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.matmul_limits import device_of
-from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.workers.process import Worker, WorkerDiedError
 
 
 class Choices:

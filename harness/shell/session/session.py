@@ -12,7 +12,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,46 +21,27 @@ from harness.core.config.run_config import RunConfig
 from harness.core.data.dataset import Dataset
 from harness.core.runs.run_folder import CONCLUSIVE, INTENDED, RunFolder
 from harness.core.runs.warm_start import Start
-from harness.core.validation import to_plain
 from harness.shell.certificates.certify import make_missing, statement
 from harness.shell.certificates.store import Shelf
 from harness.shell.engines.local import LocalEngine
-from harness.shell.engines.lost_runs import is_attempt
 from harness.shell.engines.protocol import Engine, Judge, Record, Verdict
 from harness.shell.reports.axes import labels
 from harness.shell.reports.progress import Reporter
-from harness.shell.runs.prepare import DataShelf, Prepared
+from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.records import Outcome, Prepared
 from harness.shell.session.autotune import Choices
+from harness.shell.session.recorder import RunRecorder, store_key, without_epochs
 from harness.shell.tracking import run_links
 from harness.shell.tracking.background import TrackingThread
 from harness.shell.tracking.store import resolve_uri, sqlite_path
 from harness.shell.tracking.tracker import study_is_left_open
+from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.matmul_limits import Limits
-from harness.shell.workers.process import Worker, WorkerKey
+from harness.shell.workers.process import Worker
 
 SWITCH_S = 0.0005
 """How long a slot's thread, which has a run to hand over, waits for MLflow's; Python's default is 5 ms."""
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # from a batch system, from a terminal that is closed
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A run and what came out of it; `skipped` if that was known before. `result` is that of the run's folder
-    without its epochs, which would fill the memory in a long sweep."""
-
-    config: RunConfig
-    result: Mapping[str, Any]
-    skipped: bool
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run trained to its end."""
-        return bool(self.result["status"] == "finished")
-
-    @property
-    def failed(self) -> bool:
-        """Whether something is wrong with it."""
-        return self.result["status"] not in INTENDED
 
 
 class Session:
@@ -132,7 +113,7 @@ class Session:
         for tracking in self._tracking.values():
             tracking.wait_open()
         workers = engine.ready()
-        desk = _Desk(self._tracking, self._reporter, labels([run.config for run in todo]), todo)
+        desk = RunRecorder(self._tracking, self._reporter, labels([run.config for run in todo]), todo)
         if todo:
             limited = todo if workers is None else self._limited(todo, workers)
             engine.execute(limited, desk, _verdict(judge, asked))
@@ -179,8 +160,8 @@ class Session:
 
     def conclude(self, config: RunConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Say in MLflow what the study of a run came to altogether, after its last runs."""
-        if _store(config) in self._tracking:  # else nothing was done, and it is said already
-            self._tracking[_store(config)].finish_study(config.study, "finished", metrics, tags)
+        if store_key(config) in self._tracking:  # else nothing was done, and it is said already
+            self._tracking[store_key(config)].finish_study(config.study, "finished", metrics, tags)
 
     def _adopt(self, engine: Engine | None) -> Engine:
         if engine is None:
@@ -218,63 +199,12 @@ class Session:
         return self._shelf.get(run.config.data, run.results_dir)[0]
 
     def _track(self, config: RunConfig) -> TrackingThread:
-        key = _store(config)
+        key = store_key(config)
         if key not in self._tracking:
             thread = TrackingThread(Path(key[0]).resolve(), key[1], warn=self._reporter.note)
             thread.close_orphans()
             self._tracking[key] = thread
         return self._tracking[key]
-
-
-class _Desk:
-    """Passes on what an engine says: to the runs' folders, to MLflow, to people."""
-
-    def __init__(
-        self,
-        tracking: Mapping[tuple[str, str | None], TrackingThread],
-        reporter: Reporter,
-        names: Sequence[str],
-        runs: Sequence[Prepared],
-    ) -> None:
-        self.results: dict[str, dict[str, Any]] = {}
-        self._tracking = tracking
-        self._reporter = reporter
-        self._labels = dict(zip((run.job.run_id for run in runs), names, strict=True))
-        self._begun: dict[str, Mapping[str, Any]] = {}
-
-    def started(self, run: Prepared, slot: str) -> None:
-        """Make the run's folder."""
-        run_id = run.job.run_id
-        self._begun.pop(run_id, None)  # of an attempt that was lost
-        run.folder.write_job(to_plain(run.job))
-        Shelf(run.results_dir).copy_to(run.folder.path, (run.job.certificate or {}).get("id"))
-        epochs, before = run.config.train.epochs, run.start.epochs
-        self._reporter.started(run_id, self._labels[run_id], slot, epochs, before)
-
-    def event(self, run: Prepared, event: Mapping[str, Any]) -> None:
-        """Log what a worker says."""
-        tracking = self._tracking[_store(run.config)]
-        if event["event"] == "started":
-            self._begun[run.job.run_id] = event
-            tracking.begin(run.folder.path, to_plain(run.job))
-        elif event["event"] == "epoch":
-            tracking.epochs(run.folder.path, [event])
-            self._reporter.epoch(run.job.run_id, event)
-
-    def ended(self, run: Prepared, result: Mapping[str, Any]) -> None:
-        """Log what came out of a run."""
-        run_id, tracking = run.job.run_id, self._tracking[_store(run.config)]
-        if result and is_attempt(run.folder, self._begun.pop(run_id, None)):
-            tracking.finish(run.folder.path, result)
-        else:  # the worker never started it, or another sweep finished it
-            tracking.sync(run.folder.path)
-        self.results[run_id] = _without_epochs(result)
-        if result:  # none of a run that was interrupted while another sweep did it
-            self._reporter.ended(run_id, result)
-
-    def note(self, text: str) -> None:
-        """Tell people."""
-        self._reporter.note(text)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -310,15 +240,7 @@ def _known(run: Prepared) -> dict[str, Any] | None:
     result = run.folder.result()
     if run.config.force or result is None or result["status"] not in CONCLUSIVE:
         return None
-    return _without_epochs(result)
-
-
-def _without_epochs(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key != "epochs"}
-
-
-def _store(config: RunConfig) -> tuple[str, str | None]:
-    return config.results_dir, config.tracking.uri
+    return without_epochs(result)
 
 
 def _is_tracked(config: RunConfig, folder: RunFolder) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.core.config.run_config import RunConfig
 from harness.core.runs.run_folder import RunFolder, runs
 from harness.core.validation import ConfigError, Mistake, nearest
-from harness.shell.session.session import Outcome
+from harness.shell.runs.records import Outcome
 
 
 def members(results_dir: Path) -> dict[str, list[RunFolder]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from harness.core.config.flatten import flatten
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -34,20 +35,6 @@ def group_name(axes: Mapping[str, str]) -> str:
     """What repetitions with other seeds share: `fnn torch digits adam epoch float32`."""
     shared = ("model", "framework", "data", "optimizer", "execution", "precision")
     return " ".join(axes[axis] for axis in shared if axis in axes)
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as dotted keys, e.g. `optimizer.learning_rate`; lists become JSON."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{name}."))
-        elif isinstance(value, list | tuple):
-            flat[name] = json.dumps(value, default=str)
-        else:
-            flat[name] = str(value)
-    return flat
 
 
 def axis_name(section: object) -> str:

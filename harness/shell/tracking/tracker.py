@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from harness.core.config.flatten import flatten
 from harness.core.runs.run_folder import CHECKPOINT, UNUSABLE, RunFolder
 from harness.core.storage import locks
 from harness.shell.tracking import run_links
@@ -28,7 +29,6 @@ from harness.shell.tracking.conversion import (
     ENTITIES_PER_CALL,
     METRICS_PER_CALL,
     axis_name,
-    flatten,
     group_name,
     metrics_of,
     params_of,

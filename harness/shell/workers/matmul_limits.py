@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.config.run_config import FrameworkConfig, RunConfig
-from harness.core.machine import host
-from harness.core.machine.host import Device, Limit
+from harness.core.machine import matmul_limits
+from harness.core.machine.matmul_limits import Device, Limit
 from harness.core.storage import locks, user_cache
-from harness.shell.certificates.store import today
+from harness.core.storage.dates import today
 from harness.shell.environment.frameworks import conf_folder, frameworks
 from harness.shell.environment.versions import look_up
-from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.workers.key import WorkerKey
+from harness.shell.workers.process import Worker, WorkerDiedError
 
 FIRST = "torch"  # the backend that is asked first: it is imported the fastest, and none multiplies faster
 
@@ -121,13 +122,13 @@ def device_of(framework: FrameworkConfig, device: str) -> Device:
 
 def known_limit(results_dir: Path, device: Device, precision: str, threads: int) -> Limit | None:
     """The limit that is kept, None where it was not measured. `disturbed` where a better one is wanted."""
-    own = host.limit(results_dir, device, precision, threads)
+    own = matmul_limits.limit(results_dir, device, precision, threads)
     if own is not None and not own.disturbed:
         return own
-    others = host.limit(user_cache.folder(), device, precision, threads)
+    others = matmul_limits.limit(user_cache.folder(), device, precision, threads)
     if others is None or others.disturbed:
         return own
-    return host.keep(results_dir, device, others)
+    return matmul_limits.keep(results_dir, device, others)
 
 
 def measure(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, worker: Worker | None) -> Limit:
@@ -161,5 +162,5 @@ def keep(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, said: Ma
     )
     device = device_of(framework, key.device)
     with contextlib.suppress(OSError):  # a cache that can't be written to costs the next folder a second
-        host.keep(user_cache.folder(), device, found)
-    return host.keep(results_dir, device, found)
+        matmul_limits.keep(user_cache.folder(), device, found)
+    return matmul_limits.keep(results_dir, device, found)

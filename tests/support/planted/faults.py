@@ -19,10 +19,12 @@ import pytest
 
 from harness.core.adapter import Adapter, Execution
 from harness.core.certificates import gates as parity
-from harness.core.certificates.gates import STEPS, Case, Native, Trace
+from harness.core.certificates.cases import STEPS, Case
+from harness.core.certificates.gates import Native, Trace
 from harness.core.network import Input
-from harness.core.training import optimizers
-from harness.core.training.optimizers import SGD, Adam, AdamW, Cosine, Momentum, Nesterov, RMSprop, Rule
+from harness.core.training import schedules
+from harness.core.training.optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, Rule
+from harness.core.training.schedules import Cosine
 from harness.core.validation import parse, to_plain
 from harness.shell.certificates.certify import STEPS_PER_EPOCH
 from harness.worker.program_cache import Programs
@@ -310,7 +312,7 @@ def case(network: str, rule: str) -> Case:
     """The training to compare."""
     layers, given = NETWORKS[network]
     optimizer = replace(RULES[rule], impl="shared")
-    rates = optimizers.learning_rates(
+    rates = schedules.learning_rates(
         Cosine(), optimizer.learning_rate, STEPS // STEPS_PER_EPOCH, STEPS_PER_EPOCH
     )
     loss: Any = "mse" if network == "regression" else "cross_entropy"

@@ -12,7 +12,7 @@ from functools import cache
 import jax
 import numpy as np
 
-from adapters.keras import XLA_FLAGS
+from adapters.keras.xla_flags import XLA_FLAGS
 from harness.core.adapter import Plan
 from harness.core.machine import host
 from harness.core.network import Dense, SimpleRNN

@@ -27,8 +27,9 @@ from harness.shell.engines import lost_runs, slots
 from harness.shell.engines.cluster.node import RETURNED
 from harness.shell.engines.cluster.protocol import Cluster, LostError, Need, Place, RefusedError
 from harness.shell.engines.protocol import Listener, Verdict
-from harness.shell.runs.prepare import Prepared
-from harness.shell.workers.process import Death, Worker, WorkerDiedError, WorkerKey
+from harness.shell.runs.records import Prepared
+from harness.shell.workers.key import WorkerKey
+from harness.shell.workers.process import Death, Worker, WorkerDiedError
 
 TRIES = 2  # to open a place, in a row
 LOOK_S = 1.0  # between two looks for nodes that joined

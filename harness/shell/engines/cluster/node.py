@@ -27,9 +27,10 @@ from harness.core.validation import ConfigError, parse, to_plain
 from harness.shell.engines.local import Slot
 from harness.shell.engines.slots import Seat
 from harness.shell.environment.versions import versions
-from harness.shell.runs.prepare import Prepared
+from harness.shell.runs.records import Prepared
+from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.matmul_limits import Limits
-from harness.shell.workers.process import Worker, WorkerDiedError, WorkerKey
+from harness.shell.workers.process import Worker, WorkerDiedError
 
 RESULTS = ("worker.log", "state.npz", "weights.npz", "result.json")  # in this order: the last one ends a run
 RETURNED = (CHECKPOINT, *RESULTS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.shell.runs.prepare import Prepared
+from harness.shell.runs.records import Prepared
 
 
 class LostError(Exception):

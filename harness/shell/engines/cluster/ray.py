@@ -28,7 +28,7 @@ from harness.core.validation import ConfigError, Mistake
 from harness.shell.engines.cluster.node import Post, about
 from harness.shell.engines.cluster.options import KEY, RayOptions, require
 from harness.shell.engines.cluster.protocol import LostError, Need
-from harness.shell.runs.prepare import Prepared
+from harness.shell.runs.records import Prepared
 
 POLL_S = 0.5
 CLOSE_TIMEOUT_S = 5.0

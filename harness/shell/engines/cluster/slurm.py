@@ -29,7 +29,7 @@ from harness.shell.engines.cluster.node import Post, about
 from harness.shell.engines.cluster.options import KEY, SlurmOptions, require
 from harness.shell.engines.cluster.protocol import LostError, Need
 from harness.shell.engines.slots import differing
-from harness.shell.runs.prepare import Prepared
+from harness.shell.runs.records import Prepared
 
 LOOK_S = 5.0  # between two questions to Slurm about a job
 END_TIMEOUT_S = 5.0

@@ -1,0 +1,108 @@
+"""Keras as an adapter."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from adapters.keras.xla_flags import before_import
+from harness.core import fast_imports
+from harness.core.adapter import AdapterOptions, Execution, Plan, Program, storage
+from harness.core.machine import matmul
+from harness.core.validation import ConfigError, Mistake, nearest
+
+_LOOPS = {
+    "tensorflow": "adapters.keras.backends.tensorflow.loops",
+    "jax": "adapters.keras.backends.jax.loops",
+    "torch": "adapters.keras.backends.torch.loops",
+}
+
+# What Keras imports where it is installed and no training needs: for wrappers in the style of scikit-learn,
+# for plots and data frames. They take half of its import on JAX, and two fifths on TensorFlow.
+LEFT_OUT = ("matplotlib", "pandas", "sklearn")
+
+
+class KerasAdapter:
+    """Keras with one backend in this process."""
+
+    def __init__(self, options: AdapterOptions, loops: ModuleType) -> None:
+        self._options = options
+        self._loops = loops
+
+    def executions(self) -> tuple[Execution, ...]:
+        """The executions that this backend offers."""
+        executions: tuple[Execution, ...] = self._loops.EXECUTIONS
+        return executions
+
+    def environment(self) -> dict[str, object]:
+        """Versions, threads and devices as Keras and its backend report them."""
+        keras = importlib.import_module("keras")
+        described: dict[str, object] = self._loops.environment(self._options)
+        own = {"keras": keras.__version__, "backend": keras.backend.backend()}
+        return {**own, "imported_without": ", ".join(LEFT_OUT), **described}
+
+    def build(self, plan: Plan) -> Program:
+        """The program of a plan; raises ConfigError for what this process can't run."""
+        mistakes = []
+        allowed = self.executions()
+        if plan.execution not in allowed:
+            problem = f"keras on {self._options.backend} has no execution {plan.execution!r}"
+            mistakes.append(Mistake("execution", problem, ", ".join(allowed)))
+        for key in ("precision", "device"):
+            wanted, fixed = getattr(plan, key), getattr(self._options, key)
+            if wanted != fixed:
+                mistakes.append(
+                    Mistake(key, f"{wanted!r} was asked for in a process that is set to {fixed!r}")
+                )
+        if mistakes:
+            raise ConfigError(mistakes)
+        program: Program = self._loops.build(plan)
+        return program
+
+    def multiply(self, size: int, repeats: int) -> list[float]:
+        """The backend's own product, not Keras' function around it."""
+        return matmul.times(self._loops.product(size, self._options), repeats)
+
+    def start_device_peak(self) -> bool:
+        """As far as the backend can."""
+        begun: bool = self._loops.start_device_peak(self._options)
+        return begun
+
+    def device_peak_mb(self) -> float | None:
+        """As the backend counts it."""
+        peak: float | None = self._loops.device_peak_mb(self._options)
+        return peak
+
+
+def adapter(options: AdapterOptions) -> KerasAdapter:
+    """Import Keras on `options.backend` and fix what it fixes for a process: precision, threads, device."""
+    if options.backend not in _LOOPS:
+        problem = f"{options.backend!r} is not a backend of Keras"
+        allowed = ", ".join(_LOOPS)
+        raise ConfigError([Mistake("backend", problem, allowed, nearest(options.backend, _LOOPS))])
+    before_import(options)
+    with fast_imports.quick(without=LEFT_OUT):
+        keras = importlib.import_module("keras")
+    if keras.backend.backend() != options.backend:
+        problem = (
+            f"Keras runs on {keras.backend.backend()!r} in this process already, not {options.backend!r}"
+        )
+        raise ConfigError([Mistake("backend", problem)])
+    keras.config.set_floatx(storage(options.precision))
+    if options.precision == "bf16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    if options.precision == "float64":
+        _keep_float64()
+    loops = importlib.import_module(_LOOPS[options.backend])
+    loops.configure(options)
+    return KerasAdapter(options, loops)
+
+
+def _keep_float64() -> None:
+    """Stop Keras from computing in float32 what is asked for in float64.
+
+    On JAX and torch its type promotion demotes float64 in spite of `set_floatx("float64")`, by this table:
+    matrix products then run in float32 (6e-7 off).
+    """
+    dtypes = importlib.import_module("keras.src.backend.common.dtypes")
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"

@@ -1,0 +1,45 @@
+"""Statistics of timings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+    pairs: int
+
+
+def median(values: Sequence[float]) -> float:
+    """The median; NaN of nothing."""
+    return float(np.median(values)) if len(values) else math.nan
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The quartiles, by linear interpolation; NaN of nothing."""
+    if not len(values):
+        return math.nan, math.nan, math.nan
+    low, middle, high = np.quantile(np.asarray(values, np.float64), [0.25, 0.5, 0.75])
+    return float(low), float(middle), float(high)
+
+
+def ratio(a: Sequence[float], b: Sequence[float], resamples: int = 2000, seed: int = 0) -> Interval:
+    """The ratio a / b of paired timings: the median of the pairs' ratios, and its 95 % bootstrap interval.
+
+    Pairs are resampled whole (Efron & Tibshirani 1993, chapter 13, percentile interval), so what disturbs
+    both sides of a pair cancels.
+    """
+    logs = np.log(np.asarray(a, np.float64) / np.asarray(b, np.float64))
+    random = np.random.Generator(np.random.PCG64(seed))
+    picks = random.integers(0, len(logs), size=(resamples, len(logs)))
+    low, high = np.quantile(np.median(logs[picks], axis=1), [0.025, 0.975])
+    return Interval(math.exp(float(np.median(logs))), math.exp(float(low)), math.exp(float(high)), len(logs))

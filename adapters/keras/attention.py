@@ -10,29 +10,29 @@ import keras
 import numpy as np
 from keras import ops
 
-from adapters.keras.layer_parts import Built, Padding, Setting, need, plain
+from adapters.keras.layer_parts import BuildOptions, BuiltLayer, Padding, need, plain
 from harness.core.network import Embedding, LayerNorm, Node, Positions, SelfAttention, sinusoids
 
 
-def embedding(layer: Embedding) -> Built:
+def embedding(layer: Embedding) -> BuiltLayer:
     """Takes ids int32 `[batch, steps]`."""
     made = keras.layers.Embedding(layer.vocabulary, layer.units, embeddings_initializer="zeros")
-    return Built(lambda x, _: made(x), lambda: {"table": made.embeddings})
+    return BuiltLayer(lambda x, _: made(x), lambda: {"table": made.embeddings})
 
 
-def positions(node: Node, layer: Positions) -> Built:
+def positions(node: Node, layer: Positions) -> BuiltLayer:
     """Learned ones are a weight; sinusoidal ones a constant, kept where Keras keeps what is not trained."""
     if layer.encoding == "learned":
         return plain(_AddTable(None), "table")
     return plain(_AddTable(np.array(sinusoids(node.in_shape))))
 
 
-def layer_norm(layer: LayerNorm, setting: Setting) -> Built:
+def layer_norm(layer: LayerNorm, setting: BuildOptions) -> BuiltLayer:
     """Over the last axis."""
     return plain(setting.kind("LayerNormalization")(epsilon=layer.epsilon), "gamma", "beta")
 
 
-def self_attention(node: Node, layer: SelfAttention, setting: Setting) -> Built:
+def self_attention(node: Node, layer: SelfAttention, setting: BuildOptions) -> BuiltLayer:
     """Keras' own layer, whose key bias stays at zero: the canonical layer has none, Keras three or none."""
     size = node.in_shape[-1] // layer.heads
     kind = setting.kind("MultiHeadAttention")
@@ -64,7 +64,7 @@ def self_attention(node: Node, layer: SelfAttention, setting: Setting) -> Built:
             "output_bias": made.output_dense.bias,
         }
 
-    return Built(apply, weights)
+    return BuiltLayer(apply, weights)
 
 
 class _AddTable(keras.layers.Layer):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from adapters.keras import activations, layers, recurrent
-from adapters.keras.layer_parts import Built, Padding, Setting, need
+from adapters.keras.layer_parts import BuildOptions, BuiltLayer, Padding, need
 from harness.core.adapter import Float, Storage
 from harness.core.export.exporter import Export, Exporter, Target
 from harness.core.network import (
@@ -68,7 +68,7 @@ def build(export: Export) -> Any:
         inputs.append(lengths)
         steps = np.arange(given.shape[0], dtype="int32")
         padding = Padding(lengths, ops.less(steps, ops.expand_dims(lengths, 1)))
-    walk = _Walk(Setting(export.precision, "none", "cpu"), padding)
+    walk = _Walk(BuildOptions(export.precision, "none", "cpu"), padding)
     # not by keras.layers.Normalization, which keeps its numbers in float32 and no scale below 1e-7
     outputs = x
     if (scaling := export.inputs) is not None:
@@ -89,10 +89,10 @@ def build(export: Export) -> Any:
 class _Walk:
     """Applies layers one after the other, and remembers them in `done`."""
 
-    def __init__(self, setting: Setting, padding: Padding | None) -> None:
+    def __init__(self, setting: BuildOptions, padding: Padding | None) -> None:
         self._setting = setting
         self._padding = padding
-        self.done: list[tuple[Node, Built]] = []
+        self.done: list[tuple[Node, BuiltLayer]] = []
 
     def chain(self, nodes: tuple[AnyNode, ...], x: Any) -> Any:
         """The output of layers in a row."""
@@ -106,19 +106,19 @@ class _Walk:
         return x
 
 
-def _layer(node: Node, setting: Setting) -> Built:
+def _layer(node: Node, setting: BuildOptions) -> BuiltLayer:
     """The adapter's layer where that is Keras' own, else what is composed here."""
     match node.layer:
         case Activation():
             function = _activation(node.layer, setting.precision)
-            return Built(lambda x, _: function(x))
+            return BuiltLayer(lambda x, _: function(x))
         case Flatten() if node.masked:
-            return Built(lambda x, padding: _flatten(node, _valid_only(x, padding, 0.0)))
+            return BuiltLayer(lambda x, padding: _flatten(node, _valid_only(x, padding, 0.0)))
         case GlobalPool(mode="max") if node.masked:
-            return Built(lambda x, padding: ops.max(_valid_only(x, padding, -np.inf), axis=1))
+            return BuiltLayer(lambda x, padding: ops.max(_valid_only(x, padding, -np.inf), axis=1))
         case GlobalPool() if node.masked:
             pool = keras.layers.GlobalAveragePooling1D()
-            return Built(lambda x, padding: pool(x, mask=need(padding).valid))
+            return BuiltLayer(lambda x, padding: pool(x, mask=need(padding).valid))
         case Positions():
             return _positions(node, node.layer)
         case SimpleRNN() | LSTM() | GRU() if node.masked:
@@ -147,7 +147,7 @@ def _flatten(node: Node, x: Any) -> Any:
     return keras.layers.Reshape(node.out_shape)(x)
 
 
-def _positions(node: Node, layer: Positions) -> Built:
+def _positions(node: Node, layer: Positions) -> BuiltLayer:
     """An embedding of the step numbers, which are counted anew for each batch: a constant has no rows."""
     steps, features = node.in_shape
     learned = layer.encoding == "learned"
@@ -160,18 +160,18 @@ def _positions(node: Node, layer: Positions) -> Built:
             table.embeddings.assign(np.array(sinusoids(node.in_shape)))
         return keras.layers.Add()([x, added])
 
-    return Built(apply, (lambda: {"table": table.embeddings}) if learned else dict)
+    return BuiltLayer(apply, (lambda: {"table": table.embeddings}) if learned else dict)
 
 
-def _masked_recurrent(layer: SimpleRNN | LSTM | GRU, node: Node, setting: Setting) -> Built:
+def _masked_recurrent(layer: SimpleRNN | LSTM | GRU, node: Node, setting: BuildOptions) -> BuiltLayer:
     """With a mask, Keras' layers keep their state at padded steps: the last state is the last valid one's."""
     made = recurrent.of_keras(node, layer, layer.returns == "sequence", setting)
     if not layer.bidirectional:
-        return Built(
+        return BuiltLayer(
             lambda x, padding: made(x, mask=need(padding).valid), lambda: recurrent.cell_weights(made, "")
         )
     both = keras.layers.Bidirectional(made)
-    return Built(
+    return BuiltLayer(
         lambda x, padding: both(x, mask=need(padding).valid),
         lambda: (
             recurrent.cell_weights(both.forward_layer, "")

@@ -27,7 +27,7 @@ EXACT = ("Conv1D", "Conv2D", "Flatten", "MaxPooling1D", "MaxPooling2D")
 
 
 @dataclass(frozen=True)
-class Setting:
+class BuildOptions:
     """How layers are made. `compiler` is what compiles the training step that is ours: XLA, TensorFlow into a
     graph, or nothing; "none" for `fit` too, whose layers are as a user has them by default. `precision` is
     that of the weights; `mixed`: Keras' policy has layers compute in bfloat16."""
@@ -51,7 +51,7 @@ class Setting:
 
 
 @dataclass(frozen=True, eq=False)
-class Built:
+class BuiltLayer:
     """A layer. `apply` takes its input and, of padded sequences, the padding; `weights` gives the variables
     by the names of its canonical parameters, once it has been applied. `dropout` is the layer if it draws
     masks, `kernel` how a recurrent layer goes through its steps."""
@@ -62,14 +62,14 @@ class Built:
     kernel: str = ""
 
 
-def plain(layer: Any, *names: str) -> Built:
+def plain(layer: Any, *names: str) -> BuiltLayer:
     """A Keras layer that looks at no padding and keeps its weights as attributes of these names."""
-    return Built(lambda x, _: layer(x), lambda: {name: getattr(layer, name) for name in names})
+    return BuiltLayer(lambda x, _: layer(x), lambda: {name: getattr(layer, name) for name in names})
 
 
-def of_valid(layer: Any) -> Built:
+def of_valid(layer: Any) -> BuiltLayer:
     """A layer without weights that takes `(x, valid)`."""
-    return Built(lambda x, padding: layer(x, need(padding).valid))
+    return BuiltLayer(lambda x, padding: layer(x, need(padding).valid))
 
 
 def ours(model: Any) -> list[str]:

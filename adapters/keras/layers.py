@@ -12,7 +12,7 @@ import keras
 
 from adapters.keras import attention, spatial
 from adapters.keras.activations import Function, function
-from adapters.keras.layer_parts import Built, Setting, plain
+from adapters.keras.layer_parts import BuildOptions, BuiltLayer, plain
 from adapters.keras.recurrent import recurrent
 from harness.core.network import (
     GRU,
@@ -41,7 +41,7 @@ TAKES_ACTIVATION = (Dense, Conv1D, Conv2D)
 Keras on torch some 50 µs a step."""
 
 
-def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
+def layer(node: Node, after: Activation | None, setting: BuildOptions) -> BuiltLayer:
     """The layer of a node; `after` is the activation that becomes a part of it."""
     activation = _activation(after, setting) if after else None
     match node.layer:
@@ -51,7 +51,7 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
             return plain(keras.layers.Activation(_activation(node.layer, setting)))
         case Dropout(rate=rate):
             made = keras.layers.Dropout(rate)
-            return Built(lambda x, _: made(x), dropout=made if rate > 0 else None)
+            return BuiltLayer(lambda x, _: made(x), dropout=made if rate > 0 else None)
         case Flatten():
             return spatial.flatten(node, setting)
         case Reshape():
@@ -80,12 +80,12 @@ def layer(node: Node, after: Activation | None, setting: Setting) -> Built:
             assert_never(node.layer)
 
 
-def _activation(layer: Activation, setting: Setting) -> Function:
+def _activation(layer: Activation, setting: BuildOptions) -> Function:
     found: Function = setting.own(layer.function) or function(layer, setting.precision)
     return found
 
 
-def _dense(layer: Dense, activation: Any, setting: Setting) -> Built:
+def _dense(layer: Dense, activation: Any, setting: BuildOptions) -> BuiltLayer:
     # Made of zeros: the canonical weights come before anything is trained, and drawing costs time.
     made = setting.kind("Dense")(
         layer.units, activation=activation, use_bias=layer.use_bias, kernel_initializer="zeros"

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from adapters.keras import layers
-from adapters.keras.layer_parts import Built, Padding, Setting, ValidSteps
+from adapters.keras.layer_parts import BuildOptions, BuiltLayer, Padding, ValidSteps
 from harness.core.network import Activation, AnyNode, Network, Node, ResidualNode
 
 OUTPUTS = "outputs"  # the layer that makes float32 of what the last one gives in mixed precision
@@ -47,7 +47,7 @@ class Model:
             generator.state.assign(np.array([start >> 1, 0], dtype=generator.state.dtype))
 
 
-def build(network: Network, setting: Setting, kind: type | None = None) -> Model:
+def build(network: Network, setting: BuildOptions, kind: type | None = None) -> Model:
     """The model of a network, with weights yet to be loaded; `kind` is a subclass of keras.Model to make."""
     given = network.input
     x = keras.Input(given.shape, dtype="int32" if given.vocabulary else setting.precision, name="x")
@@ -76,10 +76,10 @@ def build(network: Network, setting: Setting, kind: type | None = None) -> Model
 class _Walk:
     """Applies layers one after the other, and remembers them in `done`."""
 
-    def __init__(self, setting: Setting, padding: Padding | None) -> None:
+    def __init__(self, setting: BuildOptions, padding: Padding | None) -> None:
         self._setting = setting
         self._padding = padding
-        self.done: list[tuple[Node, Built]] = []
+        self.done: list[tuple[Node, BuiltLayer]] = []
 
     def chain(self, nodes: Sequence[AnyNode], x: Any) -> Any:
         """The output of layers in a row."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.keras import losses, model, optimizers
-from adapters.keras.layer_parts import Compiler, Setting
+from adapters.keras.layer_parts import BuildOptions, Compiler
 from harness.core.adapter import Epoch, Examples, Float, Plan, Split, Weights
 from harness.core.training.optimizers import Rule
 from harness.core.training.training_state import (
@@ -63,7 +63,7 @@ def parts(
     plan: Plan, compiler: Compiler, look_up: optimizers.LookUp = optimizers.indexed, kind: type | None = None
 ) -> Parts:
     """Build the model and the optimizer of a plan; `kind` is a subclass of keras.Model to make."""
-    setting = Setting(plan.dtype, compiler, plan.device, plan.precision == "bf16")
+    setting = BuildOptions(plan.dtype, compiler, plan.device, plan.precision == "bf16")
     built = model.build(plan.network, setting, kind)
     variables = list(built.keras.trainable_variables)
     optimizer = optimizers.build(plan.rule, variables, plan.steps, plan.dtype, look_up)

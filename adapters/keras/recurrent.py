@@ -27,7 +27,7 @@ from typing import Any, assert_never
 import keras
 from keras import ops
 
-from adapters.keras.layer_parts import Built, Padding, Setting, need
+from adapters.keras.layer_parts import BuildOptions, BuiltLayer, Padding, need
 from harness.core.network import GRU, LSTM, Node, SimpleRNN
 
 Recurrent = SimpleRNN | LSTM | GRU
@@ -38,7 +38,7 @@ NARROW = 32
 """Units from which on unrolled steps are compiled by XLA on JAX in little more time than the loop."""
 
 
-def recurrent(node: Node, layer: Recurrent, setting: Setting) -> Built:
+def recurrent(node: Node, layer: Recurrent, setting: BuildOptions) -> BuiltLayer:
     """One or two directions, and what the layer returns of them."""
     if layer.bidirectional:
         return _padded_pair(node, layer, setting) if node.masked else _pair(node, layer, setting)
@@ -50,20 +50,20 @@ def recurrent(node: Node, layer: Recurrent, setting: Setting) -> Built:
         states = made(x)
         return states if last is None else last(states, need(padding).lengths)
 
-    return Built(apply, lambda: cell_weights(made, ""), kernel=_kernel(node, layer, setting))
+    return BuiltLayer(apply, lambda: cell_weights(made, ""), kernel=_kernel(node, layer, setting))
 
 
-def _pair(node: Node, layer: Recurrent, setting: Setting) -> Built:
+def _pair(node: Node, layer: Recurrent, setting: BuildOptions) -> BuiltLayer:
     """Keras' own pair of directions, which reverses the sequence of the second one back."""
     made = keras.layers.Bidirectional(of_keras(node, layer, layer.returns == "sequence", setting))
 
     def weights() -> Mapping[str, Any]:
         return cell_weights(made.forward_layer, "") | cell_weights(made.backward_layer, "backward_")
 
-    return Built(lambda x, _: made(x), weights, kernel=_kernel(node, layer, setting))
+    return BuiltLayer(lambda x, _: made(x), weights, kernel=_kernel(node, layer, setting))
 
 
-def _padded_pair(node: Node, layer: Recurrent, setting: Setting) -> Built:
+def _padded_pair(node: Node, layer: Recurrent, setting: BuildOptions) -> BuiltLayer:
     """A pair of which the second goes through each row from its last valid step to its first."""
     onward, back = (of_keras(node, layer, True, setting) for _ in range(2))
     reverse, last, join = Reversed(), LastValid(), keras.layers.Concatenate()
@@ -78,10 +78,10 @@ def _padded_pair(node: Node, layer: Recurrent, setting: Setting) -> Built:
     def weights() -> Mapping[str, Any]:
         return cell_weights(onward, "") | cell_weights(back, "backward_")
 
-    return Built(apply, weights, kernel=_kernel(node, layer, setting))
+    return BuiltLayer(apply, weights, kernel=_kernel(node, layer, setting))
 
 
-def _unrolls(node: Node, layer: Recurrent, setting: Setting) -> bool:
+def _unrolls(node: Node, layer: Recurrent, setting: BuildOptions) -> bool:
     """Whether to unroll: see the head of this module. Never on a GPU, whose kernels are for the loop."""
     steps = node.in_shape[0]
     match setting.compiler:
@@ -98,7 +98,7 @@ def _unrolls(node: Node, layer: Recurrent, setting: Setting) -> bool:
     return pays and setting.device == "cpu"
 
 
-def _takes_cudnn(layer: Recurrent, setting: Setting) -> bool:
+def _takes_cudnn(layer: Recurrent, setting: BuildOptions) -> bool:
     """Whether Keras takes cuDNN's kernel for a layer on a GPU."""
     match keras.backend.backend():
         case "tensorflow":
@@ -109,14 +109,14 @@ def _takes_cudnn(layer: Recurrent, setting: Setting) -> bool:
             return not isinstance(layer, SimpleRNN)
 
 
-def _kernel(node: Node, layer: Recurrent, setting: Setting) -> str:
+def _kernel(node: Node, layer: Recurrent, setting: BuildOptions) -> str:
     """What is recorded as the way in which the layer goes through its steps."""
     if setting.device != "cpu" and _takes_cudnn(layer, setting):
         return "fused"
     return "unrolled" if _unrolls(node, layer, setting) else "loop"
 
 
-def of_keras(node: Node, layer: Recurrent, sequence: bool, setting: Setting) -> Any:
+def of_keras(node: Node, layer: Recurrent, sequence: bool, setting: BuildOptions) -> Any:
     """Keras' layer of this kind, made of zeros: canonical weights come before anything is trained."""
     kind: Any
     options: dict[str, Any] = {}

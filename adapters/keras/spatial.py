@@ -8,13 +8,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from adapters.keras.layer_parts import Built, Setting, of_valid, plain
+from adapters.keras.layer_parts import BuildOptions, BuiltLayer, of_valid, plain
 from harness.core.network import BatchNorm, Conv1D, Conv2D, GlobalPool, Node, Pool, Upsample
 
 LAST = "channels_last"  # said each time, because a user's keras.json may have the other one as default
 
 
-def convolution(layer: Conv1D | Conv2D, activation: Any, setting: Setting) -> Built:
+def convolution(layer: Conv1D | Conv2D, activation: Any, setting: BuildOptions) -> BuiltLayer:
     """`activation` is a function or None."""
     made = setting.kind("Conv1D" if isinstance(layer, Conv1D) else "Conv2D")(
         layer.filters,
@@ -29,7 +29,7 @@ def convolution(layer: Conv1D | Conv2D, activation: Any, setting: Setting) -> Bu
     return plain(made, "kernel", *(("bias",) if layer.use_bias else ()))
 
 
-def pool(node: Node, layer: Pool, setting: Setting) -> Built:
+def pool(node: Node, layer: Pool, setting: BuildOptions) -> BuiltLayer:
     """Windows side by side; what is left at the end is dropped."""
     dimensions = "1D" if len(node.in_shape) == 2 else "2D"
     match layer.mode:
@@ -42,7 +42,7 @@ def pool(node: Node, layer: Pool, setting: Setting) -> Built:
     return plain(kind(layer.size, data_format=LAST))
 
 
-def global_pool(node: Node, layer: GlobalPool) -> Built:
+def global_pool(node: Node, layer: GlobalPool) -> BuiltLayer:
     """Over all places; of padded sequences, over the valid steps."""
     if node.masked:
         return of_valid(_PoolValid(layer.mode))
@@ -57,21 +57,21 @@ def global_pool(node: Node, layer: GlobalPool) -> Built:
     return plain(kind(data_format=LAST))
 
 
-def flatten(node: Node, setting: Setting) -> Built:
+def flatten(node: Node, setting: BuildOptions) -> BuiltLayer:
     """In row-major order; padded steps come out as zeros."""
     if node.masked:
         return of_valid(_FlattenValid())
     return plain(setting.kind("Flatten")(data_format=LAST))
 
 
-def upsample(node: Node, layer: Upsample) -> Built:
+def upsample(node: Node, layer: Upsample) -> BuiltLayer:
     """Each place `size` times along each axis."""
     if len(node.in_shape) == 2:
         return plain(keras.layers.UpSampling1D(layer.size))
     return plain(keras.layers.UpSampling2D(layer.size, data_format=LAST, interpolation="nearest"))
 
 
-def batch_norm(node: Node, layer: BatchNorm) -> Built:
+def batch_norm(node: Node, layer: BatchNorm) -> BuiltLayer:
     """Keras' own is the canonical one: biased running variance, momentum as the share that is kept. It looks
     by itself at whether it is frozen, and then stays in evaluation mode."""
     frozen = {"trainable": not node.frozen}

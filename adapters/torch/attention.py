@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.torch.weight_binding import Bound, Built, Padding, bind
+from adapters.torch.weight_binding import BuiltLayer, Padding, WeightBinding, bind
 from harness.core.network import Embedding, LayerNorm, Node, Positions, SelfAttention, sinusoids
 
 
@@ -53,22 +53,22 @@ class Attention(nn.Module):
         return result
 
 
-def embedding(node: Node, layer: Embedding, dtype: torch.dtype, device: torch.device) -> Built:
+def embedding(node: Node, layer: Embedding, dtype: torch.dtype, device: torch.device) -> BuiltLayer:
     """Takes int64 ids."""
     made = nn.Embedding(layer.vocabulary, layer.units, dtype=dtype, device=device)
-    return Built(made, (bind(node.weight_names()["table"], made.weight),))
+    return BuiltLayer(made, (bind(node.weight_names()["table"], made.weight),))
 
 
-def positions(node: Node, layer: Positions, dtype: torch.dtype, device: torch.device) -> Built:
+def positions(node: Node, layer: Positions, dtype: torch.dtype, device: torch.device) -> BuiltLayer:
     """Learned ones are a weight; sinusoidal ones a constant."""
     learned = layer.encoding == "learned"
     if learned:
         made = AddTable(torch.zeros(node.in_shape, dtype=dtype, device=device), learned)
-        return Built(made, (bind(node.weight_names()["table"], made.table),))
-    return Built(AddTable(torch.tensor(sinusoids(node.in_shape), dtype=dtype, device=device), learned))
+        return BuiltLayer(made, (bind(node.weight_names()["table"], made.table),))
+    return BuiltLayer(AddTable(torch.tensor(sinusoids(node.in_shape), dtype=dtype, device=device), learned))
 
 
-def self_attention(node: Node, layer: SelfAttention, dtype: torch.dtype, device: torch.device) -> Built:
+def self_attention(node: Node, layer: SelfAttention, dtype: torch.dtype, device: torch.device) -> BuiltLayer:
     """Canonical kernels are (d, heads, k) and, for the output, (heads, k, d); torch has (out, in)."""
     width, heads, names = node.in_shape[-1], layer.heads, node.weight_names()
     made = Attention(width, layer, dtype, device)
@@ -82,13 +82,13 @@ def self_attention(node: Node, layer: SelfAttention, dtype: torch.dtype, device:
     def out_of(weight: Tensor) -> Tensor:
         return weight.t().reshape(heads, -1, width)
 
-    def kernel(name: str, index: int) -> Bound:
+    def kernel(name: str, index: int) -> WeightBinding:
         return bind(names[name], made.into, native, into, lambda tensor: tensor.chunk(3)[index])
 
-    def bias(name: str, index: int) -> Bound:
+    def bias(name: str, index: int) -> WeightBinding:
         return bind(names[name], made.bias, part=lambda tensor: tensor.chunk(2)[index].view(heads, -1))
 
-    return Built(
+    return BuiltLayer(
         made,
         (
             kernel("query_kernel", 1),
@@ -102,10 +102,10 @@ def self_attention(node: Node, layer: SelfAttention, dtype: torch.dtype, device:
     )
 
 
-def layer_norm(node: Node, layer: LayerNorm, dtype: torch.dtype, device: torch.device) -> Built:
+def layer_norm(node: Node, layer: LayerNorm, dtype: torch.dtype, device: torch.device) -> BuiltLayer:
     """Over the last axis."""
     made, names = (
         nn.LayerNorm(node.in_shape[-1], layer.epsilon, dtype=dtype, device=device),
         node.weight_names(),
     )
-    return Built(made, (bind(names["gamma"], made.weight), bind(names["beta"], made.bias)))
+    return BuiltLayer(made, (bind(names["gamma"], made.weight), bind(names["beta"], made.bias)))

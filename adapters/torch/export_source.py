@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.torch import layers
-from adapters.torch.layers import Setting
+from adapters.torch.layers import BuildOptions
 from harness.core.adapter import Weights
 from harness.core.export.exporter import Export, Scaling, describe_inputs, describe_outputs
 from harness.core.network import (
@@ -108,7 +108,7 @@ def load(weights: str | Path = Path(__file__).with_name("model.safetensors")) ->
 
 def write(export: Export) -> tuple[str, dict[str, Tensor]]:
     """The module's source and the state that belongs to it."""
-    writer = _Writer(export.weights, Setting(dtype(export), torch.device("cpu"), unrolled=False))
+    writer = _Writer(export.weights, BuildOptions(dtype(export), torch.device("cpu"), unrolled=False))
     if export.inputs is not None:
         writer.scaling("", export.inputs, "of the training part, to standardise x")
         writer.say("x = (x - self.mean) / self.scale")
@@ -151,7 +151,7 @@ class _Writer:
     """
 
     weights: Weights
-    setting: Setting
+    setting: BuildOptions
     fields: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     state: dict[str, Tensor] = field(default_factory=dict)

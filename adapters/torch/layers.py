@@ -15,7 +15,7 @@ from adapters.torch import attention, spatial
 from adapters.torch.attention import Attention
 from adapters.torch.recurrent import RecurrentLayer, recurrent
 from adapters.torch.spatial import LargestOfValid, MeanOfValid
-from adapters.torch.weight_binding import Bound, Built, Padding, bind
+from adapters.torch.weight_binding import BuiltLayer, Padding, WeightBinding, bind
 from harness.core.network import (
     GRU,
     LSTM,
@@ -52,7 +52,7 @@ TAKES_PADDING = (RecurrentLayer, Attention, MeanOfValid, LargestOfValid, Flatten
 
 
 @dataclass(frozen=True)
-class Setting:
+class BuildOptions:
     """How layers are made; `unrolled`: recurrent ones step by step, for torch.compile."""
 
     dtype: torch.dtype
@@ -75,20 +75,20 @@ def wants_channels_first(node: Node) -> bool | None:
             return False
 
 
-def layer(node: Node, first: bool, setting: Setting) -> Built:
+def layer(node: Node, first: bool, setting: BuildOptions) -> BuiltLayer:
     """The module of a layer; `first` says whether it gets its input with the channels first."""
     dtype, device = setting.dtype, setting.device
     match node.layer:
         case Dense():
             return _dense(node, node.layer, setting)
         case Activation():
-            return Built(_activation(node.layer))
+            return BuiltLayer(_activation(node.layer))
         case Dropout(rate=rate):
-            return Built(nn.Dropout(rate))
+            return BuiltLayer(nn.Dropout(rate))
         case Flatten():
-            return Built(FlattenValid() if node.masked else nn.Flatten())
+            return BuiltLayer(FlattenValid() if node.masked else nn.Flatten())
         case Reshape():
-            return Built(ReshapeSample(node.out_shape))
+            return BuiltLayer(ReshapeSample(node.out_shape))
         case Conv1D() | Conv2D():
             return spatial.convolution(node, node.layer, dtype, device)
         case Pool():
@@ -124,13 +124,13 @@ class ReshapeSample(nn.Module):
         return x.reshape(-1, *self.shape)
 
 
-def _dense(node: Node, layer: Dense, setting: Setting) -> Built:
+def _dense(node: Node, layer: Dense, setting: BuildOptions) -> BuiltLayer:
     """torch keeps a kernel as (out, in)."""
     names = node.weight_names()
     where = {"device": setting.device, "dtype": setting.dtype}
     made = nn.Linear(node.in_shape[-1], layer.units, layer.use_bias, **where)
-    bias: tuple[Bound, ...] = (bind(names["bias"], made.bias),) if layer.use_bias else ()
-    return Built(made, (bind(names["kernel"], made.weight, Tensor.t, Tensor.t), *bias))
+    bias: tuple[WeightBinding, ...] = (bind(names["bias"], made.bias),) if layer.use_bias else ()
+    return BuiltLayer(made, (bind(names["kernel"], made.weight, Tensor.t, Tensor.t), *bias))
 
 
 def _activation(layer: Activation) -> nn.Module:

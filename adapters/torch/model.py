@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.torch import layers, spatial
-from adapters.torch.layers import Setting
-from adapters.torch.weight_binding import Bound, Of, Padding
+from adapters.torch.layers import BuildOptions
+from adapters.torch.weight_binding import Of, Padding, WeightBinding
 from harness.core.adapter import Float, Loss, Weights
 from harness.core.network import AnyNode, Network, ResidualNode
 from harness.core.training.training_state import check_slots
@@ -83,7 +83,7 @@ class Model:
 
     network: Network
     module: TorchNetwork
-    bound: tuple[Bound, ...]
+    bound: tuple[WeightBinding, ...]
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -111,7 +111,7 @@ class Model:
         return {b.name: array(b.read()) for b in self.bound}
 
     @cached_property
-    def trained(self) -> tuple[Bound, ...]:
+    def trained(self) -> tuple[WeightBinding, ...]:
         """The canonical weights that are trained, in the order of `bound`."""
         names = set(self.network.trained())
         return tuple(b for b in self.bound if b.name in names)
@@ -139,7 +139,7 @@ class Model:
         return lambda holder: held[id(holder)]
 
 
-def build(network: Network, setting: Setting) -> Model:
+def build(network: Network, setting: BuildOptions) -> Model:
     """The module of a network, in training mode. Its weights mean nothing until `load`."""
     modules, bound, _ = _chain(network.nodes, False, setting)
     return Model(network, TorchNetwork(modules), tuple(bound))
@@ -217,12 +217,12 @@ def criterion(loss: Loss) -> Criterion:
 
 
 def _chain(
-    nodes: tuple[AnyNode, ...], first: bool, setting: Setting
-) -> tuple[list[nn.Module], list[Bound], bool]:
+    nodes: tuple[AnyNode, ...], first: bool, setting: BuildOptions
+) -> tuple[list[nn.Module], list[WeightBinding], bool]:
     """Modules and weights of layers in a row; `first`, of the input and then of the output, says whether the
     channels are the first axis of a sample rather than the last one."""
     modules: list[nn.Module] = []
-    bound: list[Bound] = []
+    bound: list[WeightBinding] = []
     for node in nodes:
         if isinstance(node, ResidualNode):
             block, of_block, first = _block(node, first, setting)
@@ -244,7 +244,9 @@ def _chain(
     return modules, bound, first
 
 
-def _block(node: ResidualNode, first: bool, setting: Setting) -> tuple[nn.Module, list[Bound], bool]:
+def _block(
+    node: ResidualNode, first: bool, setting: BuildOptions
+) -> tuple[nn.Module, list[WeightBinding], bool]:
     body, bound, body_first = _chain(node.body, first, setting)
     shortcut, of_shortcut, shortcut_first = _chain(node.shortcut, first, setting)
     if body_first != shortcut_first:

@@ -20,7 +20,7 @@ from adapters.torch import (
     optimizers,
     recurrent,
 )
-from adapters.torch.layers import Setting
+from adapters.torch.layers import BuildOptions
 from harness.core.adapter import (
     Adapter,
     AdapterOptions,
@@ -162,7 +162,7 @@ class TorchProgram:
         self.device = torch.device(plan.device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[plan.dtype]
         compiled = plan.execution == "compiled"
-        self.model = model.build(plan.network, Setting(self.dtype, self.device, unrolled=compiled))
+        self.model = model.build(plan.network, BuildOptions(self.dtype, self.device, unrolled=compiled))
         self.model.module.mixed = plan.precision == "bf16"
         self._seen: model.Seen | None = None
         self._criterion = model.criterion(plan.loss)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.torch.weight_binding import Bound, Built, Layout, Padding, as_is, bind
+from adapters.torch.weight_binding import BuiltLayer, Layout, Padding, WeightBinding, as_is, bind
 from harness.core.network import GRU, LSTM, Network, Node, SimpleRNN
 
 Recurrent = SimpleRNN | LSTM | GRU
@@ -134,14 +134,14 @@ class RecurrentLayer(nn.Module):
 
 def recurrent(
     node: Node, layer: Recurrent, unrolled: bool, dtype: torch.dtype, device: torch.device
-) -> Built:
+) -> BuiltLayer:
     """torch has (out, in), its GRU the gates r, z, n, and its other cells a second bias, here always zero."""
     made = RecurrentLayer(node, layer, unrolled, dtype, device)
     bound = _weights(node, layer, made.onward, "", "_l0")
     if layer.bidirectional:
         holder = made.onward if made.backward_run is None else made.backward_run
         bound += _weights(node, layer, holder, "backward_", "_l0_reverse" if made.paired else "_l0")
-    return Built(made, bound)
+    return BuiltLayer(made, bound)
 
 
 def _of_torch(
@@ -158,7 +158,9 @@ def _of_torch(
     return made
 
 
-def _weights(node: Node, layer: Recurrent, holder: nn.Module, prefix: str, suffix: str) -> tuple[Bound, ...]:
+def _weights(
+    node: Node, layer: Recurrent, holder: nn.Module, prefix: str, suffix: str
+) -> tuple[WeightBinding, ...]:
     names = node.weight_names()
     gates: Layout = _swap_first_two if isinstance(layer, GRU) else as_is
 
@@ -187,7 +189,7 @@ def _weights(node: Node, layer: Recurrent, holder: nn.Module, prefix: str, suffi
         for tensor, part in zip(tensors, value, strict=True):
             tensor.copy_(gates(part))
 
-    return (*kernels, Bound(bias, (held("bias_ih"), held("bias_hh")), both, write))
+    return (*kernels, WeightBinding(bias, (held("bias_ih"), held("bias_hh")), both, write))
 
 
 def _swap_first_two(gates: Tensor) -> Tensor:

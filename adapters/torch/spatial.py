@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.torch.weight_binding import Built, Padding, bind
+from adapters.torch.weight_binding import BuiltLayer, Padding, bind
 from harness.core.network import BatchNorm, Conv1D, Conv2D, GlobalPool, Node, Pool, Upsample
 
 
@@ -119,7 +119,7 @@ class BiasedBatchNorm(nn.Module):
         return result
 
 
-def convolution(node: Node, layer: Conv1D | Conv2D, dtype: torch.dtype, device: torch.device) -> Built:
+def convolution(node: Node, layer: Conv1D | Conv2D, dtype: torch.dtype, device: torch.device) -> BuiltLayer:
     """torch keeps a kernel as (filters, in, places), the canonical layout is (places, in, filters)."""
     names, size, channels = node.weight_names(), layer.kernel_size, node.in_shape[-1]
     # torch pads by itself in its kernel if it is the same on both sides, and by a copy where it isn't
@@ -146,41 +146,41 @@ def convolution(node: Node, layer: Conv1D | Conv2D, dtype: torch.dtype, device: 
         names["kernel"], made.weight, lambda w: w.permute(to_native), lambda w: w.permute(to_canonical)
     )
     bias = (bind(names["bias"], made.bias),) if made.bias is not None else ()
-    return Built(made, (kernel, *bias))
+    return BuiltLayer(made, (kernel, *bias))
 
 
-def pool(node: Node, layer: Pool) -> Built:
+def pool(node: Node, layer: Pool) -> BuiltLayer:
     """Windows side by side; what is left at the end is dropped."""
     flat = len(node.in_shape) == 2
     match layer.mode:
         case "max":
-            return Built((nn.MaxPool1d if flat else nn.MaxPool2d)(layer.size))
+            return BuiltLayer((nn.MaxPool1d if flat else nn.MaxPool2d)(layer.size))
         case "average":
-            return Built((nn.AvgPool1d if flat else nn.AvgPool2d)(layer.size))
+            return BuiltLayer((nn.AvgPool1d if flat else nn.AvgPool2d)(layer.size))
         case _:
             assert_never(layer.mode)
 
 
-def global_pool(node: Node, layer: GlobalPool, first: bool) -> Built:
+def global_pool(node: Node, layer: GlobalPool, first: bool) -> BuiltLayer:
     """`first`: whether the channels are the first axis of a sample, else the last one."""
     rank = len(node.in_shape)
     axes = tuple(range(2, rank + 1)) if first else tuple(range(1, rank))
     match layer.mode:
         case "average":
-            return Built(MeanOfValid() if node.masked else MeanOverPlaces(axes))
+            return BuiltLayer(MeanOfValid() if node.masked else MeanOverPlaces(axes))
         case "max":
-            return Built(LargestOfValid() if node.masked else LargestOfPlaces(axes))
+            return BuiltLayer(LargestOfValid() if node.masked else LargestOfPlaces(axes))
         case _:
             assert_never(layer.mode)
 
 
-def upsample(layer: Upsample) -> Built:
+def upsample(layer: Upsample) -> BuiltLayer:
     """`nearest` would find its source by a product in float32, which is off by one for some sizes."""
-    return Built(nn.Upsample(scale_factor=layer.size, mode="nearest-exact"))
+    return BuiltLayer(nn.Upsample(scale_factor=layer.size, mode="nearest-exact"))
 
 
-def batch_norm(node: Node, layer: BatchNorm, dtype: torch.dtype, device: torch.device) -> Built:
+def batch_norm(node: Node, layer: BatchNorm, dtype: torch.dtype, device: torch.device) -> BuiltLayer:
     """The running statistics are buffers: no optimizer sees them."""
     made = BiasedBatchNorm(layer, node.frozen, node.in_shape[-1], dtype, device)
     names = node.weight_names()
-    return Built(made, tuple(bind(names[name], getattr(made, name)) for name in names))
+    return BuiltLayer(made, tuple(bind(names[name], getattr(made, name)) for name in names))

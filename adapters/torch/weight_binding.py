@@ -23,7 +23,7 @@ def as_is(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Bound:
+class WeightBinding:
     """A canonical weight: `holders` are the parameters or buffers that hold it, `get` makes the canonical
     array of tensors of their shapes, `put` writes one into such tensors."""
 
@@ -41,18 +41,18 @@ class Bound:
         self.put([of(holder) for holder in self.holders], value)
 
 
-class Built(NamedTuple):
+class BuiltLayer(NamedTuple):
     """The module of a layer, and where its canonical weights are."""
 
     module: nn.Module
-    bound: tuple[Bound, ...] = ()
+    bound: tuple[WeightBinding, ...] = ()
 
 
 def bind(
     name: str, holder: Tensor, to_native: Layout = as_is, to_canonical: Layout = as_is, part: Layout = as_is
-) -> Bound:
+) -> WeightBinding:
     """A canonical weight that one tensor holds, or the `part` of it that is a view."""
-    return Bound(
+    return WeightBinding(
         name,
         (holder,),
         lambda tensors: to_canonical(part(tensors[0])),

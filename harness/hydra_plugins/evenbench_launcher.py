@@ -14,9 +14,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from harness.shell.compose.fast_compose import Frames
+from harness.shell.compose.fast_compose import TemplateComposer
 from harness.shell.compose.hydra import execute
-from harness.shell.engines.protocol import Engine, Judge
+from harness.shell.engines.protocol import Engine, JobShouldContinue
 
 
 class EvenbenchLauncher(Launcher):
@@ -26,11 +26,11 @@ class EvenbenchLauncher(Launcher):
     """
 
     engine: Engine | None = None
-    judge: Judge | None = None
+    judge: JobShouldContinue | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what Hydra composes with."""
-        self._frames = Frames(hydra_context.config_loader, config)
+        self._frames = TemplateComposer(hydra_context.config_loader, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do the runs; each job's `return_value` is an Outcome.

@@ -37,7 +37,7 @@ class _Side:
     program: Program
     trainer: Trainer
     first_s: float
-    taken: list[timing.Reading] = field(default_factory=list)
+    taken: list[timing.ClockReading] = field(default_factory=list)
     fault: str = ""
 
 
@@ -86,7 +86,7 @@ class _Calibration:
             if first and asked is None and isinstance(used := first.program.settings().get("xla"), bool):
                 other = self._side(execution, not used)
                 sides += [other] if other else []
-        ticks, start = host.ticks(), timing.Reading.now()
+        ticks, start = host.ticks(), timing.ClockReading.now()
         self._take_turns(sides)
         steal = host.steal_since(ticks)
         taken = [reading for side in sides for reading in side.taken]
@@ -97,7 +97,7 @@ class _Calibration:
             "steps": self._plan.steps,
             "load": load,
             "disturbed": timing.disturbances(*sums, steal, computes),
-            "seconds": timing.Reading.now().since(start).wall_s,
+            "seconds": timing.ClockReading.now().since(start).wall_s,
         }
 
     def _side(self, execution: Execution, xla: bool | None) -> _Side | None:
@@ -130,14 +130,14 @@ class _Calibration:
                     continue
                 spent += side.taken[-1].wall_s
 
-    def _epoch(self, side: _Side, epoch: int) -> timing.Reading:
+    def _epoch(self, side: _Side, epoch: int) -> timing.ClockReading:
         plan: Plan = self._plan
         order = batch_order(self._config.seed, epoch, plan.rows[0], plan.batch_size)
         side.trainer.sync()
-        start = timing.Reading.now()
+        start = timing.ClockReading.now()
         side.trainer.train([Epoch(order, self._rates)])
         side.trainer.sync()
-        return timing.Reading.now().since(start)
+        return timing.ClockReading.now().since(start)
 
     def _candidate(self, side: _Side) -> autotune.Candidate:
         if side.fault:

@@ -14,7 +14,7 @@ from typing import Any
 from harness.core.adapter import Trainer, Weights
 from harness.core.config.run_config import CheckpointConfig
 from harness.core.runs import checkpoint
-from harness.core.runs.checkpoint import Checkpoint, Pace, UnusableError
+from harness.core.runs.checkpoint import Checkpoint, CheckpointTimer, UnusableError
 from harness.core.runs.run_folder import UNUSABLE, RunFolder
 from harness.core.training.training_state import State
 
@@ -24,7 +24,7 @@ class Checkpoints:
 
     def __init__(self, folder: RunFolder, config: CheckpointConfig) -> None:
         self._folder = folder
-        self._pace = Pace(config, time.monotonic())
+        self._pace = CheckpointTimer(config, time.monotonic())
         self._events: list[Mapping[str, Any]] = []
 
     def take_up(self, trainer: Trainer, weights: Weights, state: State | None) -> Checkpoint | None:

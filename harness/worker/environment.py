@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.core.adapter import Adapter, Plan
 from harness.core.machine import energy, host
-from harness.core.machine.energy import Meter, OwnCard
+from harness.core.machine.energy import EnergyMeter, GpuEnergyCounter
 from harness.core.runs.run_folder import Job
 
 NAME = re.compile(r"[\w.-]+")
@@ -24,18 +24,18 @@ FOR_CARDS = re.compile(r"nvidia-|jax-cuda")  # how packages are called that brin
 
 
 @functools.cache
-def card() -> OwnCard | None:
+def card() -> GpuEnergyCounter | None:
     """The card that this worker has to itself, where NVIDIA's library knows it."""
     return energy.own_card()
 
 
-def meter(device: str) -> Meter:
+def meter(device: str) -> EnergyMeter:
     """What measures the energy of a device, `cpu` or `cuda`."""
-    return Meter(energy.rapl() if device == "cpu" else card())
+    return EnergyMeter(energy.rapl() if device == "cpu" else card())
 
 
 def describe(
-    job: Job, plan: Plan, adapter: Adapter, settings: dict[str, object], meter: Meter
+    job: Job, plan: Plan, adapter: Adapter, settings: dict[str, object], meter: EnergyMeter
 ) -> dict[str, Any]:
     """What actually runs, and where; the most telling first, since MLflow gets no more than that."""
     owned = card() if plan.device != "cpu" else None

@@ -30,9 +30,9 @@ def answer(command: Mapping[str, Any], adapter: Adapter, import_s: float, thread
         event["environment"] = adapter.environment()
         load = timing.load_average()
         if command["limit"]:
-            ticks, start = host.ticks(), timing.Reading.now()
+            ticks, start = host.ticks(), timing.ClockReading.now()
             found = to_plain(matmul.peak(adapter.multiply))
-            passed = timing.Reading.now().since(start)
+            passed = timing.ClockReading.now().since(start)
             room = host.room_since(ticks, passed.wall_s, passed.cpu_s)
             disturbed = room is not None and room < ROOM * threads
             event["limit"] = {**found, "load": load, "disturbed": disturbed}

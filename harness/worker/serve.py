@@ -90,7 +90,7 @@ def import_adapter(module: str, options: AdapterOptions) -> Adapter:
 
 
 def _load(module: str, options: AdapterOptions, emit: Emit) -> tuple[Adapter, float]:
-    start = timing.Reading.now()
+    start = timing.ClockReading.now()
     try:
         adapter = import_adapter(module, options)
     except Exception as error:
@@ -98,7 +98,7 @@ def _load(module: str, options: AdapterOptions, emit: Emit) -> tuple[Adapter, fl
         sys.stderr.flush()
         emit({"event": "broken", "type": type(error).__name__, "message": str(error)})
         os._exit(1)
-    import_s = timing.Reading.now().since(start).wall_s
+    import_s = timing.ClockReading.now().since(start).wall_s
     emit({"event": "ready", "import_s": import_s, "pid": os.getpid()})
     return adapter, import_s
 

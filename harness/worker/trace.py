@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from harness.core.adapter import Epoch, Execution, Plan, Trainer
 from harness.core.certificates import cases, gates, native_rules
 from harness.core.certificates.cases import BATCH_SIZE, TEST_ROWS, TRAIN_ROWS, Case
-from harness.core.certificates.gates import BOUND, Native, Trace
+from harness.core.certificates.gates import BOUND, NativeOptimizerCheck, Trace
 from harness.core.network import Network, initialisers
 from harness.core.storage import npz
 from harness.core.training import optimizers
@@ -91,20 +91,20 @@ class _Tracer:
         trace["evaluation"] = self._evaluate(trainer)
         return _float64(trace)
 
-    def native(self, shared: Trace) -> Native:
+    def native(self, shared: Trace) -> NativeOptimizerCheck:
         """Hold the framework's own optimizer against the shared rule, of which this is the trace; and where
         they differ in what the adapter names, against the rule that has these deviations."""
         rule = replace(self._case.optimizer, impl="native")
         own = _float64(self._train(self._loaded(rule)))
         deviation = gates.training_gap(shared, own)
         if deviation <= BOUND:
-            return Native(deviation, BOUND)
+            return NativeOptimizerCheck(deviation, BOUND)
         names = self._deviations(rule)
         named = native_rules.written(rule, names)
         if named is None:
-            return Native(deviation, BOUND, names, unproven=bool(names))
+            return NativeOptimizerCheck(deviation, BOUND, names, unproven=bool(names))
         as_named = _float64(self._train(self._loaded(named)))
-        return Native(deviation, BOUND, names, gates.training_gap(as_named, own))
+        return NativeOptimizerCheck(deviation, BOUND, names, gates.training_gap(as_named, own))
 
     def _loaded(self, rule: Rule) -> Trainer:
         trainer = self._trainer(self._network, rule)

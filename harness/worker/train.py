@@ -24,7 +24,7 @@ from harness.core.data.dataset import Dataset, open_dataset
 from harness.core.machine import host, statistics, timing
 from harness.core.runs import warm_start as start_of
 from harness.core.runs.run_folder import CONCLUSIVE, Failure, Job, Result, RunFolder, Status, epoch_record
-from harness.core.runs.warm_start import Source
+from harness.core.runs.warm_start import SourceRun
 from harness.core.training import metrics, schedules
 from harness.core.training.batches import batch_order
 from harness.core.training.training_state import State
@@ -157,12 +157,12 @@ class Training:
         )
 
     def _set_up(self) -> tuple[_Setting, bool]:
-        start = timing.Reading.now()
+        start = timing.ClockReading.now()
         config = RunConfig.parse(self._job.config)
         results_dir = self._folder.path.parents[1]
         dataset = config.model.view(open_dataset(results_dir / self._job.data_file))
         plan = config.plan(dataset)
-        loaded = timing.Reading.now()
+        loaded = timing.ClockReading.now()
         program, new = self._programs.get(plan)
         examples = Examples(dataset.x, dataset.y, dataset.lengths)
         trainer = program.trainer(examples, config.optimizer, config.seed)
@@ -173,7 +173,7 @@ class Training:
         initial, state = start_of.initial(config, plan, source)
         setting = _Setting(config, dataset, plan, program, trainer, initial, state, begin.epochs)
         trainer.load(initial, state)
-        built = timing.Reading.now()
+        built = timing.ClockReading.now()
         self._timing["data_s"] = loaded.since(start).wall_s
         self._timing["build_s"] = built.since(loaded).wall_s
         self._timing["new_program"] = new
@@ -182,7 +182,7 @@ class Training:
         self._environment = environment.describe(self._job, plan, adapter, settings, self._meter)
         return setting, new
 
-    def _source(self, config: RunConfig) -> Source | None:
+    def _source(self, config: RunConfig) -> SourceRun | None:
         """The run that this one starts from; raises RuntimeError if it is no longer what it was."""
         if config.init.from_run is None:
             return None
@@ -214,10 +214,10 @@ class Training:
 
     def _warm_up(self, setting: _Setting) -> None:
         epoch = Epoch(_orders(setting, 1), _rates(setting)[0])
-        start = timing.Reading.now()
+        start = timing.ClockReading.now()
         setting.trainer.train([epoch])
         setting.trainer.sync()
-        self._timing["first_epoch_s"] = timing.Reading.now().since(start).wall_s
+        self._timing["first_epoch_s"] = timing.ClockReading.now().since(start).wall_s
         setting.trainer.predict("val")
         setting.trainer.load(setting.weights, setting.state)
 
@@ -229,10 +229,10 @@ class Training:
             order = _orders(setting, epoch)
             trainer.sync()
             self._meter.begin()
-            start = timing.Reading.now()
+            start = timing.ClockReading.now()
             yield Epoch(order, rates[epoch - 1])
             trainer.sync()
-            passed = timing.Reading.now().since(start)
+            passed = timing.ClockReading.now().since(start)
             energy = self._meter.end()
             losses = trainer.losses()
             self._check_finite(setting, epoch, bool(np.isfinite(losses).all()))
@@ -259,10 +259,10 @@ class Training:
             raise DivergedError(f"the loss is not finite in epoch {epoch}; {_likely_cause(setting)}")
 
     def _evaluate(self, setting: _Setting) -> None:
-        start = timing.Reading.now()
+        start = timing.ClockReading.now()
         self._metrics |= self._epochs[-1]["metrics"]
         self._metrics |= _evaluate(setting, "test")
-        self._timing["evaluate_s"] = timing.Reading.now().since(start).wall_s
+        self._timing["evaluate_s"] = timing.ClockReading.now().since(start).wall_s
 
     def _summarise(self, setting: _Setting, peak_is_of_run: bool) -> None:
         epoch_s = [epoch["train_s"] for epoch in self._epochs]

@@ -20,11 +20,11 @@ from harness.core.adapter import AdapterOptions
 from harness.core.certificates import cases
 from harness.core.certificates import gates as parity
 from harness.core.certificates.cases import Case
-from harness.core.certificates.gates import Comparison, Gate, Native
+from harness.core.certificates.gates import Comparison, Gate, NativeOptimizerCheck
 from harness.core.network import Input
 from harness.core.training.optimizers import SGD
 from harness.core.validation import to_plain
-from harness.shell.certificates.store import Certificate, Shelf, named_deviations
+from harness.shell.certificates.store import Certificate, CertificateStore, named_deviations
 from harness.worker.program_cache import Programs
 from harness.worker.trace import _Tracer
 from tests.support.command_place import FAULTY, Place, end, left_clean
@@ -120,14 +120,18 @@ def test_parameters_that_differ_are_caught(of_torch: dict[str, Any]) -> None:
 
 
 NAMES = ("epsilon_inside_root",)
-SOUND = to_plain(Native(0.0, 1e-10))
-OWN: dict[str, tuple[Native, str, str]] = {
-    "sound": (Native(1e-11, 1e-10), "exact", ""),
-    "nameless": (Native(2e-10, 1e-10), "fails", ""),
-    "named": (Native(0.1, 1e-10, NAMES, 1e-11), "deviates", "proven"),
-    "two at once": (Native(0.1, 1e-10, NAMES, 2e-10), "fails", "REFUTED"),
-    "not finite": (Native(np.inf, 1e-10, NAMES, np.inf), "fails", "REFUTED"),
-    "without a rule": (Native(0.1, 1e-10, (*NAMES, "another"), unproven=True), "deviates", "unproven"),
+SOUND = to_plain(NativeOptimizerCheck(0.0, 1e-10))
+OWN: dict[str, tuple[NativeOptimizerCheck, str, str]] = {
+    "sound": (NativeOptimizerCheck(1e-11, 1e-10), "exact", ""),
+    "nameless": (NativeOptimizerCheck(2e-10, 1e-10), "fails", ""),
+    "named": (NativeOptimizerCheck(0.1, 1e-10, NAMES, 1e-11), "deviates", "proven"),
+    "two at once": (NativeOptimizerCheck(0.1, 1e-10, NAMES, 2e-10), "fails", "REFUTED"),
+    "not finite": (NativeOptimizerCheck(np.inf, 1e-10, NAMES, np.inf), "fails", "REFUTED"),
+    "without a rule": (
+        NativeOptimizerCheck(0.1, 1e-10, (*NAMES, "another"), unproven=True),
+        "deviates",
+        "unproven",
+    ),
 }
 
 
@@ -142,7 +146,7 @@ def test_what_a_certificate_says_of_an_own_optimizer(name: str, tmp_path: Path) 
     certificate = Certificate(
         name, "m", "o", {}, 20, 0, {"a": {}, "b": {}}, (comparison,), {"b": to_plain(native), "a": SOUND}
     )
-    shelf = Shelf(tmp_path)
+    shelf = CertificateStore(tmp_path)
     shelf.put(certificate)
     stored = shelf.get(name)
     assert stored is not None and to_plain(stored) == to_plain(certificate)

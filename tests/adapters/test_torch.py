@@ -166,11 +166,11 @@ def waits(adapter: object, task: Task, rule: dict[str, Any], mixed: bool) -> str
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
     from adapters.torch import loops, model, optimizers
-    from adapters.torch.layers import Setting
+    from adapters.torch.layers import BuildOptions
 
     network, real, cpu = adapter_cases.network(task), adapter_cases.rule(rule), torch.device("cpu")
     with FakeTensorMode(allow_non_fake_inputs=True):
-        made = model.build(network, Setting(torch.float32, cpu, unrolled=False))
+        made = model.build(network, BuildOptions(torch.float32, cpu, unrolled=False))
         made.module.mixed = mixed
         optimizer = optimizers.make(real, list(made.parameters.values()), fused=True)
         inputs = [torch.zeros(26, *network.input.shape)]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from harness.core.machine.timing import Reading
+from harness.core.machine.timing import ClockReading
 
 
 class Turns:
@@ -29,7 +29,7 @@ class Turns:
         os.dup2(2, 1)  # what a framework prints must not get between the answers
         self.parameters = 0
         self._begun = 0.0
-        self._start = self._passed = Reading(0.0, 0.0, 0)
+        self._start = self._passed = ClockReading(0.0, 0.0, 0)
 
     def __iter__(self) -> Iterator[Turns]:
         while True:
@@ -44,11 +44,11 @@ class Turns:
 
     def start(self) -> None:
         """The training begins."""
-        self._start = Reading.now()
+        self._start = ClockReading.now()
 
     def stop(self) -> None:
         """The training is over, on the device too."""
-        self._passed = Reading.now().since(self._start)
+        self._passed = ClockReading.now().since(self._start)
 
     def done(self, loss: float) -> None:
         """The epoch is over; `loss` is its mean."""

@@ -20,7 +20,7 @@ from harness.core.data import dataset
 from harness.core.validation import ConfigError, to_plain
 from harness.shell.compose.origins import Origins
 from harness.shell.environment.versions import installed
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import check_parts
 from harness.shell.workers.key import WorkerKey
 from tests.support.compose import CONF, choices, composed, composing, config_of
@@ -56,7 +56,7 @@ def sweep_of(experiment: str) -> Iterator[list[str]]:
 def test_every_run_of_every_experiment_is_valid_and_gets_its_own_settings(experiment: str) -> None:
     """Catches: an experiment with a typo, or whose settings `config.yaml` overrules."""
     runs = list(sweep_of(experiment))
-    shelf = DataShelf()
+    shelf = DatasetCache()
     for run in runs:
         config = config_of(f"experiment={experiment}", *run)
         config.plan(shelf.get(config.data, CONF)[0])
@@ -266,8 +266,8 @@ def test_sections_are_checked_against_the_data_even_where_others_cannot_be_read(
     raw = config_of("data=digits").to_plain()
     raw["train"] = {"epochs": "many", "loss": "mse"}
     raw["framework"]["distributions"] = ["no-such-package"]
-    keys = [mistake.key for mistake in check_parts(raw, DataShelf())]
+    keys = [mistake.key for mistake in check_parts(raw, DatasetCache())]
     assert keys == ["framework", "train.loss"]
     raw["model"]["layers"] = [{"kind": "output"}]
     raw["train"]["loss"] = "auto"
-    assert [m.key for m in check_parts(raw, DataShelf())] == ["framework", "model.layers[0]"]
+    assert [m.key for m in check_parts(raw, DatasetCache())] == ["framework", "model.layers[0]"]

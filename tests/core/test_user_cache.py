@@ -122,7 +122,7 @@ def test_who_waits_for_a_measurement_takes_what_came_of_it(
 
     monkeypatch.setattr(locks, "held", after_another)
     for name in ("first", "second"):
-        assert matmul_limits.Limits(told.append).of(tmp_path / name, config, {}) == LIMIT.gflops
+        assert matmul_limits.MatmulLimits(told.append).of(tmp_path / name, config, {}) == LIMIT.gflops
     assert waited == [own_cache / "limit.lock"] and told == []
 
 

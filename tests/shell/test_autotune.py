@@ -20,10 +20,10 @@ from harness.core.machine.matmul_limits import Device
 from harness.core.runs import autotune
 from harness.core.runs.run_folder import RunFolder
 from harness.core.validation import ConfigError, Mistake, to_plain
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
-from harness.shell.runs.records import Prepared
-from harness.shell.session.autotune import Choices
+from harness.shell.runs.records import PreparedRun
+from harness.shell.session.autotune import ExecutionTuner
 from tests.support.command_place import FAULTY, ROOT, Place, end, left_clean
 from tests.support.compose import composing, config_of
 
@@ -50,9 +50,9 @@ class Bench:
     config: RunConfig
     told: list[str]
 
-    def prepare(self, *configs: RunConfig) -> list[Prepared]:
+    def prepare(self, *configs: RunConfig) -> list[PreparedRun]:
         """As a command of its own prepares them."""
-        return Choices(self.told.append).prepare(configs or [self.config], DataShelf(), here=True)
+        return ExecutionTuner(self.told.append).prepare(configs or [self.config], DatasetCache(), here=True)
 
     def calibrated(self) -> int:
         """How often something was measured since it was last asked."""
@@ -113,7 +113,7 @@ def test_a_choice_is_measured_once(bench: Bench) -> None:
 def test_the_chosen_and_the_named_are_one_run(bench: Bench) -> None:
     """Catches: an identity that says `best`; XLA switched on in a run that left it alone."""
     (best,) = bench.prepare()
-    (named,) = prepare([replace(bench.config, execution=best.config.execution)], DataShelf())
+    (named,) = prepare([replace(bench.config, execution=best.config.execution)], DatasetCache())
     assert best.config.execution in THREE and best.job.run_id == named.job.run_id
     assert named.job.calibration is None
 
@@ -124,9 +124,9 @@ def test_what_was_disturbed_is_measured_again(bench: Bench) -> None:
     bench.prepare()
     bench.calibrated()
     bench.rewrite({"compiled": 1e-9}, disturbed=["by a test"])
-    choices = Choices(bench.told.append)
+    choices = ExecutionTuner(bench.told.append)
     for _ in range(2):
-        (run,) = choices.prepare([bench.config], DataShelf(), here=True)
+        (run,) = choices.prepare([bench.config], DatasetCache(), here=True)
         assert run.config.execution == "compiled"
     assert bench.calibrated() == 1
     assert run.job.calibration is not None
@@ -183,7 +183,7 @@ def test_one_execution_is_no_choice(bench: Bench) -> None:
 def test_runs_that_go_elsewhere_have_no_best(bench: Bench) -> None:
     """Catches: an execution that was the fastest on one machine in the runs of others."""
     with pytest.raises(ConfigError) as caught:
-        Choices(bench.told.append).prepare([bench.config], DataShelf(), here=False)
+        ExecutionTuner(bench.told.append).prepare([bench.config], DatasetCache(), here=False)
     (mistake,) = caught.value.mistakes
     assert mistake.key == "execution" and mistake.allowed == "faulty: eager, compiled, epoch"
 
@@ -210,7 +210,7 @@ CHANGES: dict[str, Callable[[RunConfig], RunConfig]] = {
 def test_a_choice_is_of_a_machine_its_versions_and_a_program(bench: Bench) -> None:
     """Catches: times of another machine, other versions or another program taken for this one's, or not taken
     for this one's because a number differs that no step depends on."""
-    dataset, _ = DataShelf().get(bench.config.data, bench.folder)
+    dataset, _ = DatasetCache().get(bench.config.data, bench.folder)
     here, versions = Device("cpu", "EPYC", 2, "x86_64", (), {"numpy": "2.0"}), {"numpy": "2.0"}
 
     def name(config: RunConfig, device: Device = here, of: dict[str, str] = versions) -> str:
@@ -230,7 +230,7 @@ def test_a_choice_is_of_a_machine_its_versions_and_a_program(bench: Bench) -> No
 
 def test_a_long_epoch_is_cut_short(bench: Bench) -> None:
     """Catches: minutes of measuring where an epoch takes minutes."""
-    dataset, _ = DataShelf().get(bench.config.data, bench.folder)
+    dataset, _ = DatasetCache().get(bench.config.data, bench.folder)
     plan = bench.config.plan(dataset)
     short = autotune.short(replace(plan, steps=10**6, rows=(10**6 * plan.batch_size, 5, 6)))
     assert short.steps == autotune.MOST_STEPS and short.rows == (short.steps * plan.batch_size, 5, 6)
@@ -283,7 +283,7 @@ def test_xla_is_a_choice_where_it_is_open(tmp_path: Path) -> None:
         both = ("model=fnn", "data=iris", f"results_dir={tmp_path}", "execution=best", "framework=keras")
         left, asked = config_of(*both), config_of(*both, "framework.xla=false")
     told: list[str] = []
-    found = Choices(told.append).prepare([left, asked], DataShelf(), here=True)
+    found = ExecutionTuner(told.append).prepare([left, asked], DatasetCache(), here=True)
     tried = [
         {(one["execution"], one["xla"]) for one in (run.job.calibration or {})["candidates"]} for run in found
     ]

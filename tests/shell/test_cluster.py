@@ -12,36 +12,36 @@ from typing import Any
 import pytest
 
 from harness.core.validation import to_plain
-from harness.shell.engines.cluster.node import PREFIX, Post, unfit
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.engines.cluster.node import PREFIX, NodeAgent, unfit
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 from tests.support.compose import composing, config_of
 
 
 @pytest.fixture
-def run(workdir: Path) -> Prepared:
+def run(workdir: Path) -> PreparedRun:
     with composing():
         config = config_of("data=iris", "train.epochs=3", "limit=off", "checkpoint.every_epochs=1")
-    return prepare([config], DataShelf())[0]
+    return prepare([config], DatasetCache())[0]
 
 
 @pytest.fixture
-def post(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Post]:
+def post(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeAgent]:
     temporary = workdir / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    post = Post()
+    post = NodeAgent()
     yield post
     post.close()
     assert list(temporary.iterdir()) == []
 
 
-def order_of(run: Prepared, judged: bool = False, **changes: Any) -> dict[str, Any]:
+def order_of(run: PreparedRun, judged: bool = False, **changes: Any) -> dict[str, Any]:
     return {"job": to_plain(run.job) | changes, "judged": judged, "program": run.program}
 
 
-def test_an_order(run: Prepared, post: Post) -> None:
+def test_an_order(run: PreparedRun, post: NodeAgent) -> None:
     """Catches: a file that does not come back, a result that comes before what belongs to it, data that are
     sent twice, a run's folder that stays on the node, a worker that is started anew for each run."""
     name = run.job.data_file
@@ -68,7 +68,7 @@ def test_an_order(run: Prepared, post: Post) -> None:
     assert len(pids) == 1
 
 
-def test_the_limit_is_that_of_the_node(run: Prepared, post: Post, own_cache: Path) -> None:
+def test_the_limit_is_that_of_the_node(run: PreparedRun, post: NodeAgent, own_cache: Path) -> None:
     """Catches: a run that is held against nothing, or against the machine that it was sent from; a limit that
     is measured while a run is timed; one that each place of a node measures anew."""
     config = run.job.config | {"limit": "auto"}
@@ -83,7 +83,7 @@ def test_the_limit_is_that_of_the_node(run: Prepared, post: Post, own_cache: Pat
     assert metrics["speed/share_of_limit"] == metrics["speed/gflops"] / said[1]["gflops"]
     (kept,) = (own_cache / "machine").iterdir()  # of a quiet machine, or it would be measured again
     kept.write_text(kept.read_text().replace('"disturbed": true', '"disturbed": false'))
-    other = Post()
+    other = NodeAgent()
     try:
         other.put(name, (run.results_dir / name).read_bytes())
         again = list(other.run(order_of(run, config=config)))
@@ -92,7 +92,7 @@ def test_the_limit_is_that_of_the_node(run: Prepared, post: Post, own_cache: Pat
     assert again[0] == said[1]  # no news, the same limit
 
 
-def test_a_node_with_other_versions(run: Prepared, post: Post) -> None:
+def test_a_node_with_other_versions(run: PreparedRun, post: NodeAgent) -> None:
     """Catches: a run that is recorded with versions which it didn't have."""
     wanted = run.job.versions | {"torch": "0.4.1"}
     here = run.job.versions["torch"]
@@ -102,7 +102,7 @@ def test_a_node_with_other_versions(run: Prepared, post: Post) -> None:
     assert unfit(run.config, run.job.versions) == ""
 
 
-def test_what_a_killed_place_left(post: Post, workdir: Path) -> None:
+def test_what_a_killed_place_left(post: NodeAgent, workdir: Path) -> None:
     """Catches: data sets that fill a node's disk, sweep by sweep; a living place's folder that is removed."""
     temporary = workdir / "tmp"
     left, living = temporary / f"{PREFIX}left", temporary / f"{PREFIX}living"
@@ -111,10 +111,10 @@ def test_what_a_killed_place_left(post: Post, workdir: Path) -> None:
         (folder / "lock").touch()
     with (living / "lock").open("r") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        other = Post()
+        other = NodeAgent()
         other.close()
         assert not left.exists()
         assert living.exists()
-    Post().close()
+    NodeAgent().close()
     assert not living.exists()
     assert post.lacks(["data/x"]) == ["data/x"]

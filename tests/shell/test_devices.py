@@ -201,7 +201,7 @@ def test_a_worker_sees_its_own_card_alone(host: Host, base: RunConfig) -> None:
 def seated(*configs: RunConfig) -> list[tuple[str, bool]]:
     """The device of each seat for such runs, and whether the first run may sit there."""
     runs: Any = [SimpleNamespace(config=config) for config in configs]
-    return [(seat.device, seat.takes(runs[0])) for seat in slots.seats(runs)]
+    return [(seat.device, seat.takes(runs[0])) for seat in slots.slot_specs(runs)]
 
 
 def test_runs_are_spread_over_the_cards_unless_they_are_compared(host: Host, base: RunConfig) -> None:
@@ -216,7 +216,7 @@ def test_runs_are_spread_over_the_cards_unless_they_are_compared(host: Host, bas
     assert len(seated(replace(run, timings="shared"), replace(other, timings="shared"))) == 2
     assert [device for device, _ in seated(replace(run, workers=2))] == ["cuda:0"] * 2 + ["cuda:1"] * 2
     assert seated(base) == [("", True)]
-    seat = slots.Seat("cuda:1 1", "cuda:1")
+    seat = slots.SlotSpec("cuda:1 1", "cuda:1")
     assert seat.placed(WorkerKey.of(run)).device == "cuda:1"
     assert not seat.takes(SimpleNamespace(config=replace(run, device="cuda:0")))  # type: ignore[arg-type]
 
@@ -231,7 +231,7 @@ def test_the_energy_and_memory_of_the_card_that_a_worker_sees(host: Host) -> Non
     assert card.read() == {"card": 1_000_000}
     assert card.process_mb() == 512.0
     assert energy.own_card({}) is None and energy.own_card({cards.VISIBLE: "GPU-zz"}) is None
-    silent = energy.Meter(energy.own_card({cards.VISIBLE: "0"}))
+    silent = energy.EnergyMeter(energy.own_card({cards.VISIBLE: "0"}))
     silent.begin()
     assert silent.end() == {} and silent.describe() == {"source": "n/a"}
     host(H100)

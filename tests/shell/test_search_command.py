@@ -19,7 +19,7 @@ from harness.core.data import dataset
 from harness.core.validation import ConfigError
 from harness.shell.commands import main
 from harness.shell.compose import overrides
-from harness.shell.search.plan import Composer, understand
+from harness.shell.search.plan import Composer, plan_search
 from harness.shell.search.space import LEAF_KEYS, Pruner, Sampler, SearchConfig, folder_of, read
 from harness.shell.search.study import JOURNAL
 from tests.support.command_place import Place, check_consistent, end, left_clean, wait_until
@@ -64,7 +64,7 @@ def test_every_search_goes_with_every_model(choice: str, tmp_path: Path) -> None
         arguments = [f"search={choice}", "data=iris", f"results_dir={tmp_path}"]
         loader = GlobalHydra.instance().config_loader()
         composer = Composer(composed(*arguments), loader, overrides.find_groups([CONF]))
-        request = understand(composed(*arguments), arguments, composer, [], None)
+        request = plan_search(composed(*arguments), arguments, composer, [], None)
     assert request.epochs == 10 and request.base.data.name == "iris"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness.core.validation import ConfigError
 from harness.shell.search.space import SearchConfig, override_text, read
-from harness.shell.search.study import JOURNAL, Answer, Carry, Search, Trial, Umpire
+from harness.shell.search.study import JOURNAL, RunTrials, Search, Trial, TrialResult, TrialShouldContinue
 
 PRESENT = {"rate": 0.1, "size": 3, "kind": "a"}
 SPACE: dict[str, Any] = {
@@ -36,7 +36,7 @@ def error(values: Mapping[str, str]) -> float:
     return distance + int(values.get("size", 16)) / 128 + (values["kind"] == "a")
 
 
-def carry(trials: Sequence[Trial], umpire: Umpire | None) -> list[Answer]:
+def carry(trials: Sequence[Trial], umpire: TrialShouldContinue | None) -> list[TrialResult]:
     """What a training would come to: it falls towards the error."""
     answers = []
     for trial in trials:
@@ -48,11 +48,11 @@ def carry(trials: Sequence[Trial], umpire: Umpire | None) -> list[Answer]:
                 state = "pruned"
                 break
         values = (error(trial.values),) if state == "complete" else ()
-        answers.append(Answer(state, values, epochs, runs=(f"run{trial.number}",)))
+        answers.append(TrialResult(state, values, epochs, runs=(f"run{trial.number}",)))
     return answers
 
 
-def search(folder: Path, config: SearchConfig, together: int = 1, carry: Carry = carry) -> list[Any]:
+def search(folder: Path, config: SearchConfig, together: int = 1, carry: RunTrials = carry) -> list[Any]:
     """All trials of the search, as far as they can be compared."""
     with Search(folder, "one", config, {"data.name": "iris"}, EPOCHS) as search:
         search.run(carry, together)
@@ -64,7 +64,7 @@ def search(folder: Path, config: SearchConfig, together: int = 1, carry: Carry =
         ]
 
 
-def refuse(trials: Sequence[Trial], umpire: Umpire | None) -> list[Answer]:
+def refuse(trials: Sequence[Trial], umpire: TrialShouldContinue | None) -> list[TrialResult]:
     raise AssertionError(f"{len(trials)} trials are done again")
 
 
@@ -76,7 +76,7 @@ def test_tpe_beats_random_search(tmp_path: Path) -> None:
         for seed in range(20):
             asked = config(sampler=sampler, seed=seed, trials=30)
             with Search(tmp_path / f"{sampler}{seed}", "one", asked, {}) as search:
-                search.run(lambda trials, _: [Answer("complete", (error(trials[0].values),))])
+                search.run(lambda trials, _: [TrialResult("complete", (error(trials[0].values),))])
                 (trial,) = search.best()
                 found.append(trial.values[0])
     assert statistics.median(best["tpe"]) < 0.5 * statistics.median(best["random"])
@@ -134,7 +134,7 @@ def test_a_batch_is_asked_together_and_told_in_order(tmp_path: Path) -> None:
     """Catches: trials of a batch that are the same, answers that are told to another trial."""
     sizes = []
 
-    def backwards(trials: Sequence[Trial], umpire: Umpire | None) -> list[Answer]:
+    def backwards(trials: Sequence[Trial], umpire: TrialShouldContinue | None) -> list[TrialResult]:
         sizes.append(len(trials))
         return list(reversed(carry(list(reversed(trials)), umpire)))
 
@@ -167,8 +167,8 @@ def texts(params: Mapping[str, Any]) -> dict[str, str]:
 def test_a_failed_trial_is_told_and_the_search_goes_on(tmp_path: Path) -> None:
     """Catches: a failure that ends the search, that counts as some value, or that is done again."""
 
-    def failing(trials: Sequence[Trial], umpire: Umpire | None) -> list[Answer]:
-        lost = Answer("failed", reason="diverged: too fast")
+    def failing(trials: Sequence[Trial], umpire: TrialShouldContinue | None) -> list[TrialResult]:
+        lost = TrialResult("failed", reason="diverged: too fast")
         return [lost if t.number % 3 == 0 else carry([t], umpire)[0] for t in trials]
 
     asked = config(trials=14)
@@ -184,7 +184,7 @@ def test_a_failed_trial_is_told_and_the_search_goes_on(tmp_path: Path) -> None:
 def test_without_a_complete_trial_there_is_no_best(tmp_path: Path) -> None:
     """Catches: Optuna's own exception for it."""
     with Search(tmp_path, "one", config(trials=2), {}) as found:
-        found.run(lambda trials, umpire: [Answer("failed", reason="no")] * len(trials))
+        found.run(lambda trials, umpire: [TrialResult("failed", reason="no")] * len(trials))
         assert found.best() == []
 
 
@@ -192,8 +192,10 @@ def test_several_objectives(tmp_path: Path) -> None:
     """Catches: objectives in another order, a front with trials that another one beats."""
     asked = config(sampler="nsga2", objectives={"val/accuracy": "maximize", "speed/step_ms": "minimize"})
 
-    def both(trials: Sequence[Trial], umpire: Umpire | None) -> list[Answer]:
-        return [Answer("complete", (-error(t.values), float(t.values["size"])), {1: 0.5}) for t in trials]
+    def both(trials: Sequence[Trial], umpire: TrialShouldContinue | None) -> list[TrialResult]:
+        return [
+            TrialResult("complete", (-error(t.values), float(t.values["size"])), {1: 0.5}) for t in trials
+        ]
 
     with Search(tmp_path, "one", asked, {}) as found:
         found.run(both, 3)

@@ -30,7 +30,7 @@ from harness.shell.studies.members import load_outcomes
 from harness.shell.studies.removal import carry_out, plan
 from harness.shell.tracking import run_links
 from harness.shell.tracking.store import Store, open_store
-from harness.shell.tracking.sync import Synced, sync
+from harness.shell.tracking.sync import SyncCounts, sync
 from harness.shell.tracking.tracker import study_lock
 from tests.support.command_place import Place, check_consistent, end, left_clean
 from tests.support.compose import composing, config_of
@@ -190,11 +190,11 @@ def test_a_shared_run_is_seen_in_both_studies(make: Make, results: Path, store: 
     (which loses what people wrote there), a sync that finds something to do again and again."""
     shared = make("a1", "first", seed=1)
     make("b1", "second", seed=2)
-    assert sync(results, store) == Synced(added=2)
+    assert sync(results, store) == SyncCounts(added=2)
     before = run_links.read_link(shared)
     RunFolder(shared).join("second")
-    assert sync(results, store) == Synced(present=1, completed=1)
-    assert sync(results, store) == Synced(present=2)
+    assert sync(results, store) == SyncCounts(present=1, completed=1)
+    assert sync(results, store) == SyncCounts(present=2)
     link = run_links.read_link(shared)
     assert before is not None and link is not None and link.run_id == before.run_id
     assert len(load_outcomes(results, "first")) == 1
@@ -236,7 +236,7 @@ def test_rm_leaves_nothing_and_sync_brings_nothing_back(make: Make, results: Pat
         *(path for path in kept if path.startswith("runs/b1/")),
     }
     assert len({path.split("/")[1] for path in left if path.startswith("artifacts")}) == 1
-    assert sync(results, store) == Synced(present=1)
+    assert sync(results, store) == SyncCounts(present=1)
     assert list(active(store)) == ["b1"] and list(active(store, "study")) == ["second"]
     with pytest.raises(ConfigError, match="'first' has no runs"):
         plan(results, "first")
@@ -258,7 +258,7 @@ def test_rm_keeps_a_run_that_another_study_has(make: Make, results: Path, store:
     assert (tags["a1"]["study"], tags["a1"]["mlflow.parentRunId"]) == ("second", parent)
     assert json.loads(tags["a1"]["studies"]) == ["second"]
     assert (results / "data" / "wine.npz").exists()
-    assert sync(results, store) == Synced(present=1)
+    assert sync(results, store) == SyncCounts(present=1)
 
 
 def test_rm_refuses_what_a_process_works_on(make: Make, results: Path) -> None:
@@ -372,7 +372,7 @@ def test_rm_that_is_killed_is_finished_by_the_next_one(make: Make, results: Path
         assert sorted(active(store)) == ["a3", "b1"] and list(active(store, "study")) == ["second"], stop
         assert not any((results / ".removed").glob("*")), stop
         assert len(list((results / "artifacts").iterdir())) == 2, stop
-        assert sync(results, store) == Synced(present=2), stop
+        assert sync(results, store) == SyncCounts(present=2), stop
         stop += 1
     assert stop > 20
 

@@ -23,7 +23,7 @@ from harness.core.validation import ConfigError
 from harness.shell.tracking import run_links
 from harness.shell.tracking.background import TrackingThread
 from harness.shell.tracking.store import Store, open_store, resolve_uri
-from harness.shell.tracking.sync import Synced, close_orphans, sync, sync_run
+from harness.shell.tracking.sync import SyncCounts, close_orphans, sync, sync_run
 from harness.shell.tracking.tracker import Tracker
 from harness.shell.tracking.views import view_tags
 
@@ -165,10 +165,10 @@ def test_a_store_is_known_wherever_it_is_moved_and_a_new_one_is_not(
     assert {open_store(results).id for _ in range(3)} == {store.id}
     assert store.client.get_experiment(store.experiment_id).tags[view] == "as its user likes it"
     moved = shutil.copytree(results, tmp_path / "moved")
-    assert sync(moved, open_store(moved)) == Synced(present=1)
+    assert sync(moved, open_store(moved)) == SyncCounts(present=1)
     recreated = shutil.copytree(results, tmp_path / "recreated", ignore=shutil.ignore_patterns("mlflow.db*"))
     shutil.copyfile(template, recreated / "mlflow.db")
-    assert sync(recreated, open_store(recreated)) == Synced(added=1)
+    assert sync(recreated, open_store(recreated)) == SyncCounts(added=1)
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -462,9 +462,9 @@ def test_sync_twice_changes_nothing(store: Store, results: Path) -> None:
     whole_run(results, "a2", status="failed", error={"type": "E", "message": "m", "log_tail": ""})
     folder, _ = make_run(results, "a3")  # killed before it wrote anything
     (results / "runs" / "junk").mkdir()
-    assert sync(results, store) == Synced(added=3, unreadable=1)
+    assert sync(results, store) == SyncCounts(added=3, unreadable=1)
     before = dump(store)
-    assert sync(results, store) == Synced(present=3, unreadable=1)
+    assert sync(results, store) == SyncCounts(present=3, unreadable=1)
     assert dump(store) == before
     assert sorted(run.info.status for run in trials(store)) == ["FAILED", "FINISHED", "KILLED"]
     assert running(store) == [] and run_links.read_link(folder) is not None
@@ -480,7 +480,7 @@ def test_sync_completes_what_a_crash_cut_off(store: Store, results: Path) -> Non
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"event": "epoch", "time_')
     tracker.close()
-    assert sync(results, store) == Synced(completed=1)
+    assert sync(results, store) == SyncCounts(completed=1)
     (run,) = trials(store)
     assert run.info.run_id == run_id and run.info.status == "FINISHED"
     assert len(points(store, run_id)) == 3 * 3 + 3
@@ -494,9 +494,9 @@ def test_sync_fills_another_store_and_a_recreated_one(
     assert sync(results, store).added == 1
     shutil.copyfile(template, tmp_path / "other.db")
     other = open_store(results, f"sqlite:///{tmp_path}/other.db")
-    assert sync(results, other) == Synced(added=1)
+    assert sync(results, other) == SyncCounts(added=1)
     assert len(trials(other)) == 1
-    assert sync(results, store) == Synced(added=1) and len(trials(store)) == 1
+    assert sync(results, store) == SyncCounts(added=1) and len(trials(store)) == 1
 
 
 def test_sync_does_not_mix_attempts(store: Store, results: Path) -> None:
@@ -508,7 +508,7 @@ def test_sync_does_not_mix_attempts(store: Store, results: Path) -> None:
     tracker.epochs(folder, epochs(count=1))
     end_run(folder, attempt=1)
     tracker.close()
-    assert sync(results, store) == Synced(added=1)
+    assert sync(results, store) == SyncCounts(added=1)
     (run,) = trials(store)
     assert len(points(store, run.info.run_id)) == 3 * 3 + 3 and running(store) == []
 
@@ -518,7 +518,7 @@ def test_sync_replaces_a_finished_run_that_was_done_again(store: Store, results:
     folder = whole_run(results, "a1")
     sync(results, store)
     end_run(folder, attempt=1)
-    assert sync(results, store) == Synced(added=1)
+    assert sync(results, store) == SyncCounts(added=1)
     (run,) = trials(store)
     assert {time_ms for _, time_ms, step, _ in points(store, run.info.run_id) if step == 1} == {T0 + 101_000}
 
@@ -528,7 +528,7 @@ def test_a_run_deleted_by_its_user_stays_deleted(store: Store, results: Path) ->
     whole_run(results, "a1")
     sync(results, store)
     store.client.delete_run(trials(store)[0].info.run_id)
-    assert sync(results, store) == Synced(present=1) and trials(store) == []
+    assert sync(results, store) == SyncCounts(present=1) and trials(store) == []
 
 
 def test_runs_of_another_results_folder_are_left_alone(results: Path, tmp_path: Path) -> None:
@@ -650,7 +650,7 @@ def test_an_unreachable_server_loses_nothing(results: Path, monkeypatch: pytest.
     assert not list(results.glob("runs/*/mlflow.json"))
 
     store = open_store(results)
-    assert sync(results, store) == Synced(added=2)
+    assert sync(results, store) == SyncCounts(added=2)
     for run in trials(store):
         assert run.info.status == "FINISHED" and len(points(store, run.info.run_id)) == 3 * 3 + 3
 
@@ -733,8 +733,8 @@ def test_a_lock_is_seen_while_it_is_held(results: Path, store: Store) -> None:
     folder = whole_run(results, "a1")
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert sync(results, store) == Synced(live=1)
-    assert sync(results, store) == Synced(added=1)
+        assert sync(results, store) == SyncCounts(live=1)
+    assert sync(results, store) == SyncCounts(added=1)
 
 
 def test_a_locked_store_does_not_hold_up_the_engine(results: Path) -> None:

@@ -15,7 +15,7 @@ from harness.core.config.run_config import RunConfig
 from harness.shell.compose import hydra as task
 from harness.shell.compose.origins import Origins
 from harness.shell.compose.run_config import run_config
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -43,4 +43,4 @@ def composed(*overrides: str) -> DictConfig:
 def config_of(*overrides: str) -> RunConfig:
     """The checked configuration; raises ConfigError."""
     config = composed(*overrides)
-    return run_config(config, Origins.of(config), DataShelf())
+    return run_config(config, Origins.of(config), DatasetCache())

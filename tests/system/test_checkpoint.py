@@ -20,14 +20,14 @@ import pytest
 
 from harness.core.config.run_config import CheckpointConfig, RunConfig
 from harness.core.runs import checkpoint
-from harness.core.runs.checkpoint import Pace, UnusableError
+from harness.core.runs.checkpoint import CheckpointTimer, UnusableError
 from harness.core.runs.run_folder import CHECKPOINT, UNUSABLE, RunFolder
 from harness.core.storage import npz
 from harness.core.training.training_state import State
 from harness.core.validation import ConfigError, to_plain
 from harness.shell.reports.leaderboard import rows
 from harness.shell.reports.progress import outcome_text, reporter
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.session.session import Session
 from tests.support.adapter_process import Lab, frameworks
@@ -213,7 +213,7 @@ def test_what_a_kill_may_leave(lab: Callable[[str, str], Lab], tmp_path: Path) -
     overrides = ("framework=torch", "data=iris", "model.dropout=0.2", "train.epochs=5", "certify=off")
     with composing():
         config = config_of(f"results_dir={made}", "checkpoint.every_epochs=1", *overrides)
-    (run,) = prepare([config], DataShelf())
+    (run,) = prepare([config], DatasetCache())
     run.folder.write_job(to_plain(run.job))
     shutil.copytree(made, tmp_path / "whole")
 
@@ -280,13 +280,13 @@ def check_whole(path: Path) -> int:
 def test_when_one_is_due() -> None:
     """Catches: checkpoints of short runs, one at every epoch once the first minutes have passed, a null that
     is taken for 0."""
-    by_clock = Pace(CheckpointConfig(), 100.0)
+    by_clock = CheckpointTimer(CheckpointConfig(), 100.0)
     assert [by_clock.is_due(epoch, now) for epoch, now in enumerate((100, 399, 400, 401, 699, 700), 1)] == [
         *(False, False, True, False, False, True)
     ]
-    counted = Pace(CheckpointConfig(3, None), 0.0)
+    counted = CheckpointTimer(CheckpointConfig(3, None), 0.0)
     assert [epoch for epoch in range(1, 10) if counted.is_due(epoch, 1e9)] == [3, 6, 9]
-    never = Pace(CheckpointConfig(None, None), 0.0)
+    never = CheckpointTimer(CheckpointConfig(None, None), 0.0)
     assert not any(never.is_due(epoch, 1e9) for epoch in range(1, 10))
 
 

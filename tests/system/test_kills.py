@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from tests.bench.kills import VICTIMS, Sweep, kill_once, new_place
 from tests.support.compose import composing, config_of
 
@@ -25,7 +25,7 @@ def test_a_sweep_that_is_killed_is_whole_after_it_is_asked_for_again(victim: str
 
 def test_half_a_data_file_goes_when_the_data_are_made_again(tmp_path: Path) -> None:
     """Catches: what a kill left of a data file, kept for ever."""
-    shelf = DataShelf()
+    shelf = DatasetCache()
     with composing():
         _, name = shelf.get(config_of("data=iris").data, tmp_path)
     path = tmp_path / name

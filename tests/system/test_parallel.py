@@ -24,14 +24,14 @@ from rich.console import Console
 from harness.core.config.run_config import RunConfig
 from harness.core.validation import ConfigError
 from harness.shell.compose import hydra
-from harness.shell.compose.fast_compose import Frames
+from harness.shell.compose.fast_compose import TemplateComposer
 from harness.shell.engines.protocol import Record
-from harness.shell.engines.slots import check, seats
+from harness.shell.engines.slots import check, slot_specs
 from harness.shell.reports import progress
 from harness.shell.reports.progress import reporter
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 from harness.shell.session.session import Session
 from tests.support.command_place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
 from tests.support.forked_command import Command
@@ -181,8 +181,8 @@ def prepared(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
     config = plain(place)
     monkeypatch.chdir(place.folder)
 
-    def make(*changes: Mapping[str, Any]) -> list[Prepared]:
-        return prepare([RunConfig.parse({**config, **one}) for one in changes], DataShelf())
+    def make(*changes: Mapping[str, Any]) -> list[PreparedRun]:
+        return prepare([RunConfig.parse({**config, **one}) for one in changes], DatasetCache())
 
     return make
 
@@ -205,7 +205,7 @@ def test_pinning_needs_enough_cores(prepared: Any) -> None:
     """Catches: slots pinned to no core, or to one that another has."""
     cores = len(os.sched_getaffinity(0))
     check(fitting := prepared({"workers": cores, "pin": True}))
-    taken = [seat.cores for seat in seats(fitting)]
+    taken = [seat.cores for seat in slot_specs(fitting)]
     assert sorted(core for seat in taken for core in seat) == sorted(os.sched_getaffinity(0))
     problem = f"{cores} runs at a time with threads=2 need {2 * cores} cores; there are {cores}"
     with pytest.raises(ConfigError, match=problem):
@@ -288,16 +288,16 @@ def test_runs_that_differ_in_numbers_are_composed_as_hydra_does(
 ) -> None:
     """Catches: a number left over from another run, set in another order than it was given, or taken for the
     name of a file; a configuration that says that it came from other overrides."""
-    of_frames = Frames.compose
+    of_frames = TemplateComposer.compose
     compared = []
 
-    def compose(self: Frames, overrides: Sequence[str]) -> DictConfig:
+    def compose(self: TemplateComposer, overrides: Sequence[str]) -> DictConfig:
         ours = of_frames(self, overrides)
         theirs = self._loader.load_sweep_config(self._sweep, list(overrides))
         compared.append([OmegaConf.to_container(config, resolve=False) for config in (ours, theirs)])
         return ours
 
-    monkeypatch.setattr(Frames, "compose", compose)
+    monkeypatch.setattr(TemplateComposer, "compose", compose)
     hydra.collect(sweep)
     assert len(compared) >= 4
     for ours, theirs in compared:

@@ -20,9 +20,9 @@ from harness.core.config.run_config import RunConfig
 from harness.core.storage import npz
 from harness.core.training import weights
 from harness.core.validation import ConfigError, to_plain
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 from harness.shell.session.session import starting
 from tests.support.adapter_process import Lab
 from tests.support.compose import composing, config_of
@@ -46,11 +46,11 @@ class Runs:
     lab: Callable[[str, str], Lab]
     results: Path
 
-    def prepared(self, *overrides: str, **sections: Any) -> Prepared:
+    def prepared(self, *overrides: str, **sections: Any) -> PreparedRun:
         """A run that can start, perhaps with whole sections of its own; raises ConfigError."""
         config = config_of(f"results_dir={self.results}", *overrides)
         config = RunConfig.parse(config.to_plain() | sections)
-        (run,) = prepare([config], DataShelf())
+        (run,) = prepare([config], DatasetCache())
         return run
 
     def do(self, *overrides: str) -> str:
@@ -162,7 +162,7 @@ def test_one_layer_goes_by_its_path_and_by_its_name(runs: Runs) -> None:
     layers = [dense | {"name": "first"}, block, {"kind": "repeat", "times": 11, "body": [dense]}]
     model = {"name": "tower", "layers": [*layers, {"kind": "output"}]}
 
-    def prepared(*names: str | int) -> Prepared:
+    def prepared(*names: str | int) -> PreparedRun:
         return runs.prepared("data=iris", model=model, init={"freeze": list(names)})
 
     frozen = {

@@ -23,7 +23,7 @@ from harness.core.validation import to_plain
 from harness.shell.environment import git_revisions
 from harness.shell.reports import phases
 from harness.shell.runs import prepare
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.records import Outcome
 from harness.shell.tracking.conversion import result_tags
 from harness.worker import environment as surroundings
@@ -63,7 +63,7 @@ def test_the_energy_of_all_packages_and_of_nothing_else(tmp_path: Path) -> None:
         counter(tmp_path, "intel-rapl:2", "psys", 7),
         counter(tmp_path, "intel-rapl-mmio:0", "package-0", 7),
     ]
-    meter = energy.Meter(energy.rapl(tmp_path))
+    meter = energy.EnergyMeter(energy.rapl(tmp_path))
     assert meter.describe() == {"source": "RAPL", "of": "package-0, package-1"}
     meter.begin()
     (first / "energy_uj").write_text("2500000\n")
@@ -76,7 +76,7 @@ def test_the_energy_of_all_packages_and_of_nothing_else(tmp_path: Path) -> None:
 def test_a_counter_that_begins_anew_goes_on(tmp_path: Path) -> None:
     """Catches: a negative energy, which a counter of 32 bits gives every ten minutes."""
     path = counter(tmp_path, "intel-rapl:0", "package-0", BOUND_UJ - 1_000_000)
-    meter = energy.Meter(energy.rapl(tmp_path))
+    meter = energy.EnergyMeter(energy.rapl(tmp_path))
     meter.begin()
     (path / "energy_uj").write_text("500000\n")
     assert meter.end() == {"energy_j": 1.5}
@@ -89,11 +89,11 @@ def test_no_reading_is_no_number(tmp_path: Path) -> None:
         if system.name == "closed":
             counter(system, "intel-rapl:0", "package-0", 1)
             counter(system, "intel-rapl:1", "package-1", None)
-        meter = energy.Meter(energy.rapl(system))
+        meter = energy.EnergyMeter(energy.rapl(system))
         meter.begin()
         assert meter.end() == {} and meter.describe() == {"source": "n/a"}
     path = counter(tmp_path / "open", "intel-rapl:0", "package-0", 1)
-    meter = energy.Meter(energy.rapl(tmp_path / "open"))
+    meter = energy.EnergyMeter(energy.rapl(tmp_path / "open"))
     meter.begin()
     (path / "energy_uj").unlink()
     assert meter.end() == {}
@@ -115,7 +115,7 @@ def test_a_run_says_what_it_took_and_whose_energy_that_is(
         if name == "with":
             counter(tmp_path / name, "intel-rapl:0", "package-0", 1)
         config = replace(base, results_dir=str(tmp_path / name))
-        (run,) = prepare.prepare([config], DataShelf())
+        (run,) = prepare.prepare([config], DatasetCache())
         run.folder.write_job(to_plain(run.job))
         arguments = {"folder": str(run.folder.path), "system": str(tmp_path / name)}
         results[name] = lab("torch", "float32").call("tests.worker.test_environment:measured", **arguments)
@@ -177,9 +177,9 @@ def test_the_revision_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.
 def test_the_revision_goes_with_the_run_and_not_into_its_id(base: RunConfig, tmp_path: Path) -> None:
     """Catches: runs that are done again after every commit; a job that doesn't say whose code it is."""
     config = replace(base, results_dir=str(tmp_path))
-    (before,) = prepare.prepare([config], DataShelf())
+    (before,) = prepare.prepare([config], DatasetCache())
     git_revisions.revision.cache_clear()
-    (after,) = prepare.prepare([config], DataShelf())
+    (after,) = prepare.prepare([config], DatasetCache())
     assert before.job.run_id == after.job.run_id
     assert after.job.revisions == git_revisions.revisions()
 

@@ -61,7 +61,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Native:
+class NativeOptimizerCheck:
     """A framework's own optimizer held against the shared rule, inside that framework.
 
     `deviation` is the largest difference in a loss or a weight, over all steps. Where it breaks the bound,

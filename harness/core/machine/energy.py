@@ -19,7 +19,7 @@ from harness.core.machine import host, nvml
 POWERCAP = Path("class/powercap")
 
 
-class Counter(Protocol):
+class EnergyCounter(Protocol):
     """Counters that only go up, but for those that begin anew at a bound."""
 
     source: str
@@ -55,7 +55,7 @@ class Package:
         return int(self.file.read_text())
 
 
-class Rapl:
+class RaplCounter:
     """All packages of the processor; use `rapl`, which says whether there are any."""
 
     source = "RAPL"
@@ -65,7 +65,7 @@ class Rapl:
         self.of = ", ".join(package.name for package in packages.values())
 
     def read(self) -> Mapping[str, int]:
-        """See `Counter`."""
+        """See `EnergyCounter`."""
         try:
             return {key: package.read() for key, package in self._packages.items()}
         except ValueError as error:
@@ -81,7 +81,7 @@ class Rapl:
         return found / 1e6
 
 
-def rapl(system: Path | None = None) -> Rapl | None:
+def rapl(system: Path | None = None) -> RaplCounter | None:
     """The processor's counters in a tree like /sys; None where there are none, or one is not for us."""
     packages = {}
     try:
@@ -91,10 +91,10 @@ def rapl(system: Path | None = None) -> Rapl | None:
                 packages[folder.name] = Package.at(folder)
     except (OSError, ValueError):
         return None
-    return Rapl(packages) if packages else None
+    return RaplCounter(packages) if packages else None
 
 
-class OwnCard:
+class GpuEnergyCounter:
     """The one card that this process sees, by NVIDIA's library; use `own_card`."""
 
     source = "NVML"
@@ -105,14 +105,14 @@ class OwnCard:
         self.driver = nvml.text(library.nvmlSystemGetDriverVersion())
 
     def read(self) -> Mapping[str, int]:
-        """See `Counter`."""
+        """See `EnergyCounter`."""
         try:
             return {"card": 1000 * int(self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle))}
         except self._library.NVMLError as error:
             raise OSError(str(error)) from error
 
     def passed(self, before: Mapping[str, int], after: Mapping[str, int]) -> float:
-        """See `Counter`."""
+        """See `EnergyCounter`."""
         return (after["card"] - before["card"]) / 1e6
 
     def process_mb(self) -> float | None:
@@ -126,7 +126,7 @@ class OwnCard:
         return ours[0] / 1e6 if ours and ours[0] else None
 
 
-def own_card(environment: Mapping[str, str] = os.environ) -> OwnCard | None:
+def own_card(environment: Mapping[str, str] = os.environ) -> GpuEnergyCounter | None:
     """The card that CUDA_VISIBLE_DEVICES leaves to this process; None where that is not one of them, or
     NVIDIA's library is not there."""
     library = nvml.start()
@@ -136,15 +136,15 @@ def own_card(environment: Mapping[str, str] = os.environ) -> OwnCard | None:
         entry = environment.get("CUDA_VISIBLE_DEVICES")
         only = "0" if library.nvmlDeviceGetCount() == 1 else ""
         card = only if entry is None else entry.partition(",")[0].strip()
-        return OwnCard(library, nvml.handle(library, card)) if card else None
+        return GpuEnergyCounter(library, nvml.handle(library, card)) if card else None
     except library.NVMLError:
         return None
 
 
-class Meter:
+class EnergyMeter:
     """Says what a counter went up by between `begin` and `end`; nothing without one, or if it fails."""
 
-    def __init__(self, counter: Counter | None) -> None:
+    def __init__(self, counter: EnergyCounter | None) -> None:
         self._counter = counter
         self._before: Mapping[str, int] = {}
 

@@ -66,7 +66,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _StoredLimits:
     device: Device
     limits: tuple[Limit, ...]
 
@@ -82,7 +82,7 @@ def limits(results_dir: Path, device: Device) -> tuple[Limit, ...]:
     # a file that can't be read is as good as none: the limits are measured anew and it is replaced
     with contextlib.suppress(ConfigError, ValueError):
         plain = read_json(_path(results_dir, device))
-        return parse(_Kept, plain).limits if plain is not None else ()
+        return parse(_StoredLimits, plain).limits if plain is not None else ()
     return ()
 
 
@@ -96,7 +96,7 @@ def keep(results_dir: Path, device: Device, found: Limit) -> Limit:
     others = [k for k in known if (k.precision, k.threads) != key]
     path = _path(results_dir, device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, to_plain(_Kept(device, (*others, best))))
+    write_json(path, to_plain(_StoredLimits(device, (*others, best))))
     return best
 
 

@@ -51,9 +51,9 @@ def aa_noise(multiply: Multiply, threads: int) -> Noise:
     while (product_s := min(multiply(size, FEWEST))) < PRODUCT_S and size < LARGEST:
         size *= 2
     repeats = max(1, round(PART_S / product_s))
-    ticks, start = host.ticks(), timing.Reading.now()
+    ticks, start = host.ticks(), timing.ClockReading.now()
     taken = multiply(size, 2 * PAIRS * repeats)
-    passed, steal = timing.Reading.now().since(start), host.steal_since(ticks)
+    passed, steal = timing.ClockReading.now().since(start), host.steal_since(ticks)
     parts = np.array(taken).reshape(2 * PAIRS, repeats).sum(1)
     low, middle, high = statistics.quartiles(parts.tolist())
     logs = np.log(parts[0::2] / parts[1::2])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Reading:
+class ClockReading:
     """The process' clocks at one instant, or the difference of two: seconds, and involuntary switches."""
 
     wall_s: float
@@ -23,14 +23,16 @@ class Reading:
     switches: int
 
     @classmethod
-    def now(cls) -> Reading:
+    def now(cls) -> ClockReading:
         """Read all clocks; the wall clock is monotonic."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return cls(time.perf_counter(), time.process_time(), usage.ru_nivcsw)
 
-    def since(self, start: Reading) -> Reading:
+    def since(self, start: ClockReading) -> ClockReading:
         """What has passed since `start`."""
-        return Reading(self.wall_s - start.wall_s, self.cpu_s - start.cpu_s, self.switches - start.switches)
+        return ClockReading(
+            self.wall_s - start.wall_s, self.cpu_s - start.cpu_s, self.switches - start.switches
+        )
 
 
 WAITED, STOLEN = 0.1, 0.02

@@ -45,7 +45,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TunedExecution:
     """The fastest of some candidates, which are timed in steady epochs of `steps` steps.
 
     `program` says in words what was measured. `disturbed` says why the times may be too long.
@@ -68,10 +68,10 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _StoredExecution:
     device: Device
     versions: dict[str, str]
-    choice: Choice
+    choice: TunedExecution
 
 
 def executions(config: RunConfig) -> tuple[Execution, ...]:
@@ -109,30 +109,30 @@ def fastest(candidates: Iterable[Candidate]) -> Candidate | None:
     return min(timed, key=lambda one: one.step_ms or 0.0, default=None)
 
 
-def known(results_dir: Path, identifier: str) -> Choice | None:
+def known(results_dir: Path, identifier: str) -> TunedExecution | None:
     """The choice that is kept, None where there is none."""
     return _read(_folder(results_dir) / f"{identifier}.json")
 
 
-def all_known(results_dir: Path) -> list[Choice]:
+def all_known(results_dir: Path) -> list[TunedExecution]:
     """All choices of a results folder, of other machines and versions too."""
     found = (_read(path) for path in sorted(_folder(results_dir).glob("*.json")))
     return [choice for choice in found if choice is not None]
 
 
 def keep(
-    results_dir: Path, identifier: str, device: Device, versions: dict[str, str], found: Choice
-) -> Choice:
+    results_dir: Path, identifier: str, device: Device, versions: dict[str, str], found: TunedExecution
+) -> TunedExecution:
     """Keep a choice, together with what was measured before; returns what is kept."""
     before = known(results_dir, identifier)
     kept = found if before is None else _together(before, found)
     path = _folder(results_dir) / f"{identifier}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, to_plain(_Kept(device, versions, kept)))
+    write_json(path, to_plain(_StoredExecution(device, versions, kept)))
     return kept
 
 
-def _together(before: Choice, found: Choice) -> Choice:
+def _together(before: TunedExecution, found: TunedExecution) -> TunedExecution:
     old = {(one.execution, one.xla): one for one in before.ranked}
     candidates = tuple(_better(one, old.get((one.execution, one.xla))) for one in found.candidates)
     best = fastest(candidates)
@@ -149,11 +149,11 @@ def _better(one: Candidate, other: Candidate | None) -> Candidate:
     return other if one.step_ms is None or other.step_ms < one.step_ms else one
 
 
-def _read(path: Path) -> Choice | None:
+def _read(path: Path) -> TunedExecution | None:
     # a file that can't be read is as good as none: what it said is measured anew and it is replaced
     with contextlib.suppress(ConfigError, ValueError):
         plain = read_json(path)
-        return parse(_Kept, plain).choice if plain is not None else None
+        return parse(_StoredExecution, plain).choice if plain is not None else None
     return None
 
 

@@ -68,7 +68,7 @@ def load(path: Path, run_id: str) -> Checkpoint | None:
     return Checkpoint(epoch, kept, now, found)
 
 
-class Pace:
+class CheckpointTimer:
     """When a checkpoint is due; times are seconds of a clock that never goes back."""
 
     def __init__(self, config: CheckpointConfig, now_s: float) -> None:

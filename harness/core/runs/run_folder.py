@@ -72,8 +72,8 @@ class Failure:
 @dataclass(frozen=True)
 class Result:
     """What came out of a run. `epochs` has the raw record of every epoch, `metrics` the final values; `start`
-    says where the weights came from (`harness.core.runs.warm_start.Start`) if they were not all new, or not
-    all trained."""
+    says where the weights came from (`harness.core.runs.warm_start.WarmStart`) if they were not all new, or
+    not all trained."""
 
     run_id: str
     status: Status

@@ -26,7 +26,7 @@ KEY = "init.from_run"
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceRun:
     """A finished run that another one starts from. `epochs` counts those of its own sources too; `state` is
     None where it left none."""
 
@@ -44,7 +44,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Start:
+class WarmStart:
     """How a run starts, in paths of layers: those whose weights were `taken`, those that are `new`, those
     that are `frozen`; `epochs` were done before."""
 
@@ -56,7 +56,7 @@ class Start:
     frozen: tuple[str, ...]
 
 
-def read(folder: RunFolder) -> Source:
+def read(folder: RunFolder) -> SourceRun:
     """What a run left in its folder; raises ConfigError unless it is finished and whole."""
     run_id, result, job = folder.run_id, folder.result(), folder.job()
     if result is None or result["status"] != "finished" or job is None:
@@ -67,7 +67,7 @@ def read(folder: RunFolder) -> Source:
     for file in (path, beside):
         digest.update(file.read_bytes() if file.exists() else b"")
     try:
-        return Source(
+        return SourceRun(
             run_id=run_id,
             config=RunConfig.parse(job["config"]),
             weights=weights.load(path),
@@ -83,11 +83,11 @@ def read(folder: RunFolder) -> Source:
         raise ConfigError([Mistake(KEY, f"{problem}: {error.mistakes[0]}")]) from error
 
 
-def check(config: RunConfig, plan: Plan, source: Source | None) -> Start:
+def check(config: RunConfig, plan: Plan, source: SourceRun | None) -> WarmStart:
     """How the run starts; raises ConfigError with everything that keeps it from starting there."""
     frozen = tuple(node.path for node in plan.network.layers() if node.frozen and node.params)
     if source is None:
-        return Start(None, False, 0, (), _layers(plan.network.params()), frozen)
+        return WarmStart(None, False, 0, (), _layers(plan.network.params()), frozen)
     new, mistakes = _unfit(config, plan, source)
     if config.init.resume:
         mistakes += _resume_mistakes(config, plan, source, new)
@@ -95,10 +95,10 @@ def check(config: RunConfig, plan: Plan, source: Source | None) -> Start:
         raise ConfigError(mistakes)
     taken = [name for name in plan.network.params() if name not in new]
     done = source.epochs if config.init.resume else 0
-    return Start(source.run_id, config.init.resume, done, _layers(taken), _layers(new), frozen)
+    return WarmStart(source.run_id, config.init.resume, done, _layers(taken), _layers(new), frozen)
 
 
-def initial(config: RunConfig, plan: Plan, source: Source | None) -> tuple[Weights, State | None]:
+def initial(config: RunConfig, plan: Plan, source: SourceRun | None) -> tuple[Weights, State | None]:
     """The weights that the run starts with, and the state where a training goes on.
 
     Weights of another precision are rounded. With another seed than the source's the masks are new ones.
@@ -118,7 +118,7 @@ def initial(config: RunConfig, plan: Plan, source: Source | None) -> tuple[Weigh
     return found, State(before.steps, before.rate, slots, masks)
 
 
-def _unfit(config: RunConfig, plan: Plan, source: Source) -> tuple[list[str], list[Mistake]]:
+def _unfit(config: RunConfig, plan: Plan, source: SourceRun) -> tuple[list[str], list[Mistake]]:
     """The weights of the output where they are to be new, and a mistake for all else that doesn't fit."""
     params, given = plan.network.params(), source.weights
     output, other = (f"{path}." for path in (config.model.spec.layers[-1].path, source.output))
@@ -141,7 +141,7 @@ def _unfit(config: RunConfig, plan: Plan, source: Source) -> tuple[list[str], li
     return new, mistakes
 
 
-def _resume_mistakes(config: RunConfig, plan: Plan, source: Source, new: list[str]) -> list[Mistake]:
+def _resume_mistakes(config: RunConfig, plan: Plan, source: SourceRun, new: list[str]) -> list[Mistake]:
     """What a training that goes on needs besides weights."""
     theirs, run = source.config, f"run {source.run_id}"
     advice = "init.resume=false starts a new training from its weights"

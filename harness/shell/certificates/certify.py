@@ -23,7 +23,7 @@ from harness.core.storage import npz
 from harness.core.storage.dates import today
 from harness.core.training import schedules
 from harness.core.validation import to_plain
-from harness.shell.certificates.store import Certificate, Party, Shelf, certificate_id
+from harness.shell.certificates.store import Certificate, CertificateStore, CertifiedFramework, certificate_id
 from harness.shell.environment.versions import versions
 from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.process import Worker, WorkerDiedError
@@ -40,10 +40,10 @@ class Subject:
     case: Case
     frameworks: Mapping[str, RunConfig]
 
-    def parties(self) -> dict[str, Party]:
+    def parties(self) -> dict[str, CertifiedFramework]:
         """The frameworks in the versions that are installed."""
         found = self.frameworks.items()
-        return {name: Party(_execution(c), versions(c.framework)) for name, c in found}
+        return {name: CertifiedFramework(_execution(c), versions(c.framework)) for name, c in found}
 
 
 def subjects(configs: Iterable[tuple[RunConfig, Dataset]]) -> list[Subject]:
@@ -59,7 +59,7 @@ def subjects(configs: Iterable[tuple[RunConfig, Dataset]]) -> list[Subject]:
 
 
 def make_missing(
-    requests: Sequence[tuple[RunConfig, Dataset]], shelf: Shelf, note: Callable[[str], None]
+    requests: Sequence[tuple[RunConfig, Dataset]], shelf: CertificateStore, note: Callable[[str], None]
 ) -> None:
     """Certify what several frameworks are asked to train and no stored certificate covers."""
     missing = [
@@ -82,11 +82,11 @@ def make_missing(
     certify(missing, done)
 
 
-def statement(config: RunConfig, dataset: Dataset, shelf: Shelf) -> dict[str, str]:
+def statement(config: RunConfig, dataset: Dataset, shelf: CertificateStore) -> dict[str, str]:
     """What a run can say of itself: its verdict, and the id of the certificate that it comes from."""
     identifier = _case(config, dataset)[0]
     name = config.framework.name
-    party = Party(_execution(config), versions(config.framework))
+    party = CertifiedFramework(_execution(config), versions(config.framework))
     known = shelf.get(identifier)
     if known is None or known.parties.get(name) != to_plain(party):
         return {"status": "none"}
@@ -101,7 +101,7 @@ def certify(wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> N
     if not wanted:
         return
     with tempfile.TemporaryDirectory(prefix="evenbench-certify-") as name:
-        desk = _Desk(Path(name), wanted, done)
+        desk = TraceCollector(Path(name), wanted, done)
         frameworks = {n: c for subject in wanted for n, c in subject.frameworks.items()}
         threads = [threading.Thread(target=desk.trace, args=item) for item in frameworks.items()]
         for thread in threads:
@@ -111,7 +111,7 @@ def certify(wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> N
             thread.join()
 
 
-class _Desk:
+class TraceCollector:
     """Where traces come in, one thread a framework, and are compared in the caller's thread."""
 
     def __init__(self, folder: Path, wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.core.adapter import Execution
-from harness.core.certificates.gates import BOUND, Comparison, Native
+from harness.core.certificates.gates import BOUND, Comparison, NativeOptimizerCheck
 from harness.core.storage.digest import digest
 from harness.core.storage.json_files import read_json, write_json
 from harness.core.validation import parse, to_plain
@@ -27,7 +27,7 @@ PROOF = 2
 
 
 @dataclass(frozen=True)
-class Party:
+class CertifiedFramework:
     """A framework as it was when it was certified."""
 
     execution: Execution
@@ -63,9 +63,9 @@ class Certificate:
             return "exact"
         return self.own(framework).verdict
 
-    def own(self, framework: str) -> Native:
+    def own(self, framework: str) -> NativeOptimizerCheck:
         """What was found out about a framework's own optimizer; `framework` is one of `native`."""
-        return parse(Native, self.native[framework])
+        return parse(NativeOptimizerCheck, self.native[framework])
 
     @property
     def passed(self) -> bool:
@@ -75,7 +75,7 @@ class Certificate:
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedDeviation:
     """What frameworks name as the deviations of their own optimizer, over all certificates that have it:
     the largest deviation from the shared rule and where it was, and the largest one from the rule that has
     what is named (None: such a rule is not written)."""
@@ -94,9 +94,9 @@ class Named:
         return "proven" if self.remainder <= BOUND else "REFUTED"
 
 
-def named_deviations(certificates: Sequence[Certificate]) -> list[Named]:
+def named_deviations(certificates: Sequence[Certificate]) -> list[NamedDeviation]:
     """Every deviation that has a name and shows, with how its proof went in the worst case."""
-    found: dict[tuple[tuple[str, ...], bool], list[tuple[Native, Certificate, str]]] = {}
+    found: dict[tuple[tuple[str, ...], bool], list[tuple[NativeOptimizerCheck, Certificate, str]]] = {}
     for certificate in certificates:
         for framework in certificate.native:
             native = certificate.own(framework)
@@ -107,7 +107,7 @@ def named_deviations(certificates: Sequence[Certificate]) -> list[Named]:
     for (names, unproven), cases in sorted(found.items(), key=lambda item: item[0]):
         native, certificate, _ = max(cases, key=lambda case: case[0].deviation)
         rows.append(
-            Named(
+            NamedDeviation(
                 names,
                 tuple(sorted({framework for _, _, framework in cases})),
                 native.deviation,
@@ -125,7 +125,7 @@ def certificate_id(network: Mapping[str, Any], optimizer: Mapping[str, Any], rat
     return digest(parts)
 
 
-class Shelf:
+class CertificateStore:
     """The certificates of a results folder, `<results_dir>/certificates/<id>.json`."""
 
     def __init__(self, results_dir: Path) -> None:
@@ -140,7 +140,7 @@ class Shelf:
         plain = read_json(self.path(identifier))
         return None if plain is None else parse(Certificate, plain["certificate"])
 
-    def covers(self, identifier: str, parties: Mapping[str, Party]) -> bool:
+    def covers(self, identifier: str, parties: Mapping[str, CertifiedFramework]) -> bool:
         """Whether a stored certificate is of these frameworks in these versions (and perhaps more)."""
         known = self.get(identifier)
         return known is not None and all(known.parties.get(n) == to_plain(p) for n, p in parties.items())

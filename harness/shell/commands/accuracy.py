@@ -22,7 +22,7 @@ from harness.core.storage.json_files import write_json
 from harness.core.validation import ConfigError, Mistake, to_plain
 from harness.shell.certificates.equivalence import LEVEL, Equivalence, compare
 from harness.shell.compose import hydra
-from harness.shell.engines.protocol import Engine, Judge
+from harness.shell.engines.protocol import Engine, JobShouldContinue
 from harness.shell.environment.versions import versions
 from harness.shell.reports.axes import NO_AXES, axes
 from harness.shell.reports.leaderboard import SCORES
@@ -76,7 +76,9 @@ def accuracy_command(arguments: Sequence[str], margin: float, as_json: bool) -> 
     """Train, compare, store and print; 0 where all is equivalent, else 1, as `undecided` proves nothing."""
     with Session(reporter()) as session:
 
-        def train(configs: list[RunConfig], engine: Engine | None, judge: Judge | None) -> Sequence[Outcome]:
+        def train(
+            configs: list[RunConfig], engine: Engine | None, judge: JobShouldContinue | None
+        ) -> Sequence[Outcome]:
             _check(configs)
             return session.execute(configs, engine, judge)
 

@@ -18,12 +18,12 @@ from harness.core.config.run_config import RunConfig
 from harness.core.data.dataset import Dataset
 from harness.core.validation import ConfigError, Mistake, to_plain
 from harness.shell.certificates.certify import certify, subjects
-from harness.shell.certificates.store import Certificate, Named, Shelf, named_deviations
+from harness.shell.certificates.store import Certificate, CertificateStore, NamedDeviation, named_deviations
 from harness.shell.commands.accuracy import MARGIN, accuracy_command
 from harness.shell.compose import hydra
 from harness.shell.reports.network import as_json, drawing, print_table
 from harness.shell.reports.tables import plain_table, screen
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 
 CERTIFY_EXAMPLES = """\
   evenbench certify                                    every model with every optimizer in all frameworks
@@ -51,7 +51,7 @@ def certify_command(arguments: Sequence[str]) -> int:
     if options.margin is not None:
         raise ConfigError([Mistake("--margin", "is of scores, which only --accuracy compares")])
     configs = hydra.collect([*_defaults(rest), *rest])
-    shelf, data = Shelf(Path(configs[0].results_dir).resolve()), DataShelf()
+    shelf, data = CertificateStore(Path(configs[0].results_dir).resolve()), DatasetCache()
     wanted = subjects((config, _dataset(config, data)) for config in configs)
     if any(len(subject.frameworks) < 2 for subject in wanted):
         names = ", ".join(hydra.installed_frameworks())
@@ -80,7 +80,7 @@ def show_command(arguments: Sequence[str]) -> int:
     parser = _parser("show", "The layers of a network with shapes, parameters and FLOPs.", SHOW_EXAMPLES)
     parser.add_argument("--svg", type=Path, metavar="FILE", help="also draw it")
     options, rest = parser.parse_known_args(arguments)
-    data = DataShelf()
+    data = DatasetCache()
     for config in hydra.collect(rest):
         network = config.plan(_dataset(config, data)).network
         title = f"{config.model.name} on {config.data.name}"
@@ -124,7 +124,7 @@ def print_certificates(certificates: Sequence[Certificate]) -> None:
             console.print(f"{certificate.model} {certificate.optimizer} {line}", markup=False)
 
 
-def _named_table(named: Sequence[Named]) -> Table:
+def _named_table(named: Sequence[NamedDeviation]) -> Table:
     table = plain_table()
     for column in ("* known of the own optimizer", "frameworks"):
         table.add_column(column)
@@ -188,7 +188,7 @@ def _margin(text: str | None) -> float:
     return margin
 
 
-def _dataset(config: RunConfig, data: DataShelf) -> Dataset:
+def _dataset(config: RunConfig, data: DatasetCache) -> Dataset:
     return data.get(config.data, Path(config.results_dir).resolve())[0]
 
 

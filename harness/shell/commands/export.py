@@ -29,7 +29,7 @@ from harness.core.validation import ConfigError, Mistake, parse
 from harness.shell.environment.frameworks import conf_folder, frameworks
 from harness.shell.environment.versions import installed, look_up, versions
 from harness.shell.runs.find_run import find_run
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.process import Worker, WorkerDiedError
 
@@ -120,7 +120,7 @@ def export(results_dir: Path, name: str, to: Target, output: Path | None) -> tup
         raise ConfigError(
             [Mistake("--to", problem, f"pip install 'evenbench[export]', or {' '.join(lacking)}")]
         )
-    shelf = DataShelf()
+    shelf = DatasetCache()
     dataset, file = shelf.get(config.data, results_dir)
     shelf.write(results_dir)
     fitted = preprocessing(config.data, config.model.view(dataset))

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
 
-class Frames:
+class TemplateComposer:
     """What Hydra composed for a command (`sweep`, with its `hydra` node), and for its runs so far."""
 
     def __init__(self, loader: ConfigLoader, sweep: DictConfig) -> None:

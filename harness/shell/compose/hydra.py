@@ -33,20 +33,20 @@ from harness.shell.compose import overrides
 from harness.shell.compose.origins import Origins, locate
 from harness.shell.compose.run_config import run_config
 from harness.shell.compose.suggestions import with_alternatives
-from harness.shell.engines.protocol import Engine, Judge
+from harness.shell.engines.protocol import Engine, JobShouldContinue
 from harness.shell.environment.frameworks import conf_folder
 from harness.shell.environment.versions import installed
 from harness.shell.reports.leaderboard import print_leaderboard
 from harness.shell.reports.progress import reporter
-from harness.shell.runs.inputs import DataShelf
-from harness.shell.runs.interning import Shared
+from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.interning import Interner
 from harness.shell.session.session import Session
 
 PACKAGE = Path(harness.__file__).resolve().parent
 OK, FAILED, WRONG = 0, 1, 2
 
 
-CarryOut = Callable[[list[RunConfig], Engine | None, Judge | None], Sequence[object]]
+CarryOut = Callable[[list[RunConfig], Engine | None, JobShouldContinue | None], Sequence[object]]
 """What is done with the runs that Hydra composed; what it returns for each is given back to Hydra."""
 
 
@@ -83,7 +83,9 @@ def collect(arguments: Sequence[str]) -> list[RunConfig]:
     """The runs that the arguments of a sweep describe, checked; nothing is run. Raises ConfigError."""
     found: list[RunConfig] = []
 
-    def take(configs: list[RunConfig], engine: Engine | None, judge: Judge | None) -> Sequence[object]:
+    def take(
+        configs: list[RunConfig], engine: Engine | None, judge: JobShouldContinue | None
+    ) -> Sequence[object]:
         found.extend(configs)
         return configs
 
@@ -125,7 +127,7 @@ def compose(arguments: Sequence[str], carry_out: CarryOut, session: Session | No
 
 
 def execute(
-    composed: Iterable[DictConfig], engine: Engine | None = None, judge: Judge | None = None
+    composed: Iterable[DictConfig], engine: Engine | None = None, judge: JobShouldContinue | None = None
 ) -> Sequence[Any]:
     """Check composed configurations and carry them out; a wrong request ends the command.
 
@@ -135,7 +137,7 @@ def execute(
     command = _commands[-1]
     configs: list[RunConfig] = []
     origins: list[Origins] = []
-    mistakes, shelf, shared = list(command.mistakes), DataShelf(), Shared()
+    mistakes, shelf, shared = list(command.mistakes), DatasetCache(), Interner()
     for config in composed:
         origin = Origins.of(config)
         origins.append(Origins(origin.places, shared.parts(origin.raw)))
@@ -156,7 +158,7 @@ def search(composed: DictConfig, arguments: Sequence[str], loader: ConfigLoader,
 
     `composed` is what Hydra composed for the sweep, `arguments` are its overrides.
     """
-    from harness.shell.search.plan import Composer, understand  # Optuna: for searches alone
+    from harness.shell.search.plan import Composer, plan_search  # Optuna: for searches alone
     from harness.shell.search.sweep import Launcher, SearchSweep
 
     command = _commands[-1]
@@ -168,7 +170,7 @@ def search(composed: DictConfig, arguments: Sequence[str], loader: ConfigLoader,
         raise ConfigError([*command.mistakes, Mistake("hydra/launcher", problem, "evenbench, ray, slurm")])
     composer = Composer(composed, loader, command.groups)
     try:
-        request = understand(composed, arguments, composer, command.mistakes, launcher.engine)
+        request = plan_search(composed, arguments, composer, command.mistakes, launcher.engine)
         command.searching = True
         SearchSweep(request, composer, launcher, command.session, command.options).run()
     except ConfigError as error:

@@ -12,14 +12,14 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.core.config.run_config import RunConfig
 from harness.core.validation import ConfigError, Mistake, nearest
 from harness.shell.compose.origins import SECTIONS, Origins, locate
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import check_parts
 
 USED = re.compile(r"\$\{(?:oc\.select:)?\s*model\.([A-Za-z_]\w*)")
 OWN = {"name", "layers"}
 
 
-def run_config(composed: DictConfig, origins: Origins, shelf: DataShelf) -> RunConfig:
+def run_config(composed: DictConfig, origins: Origins, shelf: DatasetCache) -> RunConfig:
     """The run that a composed configuration (with its `hydra` node) describes; raises ConfigError.
 
     The shelf is for the mistakes that show only with the data at hand, where there are others already.

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.core.machine.matmul_limits import Limit
 from harness.core.machine.noise import Noise
-from harness.core.runs.autotune import Choice
+from harness.core.runs.autotune import TunedExecution
 from harness.shell.environment.cards import Card
 
 
@@ -90,7 +90,7 @@ class Findings:
     extras: dict[str, str]
     host: Host
     limits: tuple[DeviceLimit, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[TunedExecution, ...]
     noise: Noise | None
     storage: Storage
     problems: tuple[Problem, ...]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.core.machine.noise import Noise
-from harness.core.runs.autotune import Choice
+from harness.core.runs.autotune import TunedExecution
 from harness.shell.doctor.findings import DeviceLimit, Findings, FrameworkState, Host, Storage
 from harness.shell.doctor.timings import verdict
 from harness.shell.environment.cards import Card
@@ -94,7 +94,7 @@ def _limits(found: Sequence[DeviceLimit]) -> Table:
     return table
 
 
-def _choices(found: Sequence[Choice]) -> Table:
+def _choices(found: Sequence[TunedExecution]) -> Table:
     table = plain_table("execution=best")
     for name in ("model", "framework", "data", "optimizer", "batch", "precision", "device", "chosen"):
         table.add_column(name, overflow="fold")

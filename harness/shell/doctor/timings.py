@@ -47,7 +47,7 @@ def measure_limits(
                     key = WorkerKey.on(framework, device, precision, threads)
                     try:
                         limit = matmul_limits.measure(results_dir, framework, key, None)
-                    except (WorkerDiedError, matmul_limits.GaugeError) as error:
+                    except (WorkerDiedError, matmul_limits.ProbeError) as error:
                         reasons.append(f"{framework.name}: {error}")
                         continue
                     found.append(DeviceLimit(device, limit, new=True))

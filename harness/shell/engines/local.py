@@ -21,12 +21,12 @@ from typing import Any
 from harness.core.config.run_config import RunConfig
 from harness.core.machine import host
 from harness.shell.engines import lost_runs
-from harness.shell.engines.protocol import Listener, Verdict
-from harness.shell.engines.slots import Seat, check, seats
+from harness.shell.engines.protocol import Listener, ShouldContinue
+from harness.shell.engines.slots import SlotSpec, check, slot_specs
 from harness.shell.environment import devices
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 from harness.shell.workers.key import WorkerKey
-from harness.shell.workers.process import Death, Worker, WorkerDiedError
+from harness.shell.workers.process import Worker, WorkerDiedError, WorkerExit
 
 MAX_WORKERS = 6  # kept alive at a time, over all slots; each holds a framework in memory
 STOP_TIMEOUT_S = 10.0  # for writing down what was interrupted; another sweep may hold a run's folder
@@ -37,22 +37,22 @@ class LocalEngine:
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._slots: list[Slot] = []
+        self._slots: list[WorkerSlot] = []
 
-    def check(self, runs: Sequence[Prepared]) -> None:
+    def check(self, runs: Sequence[PreparedRun]) -> None:
         """Raise ConfigError for devices that are not here, and where runs can't go on beside each other."""
         devices.check(run.config for run in runs)
         check(runs)
 
-    def begin(self, runs: Sequence[Prepared]) -> None:
+    def begin(self, runs: Sequence[PreparedRun]) -> None:
         """Start a worker for each slot, or those for the first runs in the only one."""
         if not runs:
             return
-        wanted = seats(runs)
+        wanted = slot_specs(runs)
         if wanted != [slot.seat for slot in self._slots]:
             self.close(kill=False)
             kept = max(1, MAX_WORKERS // len(wanted))
-            self._slots = [Slot(seat, kept) for seat in wanted]
+            self._slots = [WorkerSlot(seat, kept) for seat in wanted]
             if text := crowded(runs, len(wanted)):
                 self._note(text)
         for number, slot in enumerate(self._slots[: len(runs)]):
@@ -69,10 +69,12 @@ class LocalEngine:
             found |= slot.ready()
         return found
 
-    def execute(self, runs: Sequence[Prepared], listener: Listener, verdict: Verdict | None) -> None:
+    def execute(
+        self, runs: Sequence[PreparedRun], listener: Listener, verdict: ShouldContinue | None
+    ) -> None:
         """Do all runs; see `Engine`."""
         slots = self._slots[: len(runs)]
-        board = _Board([_beside(run, len(slots) - 1) for run in runs], slots, listener, verdict)
+        board = RunQueue([_beside(run, len(slots) - 1) for run in runs], slots, listener, verdict)
         ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         for slot in slots:
             serving = threading.Thread(target=_serve, args=(slot, board, ended), daemon=True)
@@ -104,10 +106,10 @@ class LocalEngine:
         self._slots = []
 
 
-class Slot:
+class WorkerSlot:
     """Warm workers on a seat, of which one works at a time; at most `kept`."""
 
-    def __init__(self, seat: Seat, kept: int) -> None:
+    def __init__(self, seat: SlotSpec, kept: int) -> None:
         self.seat, self.kept = seat, kept
         self.stopped = False
         self._workers: dict[WorkerKey, Worker] = {}
@@ -148,7 +150,7 @@ class Slot:
             self._workers[key] = worker
             return worker
 
-    def run(self, run: Prepared, judged: bool) -> Iterator[tuple[Worker, dict[str, Any]]]:
+    def run(self, run: PreparedRun, judged: bool) -> Iterator[tuple[Worker, dict[str, Any]]]:
         """Do a run: its events, and the worker that they come from. Raises WorkerDiedError."""
         fresh = run.config.isolation == "fresh"
         if fresh:  # not one that an earlier portion of the sweep left warm
@@ -190,11 +192,15 @@ class Slot:
         self._workers = {}
 
 
-class _Board:
+class RunQueue:
     """The runs that are left, and whom to tell of those that go on."""
 
     def __init__(
-        self, runs: Sequence[Prepared], slots: Sequence[Slot], listener: Listener, verdict: Verdict | None
+        self,
+        runs: Sequence[PreparedRun],
+        slots: Sequence[WorkerSlot],
+        listener: Listener,
+        verdict: ShouldContinue | None,
     ) -> None:
         self.listener, self.verdict = listener, verdict
         self.telling = threading.Lock()
@@ -202,7 +208,7 @@ class _Board:
         self._slots = slots
         self._lock = threading.Lock()
 
-    def take(self, slot: Slot) -> Prepared | None:
+    def take(self, slot: WorkerSlot) -> PreparedRun | None:
         """The next run for a slot, None where none is left."""
         with self._lock:
             fitting = [n for n, run in enumerate(self._left) if slot.seat.takes(run)]
@@ -211,7 +217,7 @@ class _Board:
             alone = len(self._slots) == 1
             return self._left.pop(fitting[0] if alone else min(fitting, key=lambda n: self._rank(n, slot)))
 
-    def _rank(self, number: int, slot: Slot) -> tuple[int, int]:
+    def _rank(self, number: int, slot: WorkerSlot) -> tuple[int, int]:
         """How much a run would cost the slot besides its steps, and whether another is better off with it."""
         run = self._left[number]
         others = [other for other in self._slots if other is not slot]
@@ -226,7 +232,7 @@ class _Board:
             self._left.clear()
 
 
-def _serve(slot: Slot, board: _Board, ended: queue.SimpleQueue[BaseException | None]) -> None:
+def _serve(slot: WorkerSlot, board: RunQueue, ended: queue.SimpleQueue[BaseException | None]) -> None:
     """A slot's thread."""
     try:
         while (run := board.take(slot)) is not None:
@@ -237,7 +243,7 @@ def _serve(slot: Slot, board: _Board, ended: queue.SimpleQueue[BaseException | N
         ended.put(None)
 
 
-def _do(run: Prepared, slot: Slot, board: _Board) -> None:
+def _do(run: PreparedRun, slot: WorkerSlot, board: RunQueue) -> None:
     judged = board.verdict is not None
     begun: dict[str, Any] | None = None
     with board.telling:
@@ -262,17 +268,17 @@ def _do(run: Prepared, slot: Slot, board: _Board) -> None:
             board.listener.ended(run, run.folder.result() or {})
 
 
-def _record(run: Prepared, death: Death, begun: dict[str, Any] | None, slot: Slot) -> None:
+def _record(run: PreparedRun, death: WorkerExit, begun: dict[str, Any] | None, slot: WorkerSlot) -> None:
     # what was interrupted and is another sweep's by now is not ours to end
     with contextlib.suppress(BlockingIOError):
         lost_runs.record(run, death, begun, wait=not slot.stopped)
 
 
-def _beside(run: Prepared, others: int) -> Prepared:
+def _beside(run: PreparedRun, others: int) -> PreparedRun:
     return replace(run, job=replace(run.job, beside=others)) if others else run
 
 
-def crowded(runs: Sequence[Prepared], slots: int) -> str:
+def crowded(runs: Sequence[PreparedRun], slots: int) -> str:
     """A warning where the threads of all slots need more cores than there are."""
     threads = max(run.config.threads for run in runs)
     cores = host.usable_cores()

@@ -7,13 +7,13 @@ from typing import Any
 
 from harness.core.runs.run_folder import CONCLUSIVE, Failure, Result, RunFolder, epoch_record
 from harness.core.validation import to_plain
-from harness.shell.runs.records import Prepared
-from harness.shell.workers.process import Death
+from harness.shell.runs.records import PreparedRun
+from harness.shell.workers.process import WorkerExit
 
-INTERRUPTED = Death("killed", "interrupted", "the sweep was interrupted")
+INTERRUPTED = WorkerExit("killed", "interrupted", "the sweep was interrupted")
 
 
-def record(run: Prepared, death: Death, begun: Mapping[str, Any] | None, wait: bool = True) -> None:
+def record(run: PreparedRun, death: WorkerExit, begun: Mapping[str, Any] | None, wait: bool = True) -> None:
     """Write the result that the worker could not write any more.
 
     The lock is free when it is dead, and another sweep may have taken the run over. `begun` is the event

@@ -18,7 +18,7 @@ What an engine has to see to:
   the time it returns, so a worker can be handed the folder after that. What a worker on another machine left
   must be in `run.folder` (its events, its result) before `ended` is called.
 - `run.job.beside` says how many other runs may go on on the machine at the same time: replace it before
-  `started` (`dataclasses.replace`), and use the same `Prepared` in all calls from there on.
+  `started` (`dataclasses.replace`), and use the same `PreparedRun` in all calls from there on.
 - A worker that dies leaves no result: `deaths.record` writes it.
 - A run that is tried once more (a node died) is `started` again, without `ended` in between.
 - On KeyboardInterrupt in `execute` (the session turns SIGTERM and SIGHUP into it) all runs in progress are
@@ -31,33 +31,33 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from harness.core.config.run_config import RunConfig
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.process import Worker
 
 Record = Mapping[str, Any]
 """An epoch's event: `epoch`, `metrics`, `train_s`, ... as in `events.jsonl`."""
 
-Judge = Callable[[int, Record], bool]
+JobShouldContinue = Callable[[int, Record], bool]
 """Whether a run is to go on after an epoch, asked by the place of its configuration in what was asked for
 (the job's number among those that `launch` was given). One call at a time, from any thread."""
 
-Verdict = Callable[[Prepared, Record], bool]
+ShouldContinue = Callable[[PreparedRun, Record], bool]
 """The same, as an engine asks: by the run."""
 
 
 class Listener(Protocol):
     """Hears what becomes of runs. Calls come one at a time, from any thread, and must not take long."""
 
-    def started(self, run: Prepared, slot: str) -> None:
+    def started(self, run: PreparedRun, slot: str) -> None:
         """A slot (a name for people, the same for all runs in it) takes the run up: its folder is made."""
         ...
 
-    def event(self, run: Prepared, event: Mapping[str, Any]) -> None:
+    def event(self, run: PreparedRun, event: Mapping[str, Any]) -> None:
         """A worker's event: `started` (the attempt begins), `epoch`, ..."""
         ...
 
-    def ended(self, run: Prepared, result: Mapping[str, Any]) -> None:
+    def ended(self, run: PreparedRun, result: Mapping[str, Any]) -> None:
         """The run has this result (that of its folder), which stays."""
         ...
 
@@ -69,11 +69,11 @@ class Listener(Protocol):
 class Engine(Protocol):
     """Carries out runs. Used from the main thread alone."""
 
-    def check(self, runs: Sequence[Prepared]) -> None:
+    def check(self, runs: Sequence[PreparedRun]) -> None:
         """Raise ConfigError for what can't be done here. `runs` are all of a portion, finished ones too."""
         ...
 
-    def begin(self, runs: Sequence[Prepared]) -> None:
+    def begin(self, runs: Sequence[PreparedRun]) -> None:
         """Start what these runs will need, and return at once: workers import while the shell does."""
         ...
 
@@ -85,7 +85,9 @@ class Engine(Protocol):
         """
         ...
 
-    def execute(self, runs: Sequence[Prepared], listener: Listener, verdict: Verdict | None) -> None:
+    def execute(
+        self, runs: Sequence[PreparedRun], listener: Listener, verdict: ShouldContinue | None
+    ) -> None:
         """Do all runs; each is `ended` once when this returns.
 
         With a verdict, runs are told to be judged, and their worker waits after each `epoch` event for

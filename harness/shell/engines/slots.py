@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from harness.core.machine import host
 from harness.core.validation import ConfigError, Mistake
 from harness.shell.environment.devices import devices_of
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 from harness.shell.workers.key import WorkerKey
 
 COMPARED = ("framework", "execution", "precision", "threads", "device", "repeat")
@@ -20,14 +20,14 @@ COMPARED = ("framework", "execution", "precision", "threads", "device", "repeat"
 
 
 @dataclass(frozen=True)
-class Seat:
+class SlotSpec:
     """Where a slot's workers sit: a device (empty: whichever a run asks for), and cores (none: any)."""
 
     name: str
     device: str = ""
     cores: tuple[int, ...] = ()
 
-    def takes(self, run: Prepared) -> bool:
+    def takes(self, run: PreparedRun) -> bool:
         """Whether a run can go on here."""
         return not self.device or self.device in devices_of(run.config)
 
@@ -36,7 +36,7 @@ class Seat:
         return replace(key, device=self.device) if self.device else key
 
 
-def check(runs: Sequence[Prepared]) -> None:
+def check(runs: Sequence[PreparedRun]) -> None:
     """Raise ConfigError where runs can't go on at the same time as they are asked for."""
     mistakes = [
         Mistake(key, "differs between the runs of a sweep, which has one for all of them")
@@ -57,7 +57,7 @@ def check(runs: Sequence[Prepared]) -> None:
         raise ConfigError(mistakes)
 
 
-def seats(runs: Sequence[Prepared]) -> list[Seat]:
+def slot_specs(runs: Sequence[PreparedRun]) -> list[SlotSpec]:
     """The seats for runs that `check` has passed."""
     places = _places(runs)
     if len(places) == 1:
@@ -65,22 +65,22 @@ def seats(runs: Sequence[Prepared]) -> list[Seat]:
     threads = max(run.config.threads for run in runs)
     cores = host.allowed_cores() if runs[0].config.pin else []
     return [
-        Seat(name, device, tuple(cores[number * threads : (number + 1) * threads]))
+        SlotSpec(name, device, tuple(cores[number * threads : (number + 1) * threads]))
         for number, (name, device) in enumerate(places.items())
     ]
 
 
-def differing(runs: Sequence[Prepared]) -> list[str]:
+def differing(runs: Sequence[PreparedRun]) -> list[str]:
     """The keys of `COMPARED` in which runs differ."""
 
-    def value(run: Prepared, key: str) -> object:
+    def value(run: PreparedRun, key: str) -> object:
         found: object = getattr(run.config, key)
         return run.config.framework.name if key == "framework" else found
 
     return [key for key in COMPARED if len({value(run, key) for run in runs}) > 1]
 
 
-def _places(runs: Sequence[Prepared]) -> dict[str, str]:
+def _places(runs: Sequence[PreparedRun]) -> dict[str, str]:
     """A device for each run that can go on at a time, by a name for people."""
     config = runs[0].config
     devices = dict.fromkeys(device for run in runs for device in devices_of(run.config))
@@ -96,7 +96,7 @@ def _places(runs: Sequence[Prepared]) -> dict[str, str]:
     }
 
 
-def _too_few(runs: Sequence[Prepared]) -> list[Mistake]:
+def _too_few(runs: Sequence[PreparedRun]) -> list[Mistake]:
     """What is wrong with pinning these runs."""
     threads = max(run.config.threads for run in runs)
     slots, cores = len(_places(runs)), len(host.allowed_cores())

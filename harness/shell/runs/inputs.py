@@ -8,25 +8,25 @@ from harness.core.data import dataset as data
 from harness.core.data.dataset import DataConfig, Dataset
 from harness.core.runs import warm_start as start
 from harness.core.runs.run_folder import RunFolder
-from harness.core.runs.warm_start import Source
+from harness.core.runs.warm_start import SourceRun
 from harness.core.storage import atomic, locks
 from harness.core.storage.digest import digest
 from harness.core.validation import to_plain
 from harness.shell.runs.find_run import find_run
-from harness.shell.runs.interning import Shared
+from harness.shell.runs.interning import Interner
 
 
-class DataShelf:
+class DatasetCache:
     """Data sets by their configuration, kept in `<results_dir>/data` so that they are made only once; and the
     runs that others start from, read only once."""
 
     def __init__(self) -> None:
-        self.shared = Shared()
+        self.shared = Interner()
         self._loaded: dict[tuple[Path, str], Dataset] = {}
-        self._sources: dict[Path, tuple[int, Source]] = {}
+        self._sources: dict[Path, tuple[int, SourceRun]] = {}
         self._named: dict[tuple[Path, str], RunFolder] = {}
 
-    def source(self, name: str, results_dir: Path) -> Source:
+    def source(self, name: str, results_dir: Path) -> SourceRun:
         """The finished run that a name means, see `find_run`; raises ConfigError."""
         # `last` is one and the same run as long as the command lasts
         folder = self._named.get((results_dir, name)) or find_run(results_dir, name, start.KEY)

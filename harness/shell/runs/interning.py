@@ -11,7 +11,7 @@ from harness.core.config.run_config import RunConfig
 T = TypeVar("T")
 
 
-class Shared:
+class Interner:
     """What was seen so far, by how it is written."""
 
     def __init__(self) -> None:

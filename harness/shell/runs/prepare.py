@@ -21,16 +21,16 @@ from harness.core.validation import ConfigError, Mistake, parse
 from harness.shell.environment import devices
 from harness.shell.environment.git_revisions import revisions
 from harness.shell.environment.versions import versions
-from harness.shell.runs.inputs import DataShelf
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.records import PreparedRun
 from harness.shell.tracking.store import resolve_uri
 from harness.shell.workers.key import WorkerKey
 
 
-def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:
+def prepare(configs: Iterable[RunConfig], shelf: DatasetCache) -> list[PreparedRun]:
     """Check every run against its data and framework; raises ConfigError with all mistakes of all runs."""
     mistakes: list[Mistake] = []
-    prepared: list[Prepared] = []
+    prepared: list[PreparedRun] = []
     for config in configs:
         try:
             prepared.append(_prepare(config, shelf))
@@ -49,7 +49,7 @@ def prepare(configs: Iterable[RunConfig], shelf: DataShelf) -> list[Prepared]:
     return prepared
 
 
-def check_parts(raw: Mapping[str, Any], shelf: DataShelf) -> list[Mistake]:
+def check_parts(raw: Mapping[str, Any], shelf: DatasetCache) -> list[Mistake]:
     """What shows only with data and framework at hand, for a configuration that can't be read as a whole."""
     mistakes: list[Mistake] = []
     section, train = raw.get("model"), raw.get("train")
@@ -68,7 +68,7 @@ def check_parts(raw: Mapping[str, Any], shelf: DataShelf) -> list[Mistake]:
     return mistakes
 
 
-def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:
+def _prepare(config: RunConfig, shelf: DatasetCache) -> PreparedRun:
     results_dir = Path(config.results_dir).resolve()
     mistakes: list[Mistake] = []
     found: dict[str, str] = {}
@@ -105,4 +105,4 @@ def _prepare(config: RunConfig, shelf: DataShelf) -> Prepared:
     plain, of = shelf.shared.parts(config.to_plain()), shelf.shared.of
     job = Job(run_id, config.study, plain, file, of(found), source=digest, revisions=of(revisions()))
     folder = RunFolder(results_dir / "runs" / run_id)
-    return Prepared(config, job, folder, of(WorkerKey.of(config)), of(begin), hash(plan))
+    return PreparedRun(config, job, folder, of(WorkerKey.of(config)), of(begin), hash(plan))

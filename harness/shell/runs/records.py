@@ -9,19 +9,19 @@ from typing import Any
 
 from harness.core.config.run_config import RunConfig
 from harness.core.runs.run_folder import INTENDED, Job, RunFolder
-from harness.core.runs.warm_start import Start
+from harness.core.runs.warm_start import WarmStart
 from harness.shell.workers.key import WorkerKey
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A run that can start. Runs of equal `program` can share a compiled one, in equal workers."""
 
     config: RunConfig
     job: Job
     folder: RunFolder
     worker: WorkerKey
-    start: Start
+    start: WarmStart
     program: int
 
     @property

@@ -30,7 +30,7 @@ from harness.shell.compose.overrides import Groups
 from harness.shell.compose.run_config import run_config
 from harness.shell.engines import slots
 from harness.shell.engines.protocol import Engine
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.search.space import (
     TIMES,
@@ -50,7 +50,7 @@ FREE = (SECTION, "hydra", "framework.python", *NOT_IN_IDENTITY)
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepOverrides:
     """What the command line (and an experiment's `hydra.sweeper.params`) asks for besides the search's file:
     `fixed` overrides by key, for each swept key its overrides (`axes`), ranges of the space (`spans`), and
     parts of the section that are given as a whole (`replaced`)."""
@@ -67,7 +67,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Request:
+class SearchPlan:
     """A search that can start: `base` is one of its runs, `epochs` the most that a run has, `definition` what
     has to be the same when it goes on, `set_aside` the keys of the space that the command line fixes."""
 
@@ -75,7 +75,7 @@ class Request:
     base: RunConfig
     epochs: int
     definition: Mapping[str, Any]
-    asked: Asked
+    asked: SweepOverrides
     set_aside: tuple[str, ...]
 
 
@@ -84,7 +84,7 @@ class Composer:
 
     def __init__(self, composed: DictConfig, loader: ConfigLoader, groups: Groups) -> None:
         self._composed, self._loader, self._groups = composed, loader, groups
-        self._shelf = DataShelf()
+        self._shelf = DatasetCache()
 
     def parse(self, arguments: Sequence[str]) -> list[Override]:
         """Overrides, read as Hydra does."""
@@ -134,13 +134,13 @@ class Composer:
             engine.check(runs)
 
 
-def understand(
+def plan_search(
     composed: DictConfig,
     arguments: Sequence[str],
     composer: Composer,
     mistakes: Sequence[Mistake],
     engine: Engine | None,
-) -> Request:
+) -> SearchPlan:
     """Read and check a search; raises ConfigError with `mistakes` (known before) and all others.
 
     `composed` is what Hydra composed for the sweep, `arguments` are its overrides.
@@ -175,7 +175,7 @@ def understand(
         raise ConfigError(found + wrong)
     composer.check_together(points, engine)
     epochs = max(point.train.epochs for point in points)
-    return Request(config, plain, epochs, _definition(composed, config, asked), asked, set_aside)
+    return SearchPlan(config, plain, epochs, _definition(composed, config, asked), asked, set_aside)
 
 
 def _params(composed: DictConfig) -> list[str]:
@@ -183,7 +183,7 @@ def _params(composed: DictConfig) -> list[str]:
     return [f"{key}={value}" for key, value in params.items()]
 
 
-def _asked(parsed: Sequence[Override], found: list[Mistake]) -> Asked:
+def _asked(parsed: Sequence[Override], found: list[Mistake]) -> SweepOverrides:
     fixed: dict[str, str] = {}
     axes: dict[str, tuple[str, ...]] = {}
     spans: dict[str, Any] = {}
@@ -201,11 +201,11 @@ def _asked(parsed: Sequence[Override], found: list[Mistake]) -> Asked:
         else:
             name = override.get_key_element()
             axes[key] = tuple(f"{name}={text}" for text in override.sweep_string_iterator())
-    return Asked(fixed, axes, spans, replaced)
+    return SweepOverrides(fixed, axes, spans, replaced)
 
 
 def _section(
-    composed: DictConfig, asked: Asked, found: list[Mistake]
+    composed: DictConfig, asked: SweepOverrides, found: list[Mistake]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The section as it is meant, and the keys of its space that the command line fixes."""
     try:
@@ -259,7 +259,9 @@ def _texts(dimension: Dimension) -> list[str]:
     return [override_text(dimension.low), override_text(dimension.high)]
 
 
-def _points(config: SearchConfig, asked: Asked, composer: Composer) -> tuple[list[RunConfig], list[Mistake]]:
+def _points(
+    config: SearchConfig, asked: SweepOverrides, composer: Composer
+) -> tuple[list[RunConfig], list[Mistake]]:
     """A run for each value of each dimension and of each axis, and what is wrong with those that can't be.
 
     The others are as they are without the search, else at one end of the space, else at the other: what does
@@ -285,7 +287,7 @@ def _points(config: SearchConfig, asked: Asked, composer: Composer) -> tuple[lis
     return points, wrong
 
 
-def _unsuitable(config: SearchConfig, base: RunConfig, asked: Asked) -> list[Mistake]:
+def _unsuitable(config: SearchConfig, base: RunConfig, asked: SweepOverrides) -> list[Mistake]:
     """What does not go with the rest of the request."""
     mistakes = []
     timed = [name for name in config.objectives if name.startswith(TIMES)]
@@ -301,7 +303,7 @@ def _unsuitable(config: SearchConfig, base: RunConfig, asked: Asked) -> list[Mis
     return mistakes
 
 
-def _definition(composed: DictConfig, config: SearchConfig, asked: Asked) -> dict[str, str]:
+def _definition(composed: DictConfig, config: SearchConfig, asked: SweepOverrides) -> dict[str, str]:
     """The configuration of all runs apart from the space, flat; values that refer to others as they stand."""
     raw: Any = OmegaConf.to_container(composed, resolve=False)
     left_out = (*FREE, *config.space, *asked.axes)

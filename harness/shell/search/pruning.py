@@ -29,7 +29,7 @@ def pruner_of(config: SearchConfig, epochs: int) -> BasePruner:
             return NopPruner()
 
 
-class Referee:
+class BatchPruner:
     """Judges the trials of one batch, of which `before` are those that ended earlier. One call at a time."""
 
     def __init__(self, name: str, config: SearchConfig, epochs: int, before: Sequence[FrozenTrial]) -> None:

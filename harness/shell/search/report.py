@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from harness.shell.reports.tables import plain_table, screen
-from harness.shell.search.plan import SECTION, Asked
+from harness.shell.search.plan import SECTION, SweepOverrides
 from harness.shell.search.space import SearchConfig
 from harness.shell.search.study import REASON, STATES, texts
 
@@ -21,7 +21,7 @@ NAMES = {state: name for name, state in STATES.items()}
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchReport:
     """All trials, and the best of them: one, or those that no other one beats in every objective."""
 
     config: SearchConfig
@@ -69,7 +69,7 @@ def counted(trials: Sequence[FrozenTrial]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
-def command(options: Sequence[str], asked: Asked) -> list[str]:
+def command(options: Sequence[str], asked: SweepOverrides) -> list[str]:
     """The command without its search, to which the values of a trial are added."""
     plain = [option for option in options if option not in MODES]
     fixed = [text.lstrip("+") if text.startswith("++") else text for text in asked.fixed.values()]
@@ -80,7 +80,7 @@ def command(options: Sequence[str], asked: Asked) -> list[str]:
     return ["evenbench", *(["-m"] if swept else []), *plain, *kept, *swept]
 
 
-def show(found: Found, again: Sequence[str]) -> None:
+def show(found: SearchReport, again: Sequence[str]) -> None:
     """Print what was found."""
     console = screen()
     top = found.top()
@@ -102,7 +102,7 @@ def show(found: Found, again: Sequence[str]) -> None:
         console.print(f"{what}: {shlex.join(words)}", markup=False, soft_wrap=True)
 
 
-def _table(found: Found, trials: Sequence[FrozenTrial], title: str) -> Table:
+def _table(found: SearchReport, trials: Sequence[FrozenTrial], title: str) -> Table:
     table = plain_table(title)
     table.add_column("trial", justify="right")
     for name in found.config.objectives:

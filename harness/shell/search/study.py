@@ -35,7 +35,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.core.storage import locks
 from harness.core.validation import ConfigError, Mistake
-from harness.shell.search.pruning import Referee, pruner_of, report
+from harness.shell.search.pruning import BatchPruner, pruner_of, report
 from harness.shell.search.space import Dimension, SearchConfig, Span, override_text
 
 JOURNAL = "journal.log"
@@ -56,7 +56,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TrialResult:
     """What came out of a trial: the objectives in their order, or why there are none.
 
     `epochs` has the first objective after each epoch, by its number; `runs` are run ids.
@@ -69,10 +69,10 @@ class Answer:
     runs: tuple[str, ...] = ()
 
 
-Umpire = Callable[[int, int, float], bool]
+TrialShouldContinue = Callable[[int, int, float], bool]
 """Whether a trial (by number) is to go on after an epoch with this value of the first objective."""
 
-Carry = Callable[[Sequence[Trial], Umpire | None], Sequence[Answer]]
+RunTrials = Callable[[Sequence[Trial], TrialShouldContinue | None], Sequence[TrialResult]]
 """Carries out the trials of a batch, all together if it can."""
 
 
@@ -135,7 +135,7 @@ class Search:
             return []
         return self._journal.best_trials if len(self._directions) > 1 else [self._journal.best_trial]
 
-    def run(self, carry: Carry, together: int = 1) -> None:
+    def run(self, carry: RunTrials, together: int = 1) -> None:
         """Go on until there are `total` trials, with `together` at a time."""
         try:
             self._run(carry, together, forced=False)
@@ -146,7 +146,7 @@ class Search:
             )
             self._run(carry, together, forced=True)
 
-    def _run(self, carry: Carry, together: int, forced: bool) -> None:
+    def _run(self, carry: RunTrials, together: int, forced: bool) -> None:
         """Do the search from its beginning. `forced`: with the recorded trials, whatever is drawn."""
         recorded = self.trials()
         memory = self._study(self.config.seed + len(recorded) * forced)
@@ -171,14 +171,16 @@ class Search:
                 memory.tell(trial, known.values if known.state == TrialState.COMPLETE else None, known.state)
             first += size
 
-    def _carry_out(self, batch: Sequence[FrozenTrial], before: Sequence[FrozenTrial], carry: Carry) -> None:
+    def _carry_out(
+        self, batch: Sequence[FrozenTrial], before: Sequence[FrozenTrial], carry: RunTrials
+    ) -> None:
         """Have those trials of a batch done that are not, and write down what came out."""
         todo = [trial for trial in batch if not trial.state.is_finished()]
         if not todo:
             return
-        umpire: Umpire | None = None
+        umpire: TrialShouldContinue | None = None
         if self.config.pruner != "none":
-            umpire = Referee(self._name, self.config, self._epochs, before).judge
+            umpire = BatchPruner(self._name, self.config, self._epochs, before).judge
         answers = carry([Trial(trial.number, texts(trial.params)) for trial in todo], umpire)
         for trial, answer in zip(todo, answers, strict=True):
             self._write(trial.number, answer)
@@ -201,7 +203,7 @@ class Search:
         )
         self._journal.add_trial(made)
 
-    def _write(self, number: int, answer: Answer) -> None:
+    def _write(self, number: int, answer: TrialResult) -> None:
         """Put what came out of a trial into the journal; with the last line it has ended."""
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         for key, said in ((RUNS, list(answer.runs)), (REASON, answer.reason)):

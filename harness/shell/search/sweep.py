@@ -16,12 +16,12 @@ from hydra.core.utils import JobReturn
 
 from harness.core.runs.run_folder import RunFolder
 from harness.core.validation import ConfigError
-from harness.shell.engines.protocol import Engine, Judge, Record
+from harness.shell.engines.protocol import Engine, JobShouldContinue, Record
 from harness.shell.runs.records import Outcome
 from harness.shell.search import report
-from harness.shell.search.plan import Composer, Request
+from harness.shell.search.plan import Composer, SearchPlan
 from harness.shell.search.space import folder_of
-from harness.shell.search.study import Answer, Search, Trial, Umpire, runs_of
+from harness.shell.search.study import Search, Trial, TrialResult, TrialShouldContinue, runs_of
 from harness.shell.session.session import Session
 
 
@@ -30,7 +30,7 @@ class Launcher(Protocol):
     """What is needed of a launcher, see `harness.shell.engines.protocol`."""
 
     engine: Engine | None
-    judge: Judge | None
+    judge: JobShouldContinue | None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do the runs; each job's `return_value` is an Outcome."""
@@ -42,7 +42,7 @@ class SearchSweep:
 
     def __init__(
         self,
-        request: Request,
+        request: SearchPlan,
         composer: Composer,
         launcher: Launcher,
         session: Session,
@@ -77,14 +77,14 @@ class SearchSweep:
             engine = self._launcher.engine
             together = base.workers if engine is None else engine.together(base)
             search.run(self._carry, -(-together // members))
-            found = report.Found(self._config, search.trials(), search.best())
+            found = report.SearchReport(self._config, search.trials(), search.best())
         again = report.command(self._options, request.asked)
         self._session.conclude(base, found.metrics(), found.tags())
         self._session.report = lambda: report.show(found, again)
 
-    def _carry(self, trials: Sequence[Trial], umpire: Umpire | None) -> list[Answer]:
+    def _carry(self, trials: Sequence[Trial], umpire: TrialShouldContinue | None) -> list[TrialResult]:
         """Do the trials of a batch; one that can't be is a failed one."""
-        answers: dict[int, Answer] = {}
+        answers: dict[int, TrialResult] = {}
         try:
             jobs = [self._jobs(trial) for trial in trials]
             outcomes = self._launch(trials, jobs, umpire)
@@ -103,7 +103,7 @@ class SearchSweep:
         return [self._composer.job(fixed, trial.values, trial.number, mark) for fixed in members]
 
     def _launch(
-        self, trials: Sequence[Trial], jobs: Sequence[list[list[str]]], umpire: Umpire | None
+        self, trials: Sequence[Trial], jobs: Sequence[list[list[str]]], umpire: TrialShouldContinue | None
     ) -> list[list[Outcome]]:
         """The outcomes of each trial's runs."""
         self._launcher.judge = None if umpire is None else _judge(trials, umpire, self._first)
@@ -112,17 +112,17 @@ class SearchSweep:
         self._launched += len(flat)
         return [[next(returned).return_value for _ in of_trial] for of_trial in jobs]
 
-    def _refused(self, trial: Trial) -> Answer | None:
+    def _refused(self, trial: Trial) -> TrialResult | None:
         """Why a trial can't be, if it can't."""
         try:
             for fixed in self._request.asked.members:
                 run = self._composer.run(fixed, trial.values)
                 self._composer.check_together([run], self._launcher.engine)
         except ConfigError as error:
-            return Answer("failed", reason="; ".join(f"{m.key}: {m.problem}" for m in error.mistakes))
+            return TrialResult("failed", reason="; ".join(f"{m.key}: {m.problem}" for m in error.mistakes))
         return None
 
-    def _answer(self, outcomes: Sequence[Outcome]) -> Answer:
+    def _answer(self, outcomes: Sequence[Outcome]) -> TrialResult:
         runs = tuple(str(outcome.result["run_id"]) for outcome in outcomes)
         epochs = [_epochs(outcome, self._first) for outcome in outcomes]
         mean = {
@@ -132,24 +132,24 @@ class SearchSweep:
         }
         for outcome in outcomes:
             if outcome.result["status"] == "pruned":
-                return Answer("pruned", epochs=mean, runs=runs)
+                return TrialResult("pruned", epochs=mean, runs=runs)
             if not outcome.finished:
-                return Answer("failed", reason=_reason(outcome), epochs=mean, runs=runs)
+                return TrialResult("failed", reason=_reason(outcome), epochs=mean, runs=runs)
         values = {
             name: statistics.fmean(outcome.result["metrics"].get(name, math.nan) for outcome in outcomes)
             for name in self._config.objectives
         }
         for name, value in values.items():
             if not math.isfinite(value):
-                return Answer("failed", reason=f"{name} is {value}", epochs=mean, runs=runs)
-        return Answer("complete", tuple(values.values()), mean, runs=runs)
+                return TrialResult("failed", reason=f"{name} is {value}", epochs=mean, runs=runs)
+        return TrialResult("complete", tuple(values.values()), mean, runs=runs)
 
     @property
     def _first(self) -> str:
         return next(iter(self._config.objectives))
 
 
-def _judge(trials: Sequence[Trial], umpire: Umpire, objective: str) -> Judge:
+def _judge(trials: Sequence[Trial], umpire: TrialShouldContinue, objective: str) -> JobShouldContinue:
     def judge(place: int, record: Record) -> bool:
         return umpire(trials[place].number, int(record["epoch"]), float(record["metrics"][objective]))
 

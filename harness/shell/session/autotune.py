@@ -16,25 +16,25 @@ from harness.core.config.checks import BEST
 from harness.core.config.run_config import RunConfig
 from harness.core.machine.matmul_limits import Device
 from harness.core.runs import autotune
-from harness.core.runs.autotune import Candidate, Choice
+from harness.core.runs.autotune import Candidate, TunedExecution
 from harness.core.storage.dates import today
 from harness.core.validation import ConfigError, Mistake, parse, to_plain
-from harness.shell.runs.inputs import DataShelf
+from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.matmul_limits import device_of
 from harness.shell.workers.process import Worker, WorkerDiedError
 
 
-class Choices:
+class ExecutionTuner:
     """The executions that the runs of a session have, where it was asked for the best."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._made: dict[tuple[Path, str], Choice] = {}
+        self._made: dict[tuple[Path, str], TunedExecution] = {}
 
-    def prepare(self, configs: Sequence[RunConfig], shelf: DataShelf, here: bool) -> list[Prepared]:
+    def prepare(self, configs: Sequence[RunConfig], shelf: DatasetCache, here: bool) -> list[PreparedRun]:
         """As `harness.shell.runs.prepare.prepare`, which sees the executions that were chosen.
 
         `here`: the runs go on on this machine. Nothing is measured before everything about them was found to
@@ -55,9 +55,9 @@ class Choices:
             for run, choice in zip(prepare(settled, shelf), made, strict=True)
         ]
 
-    def _make(self, runs: Sequence[Prepared], names: Mapping[str, str]) -> None:
+    def _make(self, runs: Sequence[PreparedRun], names: Mapping[str, str]) -> None:
         """Make the choices that are not made yet, those for one worker after another."""
-        wanted: dict[WorkerKey, dict[tuple[Path, str], Prepared]] = {}
+        wanted: dict[WorkerKey, dict[tuple[Path, str], PreparedRun]] = {}
         for run in runs:
             key = run.results_dir, names[run.job.run_id]
             if key in self._made:
@@ -75,7 +75,7 @@ class Choices:
                 for key, run in of_worker.items():
                     self._made[key] = self._measured(run, key[1], workers.one())
 
-    def _measured(self, run: Prepared, name: str, worker: Worker) -> Choice:
+    def _measured(self, run: PreparedRun, name: str, worker: Worker) -> TunedExecution:
         config, words = run.config, _words(run)
         what = f"{words['model']} {words['framework']}"
         self._note(f"finding the fastest execution of {what} (kept for the next time)")
@@ -98,7 +98,7 @@ class Choices:
             what = f"{what}: {default.execution} is taken, the default, because none could be timed"
             self._note(f"{what}: {reason}")
             return replace(_untimed(run, default), candidates=candidates, disturbed=(reason,))
-        found = Choice(
+        found = TunedExecution(
             words,
             best.execution,
             best.xla,
@@ -136,11 +136,11 @@ class _Workers:
             self._worker.close(kill=kind is not None)
 
 
-def _untimed(run: Prepared, only: Candidate) -> Choice:
-    return Choice(_words(run), only.execution, only.xla, (only,), 0, today(), 0.0)
+def _untimed(run: PreparedRun, only: Candidate) -> TunedExecution:
+    return TunedExecution(_words(run), only.execution, only.xla, (only,), 0, today(), 0.0)
 
 
-def described(choice: Choice) -> str:
+def described(choice: TunedExecution) -> str:
     """A choice in words, the fastest first."""
     parts = [f"{label(one, choice)} {one.step_ms:.3g} ms a step" for one in choice.ranked]
     parts += [f"{label(one, choice)} left out ({one.reason})" for one in choice.candidates if one.reason]
@@ -148,36 +148,36 @@ def described(choice: Choice) -> str:
     return f"{label(choice, choice)} is chosen: {', '.join(parts)}{beside}"
 
 
-def label(one: Candidate | Choice, choice: Choice) -> str:
+def label(one: Candidate | TunedExecution, choice: TunedExecution) -> str:
     """An execution, and XLA where that was switched on or off for the choice."""
     switched = one.xla is not None and any(other.xla is None for other in choice.candidates)
     return f"{one.execution} xla={str(one.xla).lower()}" if switched else one.execution
 
 
-def _elsewhere(runs: Iterable[Prepared]) -> list[Mistake]:
+def _elsewhere(runs: Iterable[PreparedRun]) -> list[Mistake]:
     """What is wrong with runs that ask for the best execution, and go on on other machines."""
     problem = "'best' is measured on this machine, and the runs go to others"
     allowed = {run.config.framework.name: ", ".join(autotune.executions(run.config)) for run in runs}
     return [Mistake("execution", problem, "; ".join(f"{name}: {each}" for name, each in allowed.items()))]
 
 
-def _settled(config: RunConfig, choice: Choice | None) -> RunConfig:
+def _settled(config: RunConfig, choice: TunedExecution | None) -> RunConfig:
     if choice is None:
         return config
     framework = replace(config.framework, xla=choice.xla)
     return replace(config, execution=choice.execution, framework=framework)
 
 
-def _name(run: Prepared, shelf: DataShelf) -> str:
+def _name(run: PreparedRun, shelf: DatasetCache) -> str:
     dataset = shelf.get(run.config.data, run.results_dir)[0]
     return autotune.identity(_device(run), run.config, run.config.plan(dataset), run.job.versions)
 
 
-def _device(run: Prepared) -> Device:
+def _device(run: PreparedRun) -> Device:
     return device_of(run.config.framework, run.config.device)
 
 
-def _words(run: Prepared) -> dict[str, Any]:
+def _words(run: PreparedRun) -> dict[str, Any]:
     """What people call the program."""
     config = run.config
     return {

@@ -7,10 +7,10 @@ from typing import Any
 
 from harness.core.config.run_config import RunConfig
 from harness.core.validation import to_plain
-from harness.shell.certificates.store import Shelf
+from harness.shell.certificates.store import CertificateStore
 from harness.shell.engines.lost_runs import is_attempt
 from harness.shell.reports.progress import Reporter
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 from harness.shell.tracking.background import TrackingThread
 
 
@@ -22,7 +22,7 @@ class RunRecorder:
         tracking: Mapping[tuple[str, str | None], TrackingThread],
         reporter: Reporter,
         names: Sequence[str],
-        runs: Sequence[Prepared],
+        runs: Sequence[PreparedRun],
     ) -> None:
         self.results: dict[str, dict[str, Any]] = {}
         self._tracking = tracking
@@ -30,16 +30,16 @@ class RunRecorder:
         self._labels = dict(zip((run.job.run_id for run in runs), names, strict=True))
         self._begun: dict[str, Mapping[str, Any]] = {}
 
-    def started(self, run: Prepared, slot: str) -> None:
+    def started(self, run: PreparedRun, slot: str) -> None:
         """Make the run's folder."""
         run_id = run.job.run_id
         self._begun.pop(run_id, None)  # of an attempt that was lost
         run.folder.write_job(to_plain(run.job))
-        Shelf(run.results_dir).copy_to(run.folder.path, (run.job.certificate or {}).get("id"))
+        CertificateStore(run.results_dir).copy_to(run.folder.path, (run.job.certificate or {}).get("id"))
         epochs, before = run.config.train.epochs, run.start.epochs
         self._reporter.started(run_id, self._labels[run_id], slot, epochs, before)
 
-    def event(self, run: Prepared, event: Mapping[str, Any]) -> None:
+    def event(self, run: PreparedRun, event: Mapping[str, Any]) -> None:
         """Log what a worker says."""
         tracking = self._tracking[store_key(run.config)]
         if event["event"] == "started":
@@ -49,7 +49,7 @@ class RunRecorder:
             tracking.epochs(run.folder.path, [event])
             self._reporter.epoch(run.job.run_id, event)
 
-    def ended(self, run: Prepared, result: Mapping[str, Any]) -> None:
+    def ended(self, run: PreparedRun, result: Mapping[str, Any]) -> None:
         """Log what came out of a run."""
         run_id, tracking = run.job.run_id, self._tracking[store_key(run.config)]
         if result and is_attempt(run.folder, self._begun.pop(run_id, None)):

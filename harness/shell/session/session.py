@@ -20,23 +20,23 @@ from typing import Any
 from harness.core.config.run_config import RunConfig
 from harness.core.data.dataset import Dataset
 from harness.core.runs.run_folder import CONCLUSIVE, INTENDED, RunFolder
-from harness.core.runs.warm_start import Start
+from harness.core.runs.warm_start import WarmStart
 from harness.shell.certificates.certify import make_missing, statement
-from harness.shell.certificates.store import Shelf
+from harness.shell.certificates.store import CertificateStore
 from harness.shell.engines.local import LocalEngine
-from harness.shell.engines.protocol import Engine, Judge, Record, Verdict
+from harness.shell.engines.protocol import Engine, JobShouldContinue, Record, ShouldContinue
 from harness.shell.reports.axes import labels
 from harness.shell.reports.progress import Reporter
-from harness.shell.runs.inputs import DataShelf
-from harness.shell.runs.records import Outcome, Prepared
-from harness.shell.session.autotune import Choices
+from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.records import Outcome, PreparedRun
+from harness.shell.session.autotune import ExecutionTuner
 from harness.shell.session.recorder import RunRecorder, store_key, without_epochs
 from harness.shell.tracking import run_links
 from harness.shell.tracking.background import TrackingThread
 from harness.shell.tracking.store import resolve_uri, sqlite_path
 from harness.shell.tracking.tracker import study_is_left_open
 from harness.shell.workers.key import WorkerKey
-from harness.shell.workers.matmul_limits import Limits
+from harness.shell.workers.matmul_limits import MatmulLimits
 from harness.shell.workers.process import Worker
 
 SWITCH_S = 0.0005
@@ -54,9 +54,9 @@ class Session:
         self.outcomes: list[Outcome] = []
         self.report: Callable[[], None] | None = None  # what a search has to say when all is done
         self._reporter = reporter
-        self._shelf = DataShelf()
-        self._limits = Limits(reporter.note)
-        self._choices = Choices(reporter.note)
+        self._shelf = DatasetCache()
+        self._limits = MatmulLimits(reporter.note)
+        self._choices = ExecutionTuner(reporter.note)
         self._engines: list[Engine] = [LocalEngine(reporter.note)]
         self._tracking: dict[tuple[str, str | None], TrackingThread] = {}
         self._switch_s = sys.getswitchinterval()
@@ -88,7 +88,10 @@ class Session:
                 self._reporter.note(f"{what}; `evenbench sync` adds them")
 
     def execute(
-        self, configs: Sequence[RunConfig], engine: Engine | None = None, judge: Judge | None = None
+        self,
+        configs: Sequence[RunConfig],
+        engine: Engine | None = None,
+        judge: JobShouldContinue | None = None,
     ) -> list[Outcome]:
         """Do the runs that are not done; raises ConfigError before anything starts.
 
@@ -152,7 +155,7 @@ class Session:
         for config, folder in unseen:
             self._track(config).sync(folder.path)
 
-    def _end_studies(self, runs: Sequence[Prepared], results: Mapping[str, Mapping[str, Any]]) -> None:
+    def _end_studies(self, runs: Sequence[PreparedRun], results: Mapping[str, Mapping[str, Any]]) -> None:
         """End the studies that a command which was killed after its last run has left open."""
         for run in {run.config.study: run for run in runs}.values():
             if study_is_left_open(run.results_dir, run.config.study):
@@ -170,21 +173,21 @@ class Session:
             self._engines.append(engine)
         return engine
 
-    def _certified(self, runs: Sequence[Prepared]) -> list[Prepared]:
+    def _certified(self, runs: Sequence[PreparedRun]) -> list[PreparedRun]:
         """The runs with their certificates, of which those that are missing are made first."""
         requests: dict[Path, list[tuple[RunConfig, Dataset]]] = {}
         for run in runs:
             if run.config.certify == "auto":
                 requests.setdefault(run.results_dir, []).append((run.config, self._dataset(run)))
         for results_dir, wanted in requests.items():
-            make_missing(wanted, Shelf(results_dir), self._reporter.note)
+            make_missing(wanted, CertificateStore(results_dir), self._reporter.note)
         return [self._with_statement(run) for run in runs]
 
-    def _with_statement(self, run: Prepared) -> Prepared:
-        said = statement(run.config, self._dataset(run), Shelf(run.results_dir))
+    def _with_statement(self, run: PreparedRun) -> PreparedRun:
+        said = statement(run.config, self._dataset(run), CertificateStore(run.results_dir))
         return replace(run, job=replace(run.job, certificate=said))
 
-    def _limited(self, runs: Sequence[Prepared], workers: Mapping[WorkerKey, Worker]) -> list[Prepared]:
+    def _limited(self, runs: Sequence[PreparedRun], workers: Mapping[WorkerKey, Worker]) -> list[PreparedRun]:
         """The runs with the limits that they are held against; those not known are measured first."""
         limits = [
             self._limits.of(run.results_dir, run.config, workers) if run.config.limit == "auto" else None
@@ -195,7 +198,7 @@ class Session:
             for run, limit in zip(runs, limits, strict=True)
         ]
 
-    def _dataset(self, run: Prepared) -> Dataset:
+    def _dataset(self, run: PreparedRun) -> Dataset:
         return self._shelf.get(run.config.data, run.results_dir)[0]
 
     def _track(self, config: RunConfig) -> TrackingThread:
@@ -211,7 +214,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
-def starting(start: Start) -> str:
+def starting(start: WarmStart) -> str:
     """Where runs start that have no new weights alone, in words; empty for those that have."""
     parts = []
     if start.from_run is not None:
@@ -224,18 +227,18 @@ def starting(start: Start) -> str:
     return "; ".join(parts)
 
 
-def _verdict(judge: Judge | None, asked: Sequence[Prepared]) -> Verdict | None:
+def _verdict(judge: JobShouldContinue | None, asked: Sequence[PreparedRun]) -> ShouldContinue | None:
     if judge is None:
         return None
     places = {run.job.run_id: place for place, run in reversed(list(enumerate(asked)))}
 
-    def verdict(run: Prepared, record: Record) -> bool:
+    def verdict(run: PreparedRun, record: Record) -> bool:
         return judge(places[run.job.run_id], record)
 
     return verdict
 
 
-def _known(run: Prepared) -> dict[str, Any] | None:
+def _known(run: PreparedRun) -> dict[str, Any] | None:
     """The result of an earlier command, unless it is to be had again."""
     result = run.folder.result()
     if run.config.force or result is None or result["status"] not in CONCLUSIVE:
@@ -253,7 +256,7 @@ def _is_tracked(config: RunConfig, folder: RunFolder) -> bool:
     return link.digest == run_links.digest(folder.path) and link.studies == folder.studies()
 
 
-def _join(runs: Sequence[Prepared]) -> list[Prepared]:
+def _join(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
     """Let runs that were done for one study belong to the others that ask for them; those that did not."""
     return [run for run in runs if run.folder.join(run.config.study)]
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Missed:
+class UnsyncedRuns:
     """What MLflow has not got: folders of runs, and the last error. Empty when all is well."""
 
     folders: tuple[Path, ...] = ()
@@ -187,7 +187,7 @@ class TrackingThread:
         self._put(call)
         return done.wait(timeout_s)
 
-    def close(self, timeout_s: float | None = 60.0) -> Missed:
+    def close(self, timeout_s: float | None = 60.0) -> UnsyncedRuns:
         """Log what is left, end open studies, stop the thread, and say what MLflow has not got."""
         if not self._closed:
             self._closed = True
@@ -195,7 +195,9 @@ class TrackingThread:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._error = self._error or f"MLflow took longer than {timeout_s:g} s"
-        return Missed(tuple(self._missed), self._error if self._missed or self._thread.is_alive() else "")
+        return UnsyncedRuns(
+            tuple(self._missed), self._error if self._missed or self._thread.is_alive() else ""
+        )
 
     # -- in the thread ------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ LOCK = "lock"
 
 
 @dataclass(frozen=True)
-class Link:
+class RunLink:
     """What is in `mlflow.json`. `attempt`: see `attempt()`; `epochs`: the last one that MLflow has; `digest`:
     empty while open; `studies`: those that MLflow says the run is of."""
 
@@ -42,16 +42,16 @@ class Link:
         return bool(self.digest)
 
 
-def read_link(folder: Path) -> Link | None:
+def read_link(folder: Path) -> RunLink | None:
     """The folder's link; None where there is none, or one that is not ours."""
     data = read_json(folder / LINK)
     try:
-        return Link(**data) if data else None
+        return RunLink(**data) if data else None
     except TypeError:
         return None
 
 
-def write_link(folder: Path, link: Link) -> None:
+def write_link(folder: Path, link: RunLink) -> None:
     """Replace the folder's link in one step."""
     temporary = folder / f"{LINK}.tmp"
     temporary.write_text(json.dumps(asdict(link), indent=1) + "\n", encoding="utf-8")

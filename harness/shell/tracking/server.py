@@ -30,7 +30,7 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 5.0
 
 
-class Stopped(Exception):
+class StopRequested(Exception):
     """A signal asked us to stop."""
 
 
@@ -58,7 +58,7 @@ def run_ui(
     elif not _is_free(host, port):
         free = str(free_port(host, port + 1))
         raise ConfigError([Mistake("port", f"{port} on {host} is in use", "a free port", suggestion=free)])
-    with _stop_on_signals(), contextlib.suppress(Stopped), _server(store, host, port) as (process, log):
+    with _stop_on_signals(), contextlib.suppress(StopRequested), _server(store, host, port) as (process, log):
         base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"
         if not _wait_until_up(process, base):
             say(f"The MLflow server did not start. The end of {log}:\n{_tail(log)}")
@@ -158,14 +158,15 @@ def _wait_until_up(process: subprocess.Popen[bytes], base: str) -> bool:
 
 @contextlib.contextmanager
 def _stop_on_signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `Stopped`; later ones must not cut the cleaning up short."""
+    """Turn the first SIGINT or SIGTERM into `StopRequested`; later ones must not cut the cleaning up
+    short."""
     stopping = False
 
     def stop(number: int, frame: types.FrameType | None) -> None:
         nonlocal stopping
         if not stopping:
             stopping = True
-            raise Stopped
+            raise StopRequested
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -21,7 +21,7 @@ Outcome = Literal["added", "completed", "present", "live", "unreadable"]
 
 
 @dataclass
-class Synced:
+class SyncCounts:
     """How many run folders there were of each kind, and how many runs and studies were closed."""
 
     added: int = 0
@@ -36,10 +36,10 @@ class Synced:
         setattr(self, outcome, getattr(self, outcome) + 1)
 
 
-def sync(results_dir: Path, store: Store) -> Synced:
+def sync(results_dir: Path, store: Store) -> SyncCounts:
     """Bring MLflow up to date with every folder under `results_dir/runs`, then close orphans."""
     tracker = Tracker(store)
-    counts = Synced()
+    counts = SyncCounts()
     for folder in run_folders(results_dir):
         counts.count(sync_run(tracker, folder))
     counts.closed = close_orphans(tracker)

@@ -37,7 +37,7 @@ from harness.shell.tracking.conversion import (
     run_name,
     tags_of,
 )
-from harness.shell.tracking.run_links import Link
+from harness.shell.tracking.run_links import RunLink
 from harness.shell.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Tracker:
             self._create(folder, job, result_tags(result or NO_RESULT))
         self.finish(folder, result, job, tagged=True)
 
-    def _create(self, folder: Path, job: Mapping[str, Any], more: Mapping[str, str] | None = None) -> Link:
+    def _create(self, folder: Path, job: Mapping[str, Any], more: Mapping[str, str] | None = None) -> RunLink:
         run_links.forget(folder)
         run_id = str(job["run_id"])
         config = job.get("config") or {}
@@ -216,7 +216,7 @@ class Tracker:
             run_name=run_name(axes),
         )
         store = self.store
-        link = Link(store.uri, store.id, store.experiment_id, run.info.run_id, attempt, studies=studies)
+        link = RunLink(store.uri, store.id, store.experiment_id, run.info.run_id, attempt, studies=studies)
         run_links.write_link(folder, link)
         return link
 
@@ -309,7 +309,7 @@ class Tracker:
             if not token:
                 return found
 
-    def _link(self, folder: Path) -> Link:
+    def _link(self, folder: Path) -> RunLink:
         link = run_links.read_link(folder)
         if link is None or link.store != self.store.id:
             raise LookupError(f"{folder} has no run in {self.store.uri}; begin() comes first")

@@ -28,7 +28,7 @@ from harness.shell.workers.process import Worker, WorkerDiedError
 FIRST = "torch"  # the backend that is asked first: it is imported the fastest, and none multiplies faster
 
 
-class Limits:
+class MatmulLimits:
     """The limits that the runs of a session need; what can't be measured is tried once."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -65,7 +65,7 @@ class Limits:
             key = WorkerKey.of(replace(config, framework=framework))
             try:
                 found = measure(results_dir, framework, key, warm.get(key))
-            except (WorkerDiedError, GaugeError) as error:
+            except (WorkerDiedError, ProbeError) as error:
                 reason = str(error)
                 continue
             rate = f"{found.gflops:,.0f} GFLOP/s" + ", with other work beside it" * found.disturbed
@@ -104,7 +104,7 @@ def _one_at_a_time() -> Iterator[None]:
         yield
 
 
-class GaugeError(Exception):
+class ProbeError(Exception):
     """A worker that lives can't measure what it was asked for."""
 
 
@@ -148,7 +148,7 @@ def measure(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, worke
 def keep(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, said: Mapping[str, Any]) -> Limit:
     """Keep the limit that a worker said, unless a higher one is kept; raises GaugeError if it said none."""
     if "error" in said:
-        raise GaugeError(said["error"])
+        raise ProbeError(said["error"])
     peak = said["limit"]
     found = Limit(
         precision=key.precision,

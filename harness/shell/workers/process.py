@@ -35,7 +35,7 @@ OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class Death:
+class WorkerExit:
     """How a worker ended, and what to tell people."""
 
     status: Status
@@ -47,7 +47,7 @@ class Death:
 class WorkerDiedError(Exception):
     """The worker is gone, or was made to go because it hung."""
 
-    def __init__(self, death: Death) -> None:
+    def __init__(self, death: WorkerExit) -> None:
         super().__init__(death.message)
         self.death = death
 
@@ -62,7 +62,7 @@ class Worker:
     def __init__(self, key: WorkerKey, cores: Sequence[int] = ()) -> None:
         self.key = key
         self.ready = False
-        self._death: Death | None = None
+        self._death: WorkerExit | None = None
         # has no name, so nothing is left behind, whoever is killed
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         options = {
@@ -104,7 +104,7 @@ class Worker:
         event = self._next(time.monotonic() + START_TIMEOUT_S, limit)
         if event["event"] == "broken":
             message = f"{self.key.adapter} can't start: {event['message']}"
-            raise self._died(Death("failed", event["type"], message, last_lines(self._log)))
+            raise self._died(WorkerExit("failed", event["type"], message, last_lines(self._log)))
         self.ready = True
 
     def run(
@@ -223,16 +223,16 @@ class Worker:
             os.kill(self.pid, signal.SIGABRT)  # makes it write down where it hangs
             self._watcher.join(CLOSE_TIMEOUT_S)
             self.kill()
-            raise self._died(Death("timeout", "timeout", limit, last_lines(self._log))) from None
+            raise self._died(WorkerExit("timeout", "timeout", limit, last_lines(self._log))) from None
         if event is None:
             raise self._died(self._last_words())
         return event
 
-    def _died(self, death: Death) -> WorkerDiedError:
+    def _died(self, death: WorkerExit) -> WorkerDiedError:
         self._death = death
         return WorkerDiedError(death)
 
-    def _last_words(self) -> Death:
+    def _last_words(self) -> WorkerExit:
         """What a process that ended by itself, or by a signal, has to say."""
         self._watcher.join()
         with self._reaping:
@@ -240,11 +240,11 @@ class Worker:
         log_tail = last_lines(self._log)
         when = "in the middle of the run" if self.ready else f"while it imported {self.key.adapter}"
         if code >= 0:
-            return Death("failed", "exit", f"the worker exited with status {code} {when}", log_tail)
+            return WorkerExit("failed", "exit", f"the worker exited with status {code} {when}", log_tail)
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         message = f"the worker was ended by {name} {when}{hint}"
-        return Death("killed" if -code in OUTSIDE else "failed", name, message, log_tail)
+        return WorkerExit("killed" if -code in OUTSIDE else "failed", name, message, log_tail)
 
     @property
     def pid(self) -> int:

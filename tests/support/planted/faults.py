@@ -20,7 +20,7 @@ import pytest
 from harness.core.adapter import Adapter, Execution
 from harness.core.certificates import gates as parity
 from harness.core.certificates.cases import STEPS, Case
-from harness.core.certificates.gates import Native, Trace
+from harness.core.certificates.gates import NativeOptimizerCheck, Trace
 from harness.core.network import Input
 from harness.core.training import schedules
 from harness.core.training.optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSprop, Rule
@@ -325,10 +325,10 @@ def trace(lab: Lab, traced: Case, plant: str = "") -> Trace:
     return found
 
 
-def own(lab: Lab, traced: Case, plant: str = "", execution: Execution | None = None) -> Native:
+def own(lab: Lab, traced: Case, plant: str = "", execution: Execution | None = None) -> NativeOptimizerCheck:
     """How a framework's own optimizer is found to be, with a fault in its adapter."""
     arguments = _arguments(lab, traced, plant, execution)
-    return parse(Native, lab.call("tests.support.planted.faults:own_in_lab", **arguments))
+    return parse(NativeOptimizerCheck, lab.call("tests.support.planted.faults:own_in_lab", **arguments))
 
 
 def caught(fault: Fault, start: Start) -> Caught:

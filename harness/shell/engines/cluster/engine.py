@@ -25,11 +25,11 @@ from harness.core.storage.atomic import replacing
 from harness.core.validation import ConfigError, Mistake, parse, to_plain
 from harness.shell.engines import lost_runs, slots
 from harness.shell.engines.cluster.node import RETURNED
-from harness.shell.engines.cluster.protocol import Cluster, LostError, Need, Place, RefusedError
-from harness.shell.engines.protocol import Listener, Verdict
-from harness.shell.runs.records import Prepared
+from harness.shell.engines.cluster.protocol import Cluster, LostError, Need, RefusedError, RemoteSlot
+from harness.shell.engines.protocol import Listener, ShouldContinue
+from harness.shell.runs.records import PreparedRun
 from harness.shell.workers.key import WorkerKey
-from harness.shell.workers.process import Death, Worker, WorkerDiedError
+from harness.shell.workers.process import Worker, WorkerDiedError, WorkerExit
 
 TRIES = 2  # to open a place, in a row
 LOOK_S = 1.0  # between two looks for nodes that joined
@@ -40,10 +40,10 @@ STOP_TIMEOUT_S = 10.0
 class _Portion:
     """The runs of one call of `execute`, and whom to tell of them."""
 
-    waiting: list[Prepared]
+    waiting: list[PreparedRun]
     left: int
     listener: Listener
-    verdict: Verdict | None
+    verdict: ShouldContinue | None
     lost: dict[str, int] = field(default_factory=dict)
     error: BaseException | None = None
 
@@ -55,11 +55,11 @@ class ClusterEngine:
         self._cluster = cluster
         self._retries = retries
         self._need: Need | None = None
-        self._first: list[Prepared] = []
+        self._first: list[PreparedRun] = []
         self._threads: dict[str, threading.Thread] = {}
         self._settled: set[str] = set()  # sites whose place was opened or could not be
         self._retired: set[str] = set()  # sites that are not tried again
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, RemoteSlot] = {}
         self._portion: _Portion | None = None
         self._news: list[str] = []
         self._reasons: list[str] = []
@@ -70,7 +70,7 @@ class ClusterEngine:
 
     # -- what the session calls ------------------------------------------------------------------------------
 
-    def check(self, runs: Sequence[Prepared]) -> None:
+    def check(self, runs: Sequence[PreparedRun]) -> None:
         """Raise ConfigError for what can't be done on this cluster."""
         slots.check(runs)
         mistakes = []
@@ -83,7 +83,7 @@ class ClusterEngine:
             raise ConfigError(mistakes)
         self._cluster.check(runs)
 
-    def begin(self, runs: Sequence[Prepared]) -> None:
+    def begin(self, runs: Sequence[PreparedRun]) -> None:
         """Have places opened, as many as there are sites and runs."""
         if not runs:
             return
@@ -105,7 +105,9 @@ class ClusterEngine:
             )
         return None
 
-    def execute(self, runs: Sequence[Prepared], listener: Listener, verdict: Verdict | None) -> None:
+    def execute(
+        self, runs: Sequence[PreparedRun], listener: Listener, verdict: ShouldContinue | None
+    ) -> None:
         """Do all runs; see `Engine`."""
         portion = _Portion(list(runs), len(runs), listener, verdict)
         try:
@@ -161,7 +163,7 @@ class ClusterEngine:
         for run in runs:
             with self._telling:
                 portion.listener.started(run, "no node")
-            lost_runs.record(run, Death("failed", "cluster", f"no node is left: {reason}"), None)
+            lost_runs.record(run, WorkerExit("failed", "cluster", f"no node is left: {reason}"), None)
             self._ended(run, portion)
 
     def _look(self, wanted: int) -> None:
@@ -199,7 +201,7 @@ class ClusterEngine:
         tried = 0
         try:
             while tried < TRIES and self._has_work():
-                place: Place | None = None
+                place: RemoteSlot | None = None
                 try:
                     tried += 1
                     place = self._open(site)
@@ -226,7 +228,7 @@ class ClusterEngine:
                 self._threads.pop(site, None)
                 self._changed.notify_all()
 
-    def _open(self, site: str) -> Place | None:
+    def _open(self, site: str) -> RemoteSlot | None:
         try:
             place = self._cluster.open(site, lambda: not self._has_work())
             if place is not None:
@@ -245,14 +247,14 @@ class ClusterEngine:
         with self._changed:
             return not self._stopped and (self._portion is None or self._portion.left > 0)
 
-    def _serve(self, place: Place) -> None:
+    def _serve(self, place: RemoteSlot) -> None:
         """Do runs until there are no more; raises LostError, RefusedError."""
         had: set[WorkerKey] = set()
         while (run := self._take(had)) is not None:
             had.add(run.worker)
             self._do(run, place)
 
-    def _take(self, had: set[WorkerKey]) -> Prepared | None:
+    def _take(self, had: set[WorkerKey]) -> PreparedRun | None:
         """The next run, best one for a worker that is there; waits for it as long as the command lasts."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or (self._portion and self._portion.waiting))
@@ -261,7 +263,7 @@ class ClusterEngine:
             waiting = self._portion.waiting
             return waiting.pop(min(range(len(waiting)), key=lambda n: (waiting[n].worker not in had, n)))
 
-    def _do(self, run: Prepared, place: Place) -> None:
+    def _do(self, run: PreparedRun, place: RemoteSlot) -> None:
         portion = self._portion
         assert portion is not None
         told = replace(run, job=replace(run.job, beside=place.beside)) if place.beside else run
@@ -283,7 +285,7 @@ class ClusterEngine:
         self._ended(told, portion)
 
     def _bring_back(
-        self, run: Prepared, place: Place, portion: _Portion, begun: list[Mapping[str, Any]]
+        self, run: PreparedRun, place: RemoteSlot, portion: _Portion, begun: list[Mapping[str, Any]]
     ) -> None:
         """Have the run done, and its folder filled; raises WorkerDiedError, LostError, RefusedError."""
         folder, again = run.folder, run.job.run_id in portion.lost
@@ -298,13 +300,13 @@ class ClusterEngine:
                 "judged": portion.verdict is not None,
                 "program": run.program,
             }
-            death: Death | None = None
+            death: WorkerExit | None = None
             for message in place.run(order, _files(run)):
                 match message["event"]:
                     case "file":
                         _receive(folder.path, message["name"], message["content"])
                     case "died":
-                        death = parse(Death, message["death"])
+                        death = parse(WorkerExit, message["death"])
                     case "limit":
                         run = replace(run, job=replace(run.job, limit_gflops=message["gflops"]))
                         folder.write_job(to_plain(run.job))
@@ -326,7 +328,9 @@ class ClusterEngine:
             if folder.status() in CONCLUSIVE:
                 folder.checkpoint.unlink(missing_ok=True)
 
-    def _pass_on(self, run: Prepared, place: Place, portion: _Portion, event: Mapping[str, Any]) -> None:
+    def _pass_on(
+        self, run: PreparedRun, place: RemoteSlot, portion: _Portion, event: Mapping[str, Any]
+    ) -> None:
         with self._telling:
             portion.listener.event(run, event)
             if portion.verdict is None or event["event"] != "epoch":
@@ -336,9 +340,9 @@ class ClusterEngine:
 
     def _lost(
         self,
-        run: Prepared,
-        told: Prepared,
-        place: Place,
+        run: PreparedRun,
+        told: PreparedRun,
+        place: RemoteSlot,
         portion: _Portion,
         error: LostError,
         begun: Mapping[str, Any] | None,
@@ -353,7 +357,7 @@ class ClusterEngine:
         over = times > self._retries
         often = f", and its place {times} times in all" if over and times > 1 else ""
         message = f"{place.name} was lost in the middle of the run{often}: {error}"
-        lost_runs.record(told, Death("killed", "node", message), begun)
+        lost_runs.record(told, WorkerExit("killed", "node", message), begun)
         if over:
             self._ended(told, portion)
             return
@@ -362,7 +366,7 @@ class ClusterEngine:
             portion.waiting.insert(0, run)
             self._changed.notify_all()
 
-    def _ended(self, run: Prepared, portion: _Portion) -> None:
+    def _ended(self, run: PreparedRun, portion: _Portion) -> None:
         with self._telling:
             portion.listener.ended(run, run.folder.result() or {})
         with self._changed:
@@ -380,7 +384,7 @@ class ClusterEngine:
             self._news.append(text)
 
 
-def _files(run: Prepared) -> dict[str, Path]:
+def _files(run: PreparedRun) -> dict[str, Path]:
     """The files that the run reads, by their names below a results folder."""
     names = [run.job.data_file]
     if (source := run.config.init.from_run) is not None:

@@ -21,15 +21,15 @@ from typing import Any
 
 from harness.core.config.run_config import RunConfig
 from harness.core.runs.run_folder import CHECKPOINT, Job, RunFolder
-from harness.core.runs.warm_start import Start
+from harness.core.runs.warm_start import WarmStart
 from harness.core.storage.atomic import replacing
 from harness.core.validation import ConfigError, parse, to_plain
-from harness.shell.engines.local import Slot
-from harness.shell.engines.slots import Seat
+from harness.shell.engines.local import WorkerSlot
+from harness.shell.engines.slots import SlotSpec
 from harness.shell.environment.versions import versions
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 from harness.shell.workers.key import WorkerKey
-from harness.shell.workers.matmul_limits import Limits
+from harness.shell.workers.matmul_limits import MatmulLimits
 from harness.shell.workers.process import Worker, WorkerDiedError
 
 RESULTS = ("worker.log", "state.npz", "weights.npz", "result.json")  # in this order: the last one ends a run
@@ -38,7 +38,7 @@ KEPT_WORKERS = 2  # alive in a place; each holds a framework in memory
 PREFIX = "evenbench-node-"
 
 
-class Post:
+class NodeAgent:
     """A place's own folder and workers; `close` removes both."""
 
     def __init__(self) -> None:
@@ -47,10 +47,10 @@ class Post:
         self._lock = (made / "lock").open("w")  # held as long as we live
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._folder = made.rename(made.with_name(made.name.removeprefix(".")))
-        self._slot = Slot(Seat(platform.node()), KEPT_WORKERS)
+        self._slot = WorkerSlot(SlotSpec(platform.node()), KEPT_WORKERS)
         self._worker: Worker | None = None
         self._news: list[str] = []
-        self._limits = Limits(self._news.append)
+        self._limits = MatmulLimits(self._news.append)
 
     def lacks(self, names: Sequence[str]) -> list[str]:
         """Those of the files that are not here. Data are named after their content; other files change."""
@@ -86,15 +86,15 @@ class Post:
             job = replace(job, limit_gflops=limit)
         folder = RunFolder(self._folder / "runs" / job.run_id)
         folder.write_job(to_plain(job))
-        start = Start(None, False, 0, (), (), ())  # of people's interest alone, who were told
-        run = Prepared(config, job, folder, WorkerKey.of(config), start, int(order["program"]))
+        start = WarmStart(None, False, 0, (), (), ())  # of people's interest alone, who were told
+        run = PreparedRun(config, job, folder, WorkerKey.of(config), start, int(order["program"]))
         try:
             yield from self._run(run, bool(order["judged"]))
         finally:
             shutil.rmtree(folder.path)
         yield {"event": "ended"}
 
-    def _run(self, run: Prepared, judged: bool) -> Iterator[dict[str, Any]]:
+    def _run(self, run: PreparedRun, judged: bool) -> Iterator[dict[str, Any]]:
         checkpoint, death = run.folder.checkpoint, None
         sent = _written(checkpoint)  # the one that it goes on from
         try:

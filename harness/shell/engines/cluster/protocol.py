@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 
 
 class LostError(Exception):
@@ -27,7 +27,7 @@ class Need:
     sharing: int = 1
 
     @classmethod
-    def of(cls, runs: Sequence[Prepared]) -> Need:
+    def of(cls, runs: Sequence[PreparedRun]) -> Need:
         """Enough for each of the runs."""
         gpu = any(run.config.device != "cpu" for run in runs)
         return cls(max(run.config.threads for run in runs), gpu, max(run.config.workers for run in runs))
@@ -38,7 +38,7 @@ class Need:
         return enough and self.sharing == other.sharing
 
 
-class Place(Protocol):
+class RemoteSlot(Protocol):
     """Where runs go on, one at a time. One thread uses it, and another one may close it meanwhile."""
 
     @property
@@ -84,7 +84,7 @@ class Cluster(Protocol):
         """How long runs wait for a node when there is none any more."""
         ...
 
-    def check(self, runs: Sequence[Prepared]) -> None:
+    def check(self, runs: Sequence[PreparedRun]) -> None:
         """Raise ConfigError for runs that can't go on here, and where a package is missing."""
         ...
 
@@ -96,7 +96,7 @@ class Cluster(Protocol):
         """Where places can be opened by now, one each; nodes come and go."""
         ...
 
-    def open(self, site: str, give_up: Callable[[], bool]) -> Place | None:
+    def open(self, site: str, give_up: Callable[[], bool]) -> RemoteSlot | None:
         """Open the place of a site and wait until it is there; None when `give_up` says so first.
 
         Raises LostError, RefusedError.

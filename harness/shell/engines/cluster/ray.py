@@ -25,40 +25,40 @@ from typing import Any
 
 from harness.core.machine import host as machine
 from harness.core.validation import ConfigError, Mistake
-from harness.shell.engines.cluster.node import Post, about
+from harness.shell.engines.cluster.node import NodeAgent, about
 from harness.shell.engines.cluster.options import KEY, RayOptions, require
 from harness.shell.engines.cluster.protocol import LostError, Need
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 
 POLL_S = 0.5
 CLOSE_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 10.0
 
 
-class RaySlot:
-    """A `Post` as Ray's actor. `judge` comes on another thread than `run`."""
+class RayNodeAgent:
+    """A `NodeAgent` as Ray's actor. `judge` comes on another thread than `run`."""
 
     def __init__(self) -> None:
-        self._post = Post()
+        self._post = NodeAgent()
 
     def about(self) -> str:
         """Who this is, as JSON."""
         return json.dumps(about())
 
     def lacks(self, names: list[str]) -> list[str]:
-        """See `Post`."""
+        """See `NodeAgent`."""
         return self._post.lacks(names)
 
     def put(self, name: str, content: bytes) -> None:
-        """See `Post`."""
+        """See `NodeAgent`."""
         self._post.put(name, content)
 
     def warm(self, job: str) -> None:
-        """See `Post`."""
+        """See `NodeAgent`."""
         self._post.warm(json.loads(job))
 
     def run(self, order: str) -> Iterator[str | tuple[str, bytes]]:
-        """See `Post`: messages as JSON, files as name and content."""
+        """See `NodeAgent`: messages as JSON, files as name and content."""
         for message in self._post.run(json.loads(order)):
             if message["event"] == "file":
                 yield message["name"], message["content"]
@@ -66,18 +66,18 @@ class RaySlot:
                 yield json.dumps(message)
 
     def judge(self, go: bool) -> None:
-        """See `Post`."""
+        """See `NodeAgent`."""
         self._post.judge(go)
 
     def close(self) -> None:
-        """See `Post`."""
+        """See `NodeAgent`."""
         self._post.close()
 
 
-class RayPlace:
-    """See `harness.shell.engines.cluster.protocol.Place`."""
+class RaySlot:
+    """See `harness.shell.engines.cluster.protocol.RemoteSlot`."""
 
-    def __init__(self, name: str, beside: int, actor: Any, shelf: _Shelf) -> None:
+    def __init__(self, name: str, beside: int, actor: Any, shelf: _FileCache) -> None:
         self.name, self.beside = name, beside
         self._actor, self._shelf = actor, shelf
 
@@ -120,9 +120,9 @@ class RayCluster:
         self.wait_s = options.wait_s
         self._need = Need(1, False)
         self._connected = False
-        self._shelf = _Shelf()
+        self._shelf = _FileCache()
 
-    def check(self, runs: Sequence[Prepared]) -> None:
+    def check(self, runs: Sequence[PreparedRun]) -> None:
         """Raise ConfigError where Ray is missing, or the address is none that can work."""
         require("ray", "ray")
         address = self._options.address
@@ -172,7 +172,7 @@ class RayCluster:
         )
         return [f"{node}/{number}" for number, node in ranked]
 
-    def open(self, site: str, give_up: Callable[[], bool]) -> RayPlace | None:
+    def open(self, site: str, give_up: Callable[[], bool]) -> RaySlot | None:
         """See `Cluster`."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -182,7 +182,7 @@ class RayCluster:
         if node_id not in nodes:
             raise LostError("the node left the cluster")
         node, need = nodes[node_id], self._need
-        kind: Any = ray.remote(RaySlot)
+        kind: Any = ray.remote(RayNodeAgent)
         actor = kind.options(
             num_cpus=need.threads,
             num_gpus=1 / need.sharing if need.gpu else 0,
@@ -200,7 +200,7 @@ class RayCluster:
         host = node["NodeManagerAddress"]
         beside = sum(_places(n, need) for n in nodes.values() if n["NodeManagerAddress"] == host) - 1
         name = _name(node) + (f" {int(number) + 1}" if _places(node, need) > 1 else "")
-        return RayPlace(name, beside, actor, self._shelf)
+        return RaySlot(name, beside, actor, self._shelf)
 
     def close(self, kill: bool) -> None:
         """Leave the cluster; one that was started here is ended."""
@@ -211,7 +211,7 @@ class RayCluster:
             self._connected = False
 
 
-class _Shelf:
+class _FileCache:
     """Files as nodes get them: data go into Ray's store once, and from there once to each node."""
 
     def __init__(self) -> None:

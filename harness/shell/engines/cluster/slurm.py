@@ -25,11 +25,11 @@ from typing import Any
 from harness.core.storage.atomic import replacing
 from harness.core.validation import ConfigError, Mistake
 from harness.shell.engines.cluster.mailbox import POLL_S, Mailbox, SilenceError
-from harness.shell.engines.cluster.node import Post, about
+from harness.shell.engines.cluster.node import NodeAgent, about
 from harness.shell.engines.cluster.options import KEY, SlurmOptions, require
 from harness.shell.engines.cluster.protocol import LostError, Need
 from harness.shell.engines.slots import differing
-from harness.shell.runs.records import Prepared
+from harness.shell.runs.records import PreparedRun
 
 LOOK_S = 5.0  # between two questions to Slurm about a job
 END_TIMEOUT_S = 5.0
@@ -43,7 +43,7 @@ def serve(folder: str, silence_s: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # submitit ignores the first
         signal.signal(number, _leave)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which submitit asks for a checkpoint of its own kind
-    post = Post()
+    post = NodeAgent()
     mailbox = Mailbox(path / "told.jsonl", path / "said.jsonl", silence_s)
     orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(mailbox, post, orders), daemon=True).start()
@@ -66,7 +66,7 @@ def serve(folder: str, silence_s: float) -> None:
         post.close()
 
 
-def _listen(mailbox: Mailbox, post: Post, orders: queue.SimpleQueue[dict[str, Any]]) -> None:
+def _listen(mailbox: Mailbox, post: NodeAgent, orders: queue.SimpleQueue[dict[str, Any]]) -> None:
     try:
         while True:
             told = mailbox.receive()
@@ -89,8 +89,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-class SlurmPlace:
-    """See `harness.shell.engines.cluster.protocol.Place`."""
+class SlurmSlot:
+    """See `harness.shell.engines.cluster.protocol.RemoteSlot`."""
 
     def __init__(self, cluster: SlurmCluster, job: Any, folder: Path) -> None:
         self.name = f"job {job.job_id}"
@@ -182,10 +182,10 @@ class SlurmCluster:
         self._options = options
         self._need = Need(1, False)
         self._folder: Path | None = None
-        self._places: list[SlurmPlace] = []
+        self._places: list[SlurmSlot] = []
         self._submitting = threading.Lock()  # submitit keeps state in its executors
 
-    def check(self, runs: Sequence[Prepared]) -> None:
+    def check(self, runs: Sequence[PreparedRun]) -> None:
         """Raise ConfigError where a program is missing, or jobs would disturb each other's speeds."""
         require("submitit", "slurm")
         options, mistakes = self._options, []
@@ -224,12 +224,12 @@ class SlurmCluster:
         """One for each job that may go on."""
         return [f"job {number}" for number in range(1, self._options.jobs + 1)]
 
-    def open(self, site: str, give_up: Callable[[], bool]) -> SlurmPlace | None:
+    def open(self, site: str, give_up: Callable[[], bool]) -> SlurmSlot | None:
         """See `Cluster`."""
         assert self._folder is not None
         folder = self._folder / secrets.token_hex(4)
         folder.mkdir()
-        place = SlurmPlace(self, self._submit(folder), folder)
+        place = SlurmSlot(self, self._submit(folder), folder)
         self._places.append(place)
         try:
             if place.arrive(give_up, self._options.silence_s):

@@ -25,8 +25,9 @@ from harness.core.machine.host import Ticks
 from harness.core.machine.matmul_limits import Device, Limit
 from harness.core.machine.noise import aa_noise
 from harness.core.machine.precision import ON_CPU
-from harness.shell.doctor import doctor_command, host
+from harness.shell.commands.doctor import doctor_command
 from harness.shell.doctor import frameworks as installed
+from harness.shell.doctor import host
 from harness.shell.doctor.timings import verdict
 from harness.shell.environment.cards import cards
 from tests.support.command_place import FAULTY, FAULTY_SWEEP, ROOT, Place, end, left_clean

@@ -1,9 +1,6 @@
-"""`evenbench doctor`: what is installed, which devices there are, how fast and how steady the machine is.
+"""`evenbench doctor`: installed frameworks, devices, matrix limits, and how noisy the machine is.
 
-`findings` says what a finding is, `frameworks`, `host` and `timings` look for them, `report` shows them.
-Everything is looked at where a run would meet it: frameworks in their workers, limits with the run's threads.
+`findings` defines the parts of the report; `frameworks`, `host` and `timings` collect them; `report` prints
+them. Everything is examined where a run would use it: frameworks in worker processes, matrix limits with the
+run's threads.
 """
-
-from harness.shell.commands.doctor import doctor_command
-
-__all__ = ["doctor_command"]

@@ -14,20 +14,13 @@ import pytest
 from scipy import stats
 
 from harness.core.config.run_config import RunConfig
-from harness.shell.certificates.equivalence import compare, t_quantile
+from harness.shell.certificates.equivalence import compare
 from harness.shell.commands.accuracy import evaluate, print_reports
 from harness.shell.runs.records import Outcome
 from tests.support.command_place import Place, end, left_clean
 from tests.support.compose import composing, config_of
 
 MARGIN = 0.01
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 29, 200])
-@pytest.mark.parametrize("probability", [0.6, 0.95, 0.975])
-def test_the_quantile_is_students(degrees: int, probability: float) -> None:
-    """Catches: a wrong term of the series, one that differs for odd and even, the normal quantile (1.645)."""
-    assert t_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-9)
 
 
 def test_both_one_sided_tests_succeed_exactly_where_the_verdict_says_so() -> None:

@@ -55,7 +55,8 @@ def compare(a: Sequence[float], b: Sequence[float], margin: float) -> Equivalenc
     mean = statistics.fmean(differences) if count else None
     if mean is None or count < 2:
         return Equivalence(count, mean, None, None, margin)
-    from scipy.special import stdtrit  # quantile of Student's t; slow to import, so only where it is needed
+    # the quantile of Student's t; imported here because SciPy takes half a second to import
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
 
     half = float(stdtrit(count - 1, 1 - LEVEL)) * statistics.stdev(differences) / math.sqrt(count)
     return Equivalence(count, mean, mean - half, mean + half, margin)

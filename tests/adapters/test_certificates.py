@@ -27,7 +27,8 @@ from harness.core.validation import to_plain
 from harness.shell.certificates.store import Certificate, CertificateStore, named_deviations
 from harness.worker.program_cache import Programs
 from harness.worker.trace import _Tracer
-from tests.support.command_place import FAULTY, Place, end, left_clean
+from tests.support.command_place import Place, end, left_clean
+from tests.support.paths import FAULTY
 
 sys.path.insert(0, str(FAULTY))
 from faulty_adapter import adapter as numpy_adapter

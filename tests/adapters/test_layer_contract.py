@@ -18,9 +18,10 @@ from harness.core.network import initialisers
 from harness.core.training import losses
 from harness.core.training import weights as canonical
 from tests.support import adapter_cases
-from tests.support.adapter_process import ROOT, Lab, frameworks
+from tests.support.adapter_process import Lab, frameworks
 from tests.support.networks import FLAT, KINDS, ZOO, network_of, random_weights, task_of
 from tests.support.numpy_forward import forward
+from tests.support.paths import ROOT
 from tests.support.tasks import BATCH, BOUND, Task, losses_agree, same, shared
 
 EXACT = 1e-12

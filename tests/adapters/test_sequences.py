@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,9 @@ from harness.core.network import Input
 from harness.core.storage import npz
 from harness.core.training import losses, metrics
 from harness.core.validation import ConfigError, parse
+from tests.support.paths import ROOT
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
+CONF = ROOT / "conf" / "data"
 SEQUENCES = ("adding_problem", "italy_power_demand", "japanese_vowels", "mnist_1d", "movie_reviews")
 PUBLISHED = {"italy_power_demand": 67, "japanese_vowels": 270, "mnist_1d": 4000}
 

@@ -29,8 +29,8 @@ from harness.core.data import dataset as data
 from harness.core.runs.run_folder import Job, RunFolder
 from harness.core.validation import to_plain
 from harness.shell.workers.key import WorkerKey
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300.0
 WARM = 4  # turns of each side that are thrown away
 ALONE = 0.95  # of a process' work, from which share on one thread is taken to do it all

@@ -33,9 +33,9 @@ from harness.core.runs.run_folder import RunFolder
 from harness.shell.engines.local import LocalEngine
 from harness.shell.reports.progress import BarReporter
 from harness.shell.session.session import Session
-from tests.bench.contest import ROOT
 from tests.bench.overhead import asked, interval
 from tests.bench.report import Report, Table, command, plain, say
+from tests.support.paths import ROOT
 
 GOAL = 0.01
 CASES = (("torch", "eager"), ("keras_jax", "epoch"))  # one that is Python's, one that is one call an epoch

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench.contest import ROOT
 from tests.bench.report import Report, Table, command, plain, say
 from tests.bench.traced import Span
+from tests.support.paths import ROOT
 
 GOAL_S = 0.5
 FRAMEWORKS = ("torch", "keras", "keras_jax")

@@ -25,10 +25,10 @@ from harness.core.validation import parse
 from harness.shell.certificates.store import Certificate, named_deviations
 from tests.bench.report import Report, Table, command, machine, say
 from tests.support.adapter_process import Laboratory
+from tests.support.paths import ROOT
 from tests.support.planted import faults as planted
 from tests.support.planted.faults import FAULTS, Caught
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "certificates.md"
 WIDTH = 120
 SCHEDULED = ("model=lstm", "optimizer=momentum,nesterov", "schedule=cosine")

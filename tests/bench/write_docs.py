@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import cleandoc
-from pathlib import Path
 from types import ModuleType
 
 from tests.bench import (
@@ -32,8 +31,9 @@ from tests.bench import (
     warm_trials,
 )
 from tests.bench.report import RefusedError, Report, command, machine, say, with_rows
+from tests.support.paths import ROOT
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 DRAWING = "growth.svg"
 MEASURED = "Measured "
 AGAIN = re.compile(r"^Rows of (.+?) again, .*\n\n", re.MULTILINE)

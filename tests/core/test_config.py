@@ -23,7 +23,8 @@ from harness.shell.environment.versions import installed
 from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import check_parts
 from harness.shell.workers.key import WorkerKey
-from tests.support.compose import CONF, choices, composed, composing, config_of
+from tests.support.compose import choices, composed, composing, config_of
+from tests.support.paths import CONF
 
 VERSIONS = {"torch": "2.13.0", "python": "3.11.7"}
 

@@ -15,8 +15,9 @@ from harness.core.data import loaders, preprocessing
 from harness.core.data.dataset import SPLITS, DataConfig, Dataset
 from harness.core.training import batches
 from harness.core.validation import ConfigError, parse
+from tests.support.paths import ROOT
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
+CONF = ROOT / "conf" / "data"
 SPLIT_SETS = ["digits", "breast_cancer", "wine", "iris", "diabetes", "make_classification", "linear"]
 
 

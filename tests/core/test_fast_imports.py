@@ -13,8 +13,6 @@ import pytest
 
 from harness.core import fast_imports
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -89,6 +87,7 @@ KERAS = """
 import sys
 from harness.core.adapter import AdapterOptions
 from harness.worker.serve import import_adapter
+from tests.support.paths import ROOT
 adapter = import_adapter("adapters.keras", AdapterOptions("jax", "float32", 1, "cpu"))
 left_out = adapter.environment()["imported_without"]
 print(left_out, {name for name in left_out.split(", ") if name in sys.modules})

@@ -20,8 +20,8 @@ from harness.core.data.loaders import LOADERS, SAMPLES
 from harness.core.network import Input, ModelSpec
 from harness.core.validation import ConfigError
 from harness.shell.commands import main
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 OTHER_OPTIONS: dict[str, dict[str, Any]] = {
     "adding_problem": {"steps": 9, "rows": 40},
     "make_classification": {"n_features": 6, "n_classes": 3, "n_informative": 3},

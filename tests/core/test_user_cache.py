@@ -21,8 +21,8 @@ from harness.shell.tracking import store
 from harness.shell.workers import matmul_limits
 from tests.shell.test_doctor import CPU, LIMIT
 from tests.support.compose import composing, config_of
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGED = ("digits", "breast_cancer", "wine", "iris", "diabetes", "mnist_5k")
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 STDLIB = frozenset(sys.stdlib_module_names)
 
 FRAMEWORKS = frozenset({"torch", "keras", "tensorflow", "jax", "jaxlib"})

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from harness.core.certificates import native_rules
 from harness.core.certificates.cases import STEPS
 from harness.core.certificates.gates import BOUND, GATES
 from tests.support.compose import choices
+from tests.support.paths import ROOT
 from tests.support.planted.faults import FAULTS
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "certificates.md"
+PAGE = ROOT / "docs" / "certificates.md"
 AGAIN = "make it anew: python -m tests.bench.write_certificates"
 
 

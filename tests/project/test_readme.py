@@ -29,9 +29,9 @@ from harness.shell.commands import main
 from harness.shell.compose import overrides
 from tests.support import forked_command
 from tests.support.command_place import end
-from tests.support.compose import CONF, choices, composed, composing, config_of
+from tests.support.compose import choices, composed, composing, config_of
+from tests.support.paths import CONF, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results/README.md"]
 
 

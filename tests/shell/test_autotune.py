@@ -24,8 +24,9 @@ from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from harness.shell.session.autotune import ExecutionTuner
-from tests.support.command_place import FAULTY, ROOT, Place, end, left_clean
+from tests.support.command_place import Place, end, left_clean
 from tests.support.compose import composing, config_of
+from tests.support.paths import FAULTY, ROOT
 
 THREE = ("eager", "compiled", "epoch")
 NUMPY = FrameworkConfig(

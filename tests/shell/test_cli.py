@@ -19,8 +19,7 @@ from omegaconf import DictConfig
 
 from harness.shell.commands import main
 from harness.shell.compose import hydra
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
 
 
 @dataclass(frozen=True)

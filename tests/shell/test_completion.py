@@ -12,8 +12,8 @@ import pytest
 
 from harness.core.validation import ConfigError
 from harness.shell.compose import hydra
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 eval "$(evenbench -sc install=bash)"
 complete -p evenbench

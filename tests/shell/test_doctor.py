@@ -30,7 +30,8 @@ from harness.shell.doctor import frameworks as installed
 from harness.shell.doctor import host
 from harness.shell.doctor.timings import verdict
 from harness.shell.environment.cards import cards
-from tests.support.command_place import FAULTY, FAULTY_SWEEP, ROOT, Place, end, left_clean
+from tests.support.command_place import FAULTY_SWEEP, Place, end, left_clean
+from tests.support.paths import FAULTY, ROOT
 
 CPU = Device("cpu", "EPYC", 2, "x86_64", (), {"torch": "2.13.0"})
 LIMIT = Limit("float32", 1, 100.0, 512, "torch", "2026-01-01", 0.5, disturbed=False)

@@ -23,7 +23,8 @@ from harness.shell.search.plan import Composer, plan_search
 from harness.shell.search.space import LEAF_KEYS, Pruner, Sampler, SearchConfig, folder_of, read
 from harness.shell.search.study import JOURNAL
 from tests.support.command_place import Place, check_consistent, end, left_clean, wait_until
-from tests.support.compose import CONF, choices, composed, composing
+from tests.support.compose import choices, composed, composing
+from tests.support.paths import CONF
 
 RATES = "search.space={optimizer.learning_rate:{low:1e-3,high:1,log:true}}"
 GOOD: dict[str, Any] = {

@@ -34,8 +34,8 @@ from harness.shell.tracking.sync import SyncCounts, sync
 from harness.shell.tracking.tracker import study_lock
 from tests.support.command_place import Place, check_consistent, end, left_clean
 from tests.support.compose import composing, config_of
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 T0 = 1_760_000_000_000
 
 

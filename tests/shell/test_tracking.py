@@ -126,7 +126,7 @@ def closed_port() -> int:
 def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Another Python process with this file's helpers."""
     here = Path(__file__).resolve()
-    paths = os.pathsep.join([str(here.parents[2]), str(here.parent)])
+    paths = os.pathsep.join([str(ROOT), str(here.parent)])
     return subprocess.Popen(
         [
             sys.executable,
@@ -186,6 +186,7 @@ import os, sys
 from pathlib import Path
 import sqlalchemy
 from harness.shell.tracking.store import open_store
+from tests.support.paths import ROOT
 done = 0
 @sqlalchemy.event.listens_for(sqlalchemy.Engine, "after_cursor_execute")
 def count(*_):
@@ -724,8 +725,7 @@ def test_importing_the_trackers_does_not_import_mlflow() -> None:
     """Catches: seconds of import before the first worker can be started."""
     modules = "harness.shell.tracking.background, harness.shell.tracking.server"
     code = f"import sys, {modules}; sys.exit('mlflow' in sys.modules)"
-    root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
 def test_a_lock_is_seen_while_it_is_held(results: Path, store: Store) -> None:

@@ -21,8 +21,8 @@ from harness.shell.tracking.server import free_port, run_ui
 from harness.shell.tracking.store import open_store
 from harness.shell.tracking.sync import sync
 from harness.shell.tracking.views import VIEWS, runs_url, view_tags
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = ("torch", "keras", "keras_jax")
 START_S = 120  # a server that is not up by then will not come
 

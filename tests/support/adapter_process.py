@@ -25,8 +25,8 @@ import yaml
 
 from harness.core.adapter import AdapterOptions
 from harness.core.storage import npz
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ARRAY = "$array"
 TIMEOUT_S = 240.0
 

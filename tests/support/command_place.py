@@ -25,9 +25,8 @@ import psutil
 from harness.core.runs.run_folder import RunFolder
 from tests.support import forked_command
 from tests.support.forked_command import Command
+from tests.support.paths import FAULTY, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-FAULTY = ROOT / "tests" / "support" / "faulty"
 FAULTY_SWEEP = ("framework=faulty", "optimizer=sgd", "data=iris", "train.epochs=3", "limit=off")
 TIMEOUT_S = 240.0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -16,8 +15,7 @@ from harness.shell.compose import hydra as task
 from harness.shell.compose.origins import Origins
 from harness.shell.compose.run_config import run_config
 from harness.shell.runs.inputs import DatasetCache
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from tests.support.paths import CONF
 
 
 def choices(group: str) -> list[str]:

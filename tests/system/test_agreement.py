@@ -25,8 +25,8 @@ from harness.core.training import optimizers, weights
 from harness.core.training.batches import batch_order
 from harness.core.validation import members
 from tests.support.adapter_process import Lab
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BOUND = 1e-10
 STEPS, BATCH = 20, 32
 FNN: list[dict[str, Any]] = [

@@ -13,11 +13,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.core.training import losses
-from tests.project.test_readme import ROOT, blocks
+from tests.project.test_readme import blocks
 from tests.support import adapter_cases
 from tests.support.adapter_process import Lab, frameworks
 from tests.support.networks import random_weights
 from tests.support.numpy_forward import forward
+from tests.support.paths import ROOT
 from tests.support.tasks import BATCH, Task, make_task, shared
 
 EXACT = 1e-10

@@ -31,8 +31,9 @@ from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.session.session import Session
 from tests.support.adapter_process import Lab, frameworks
-from tests.support.command_place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import Place, Run, check_consistent, end, left_clean, wait_until
 from tests.support.compose import composing, config_of
+from tests.support.paths import FAULTY
 from tests.support.tasks import EPOCHS, make_run, make_task, same
 
 PAIRS = [(name, execution) for name, found in frameworks().items() for execution in found.executions]

@@ -19,7 +19,8 @@ from harness.shell.environment import devices
 from harness.shell.environment.cards import Card
 from harness.shell.reports.progress import reporter
 from harness.shell.session.session import Session
-from tests.support.command_place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import Place, Run, check_consistent, end, left_clean, wait_until
+from tests.support.paths import FAULTY
 
 FAULTS = (
     "",

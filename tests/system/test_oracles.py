@@ -20,10 +20,10 @@ import pytest
 
 from harness.core.data.dataset import DataConfig, load
 from tests.support.adapter_process import frameworks
+from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 580  # a minute on a machine of one's own, but tests run beside others
 FRAMEWORKS = frameworks()
 CODES = (2, 16)

@@ -33,8 +33,9 @@ from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from harness.shell.session.session import Session
-from tests.support.command_place import FAULTY, Place, Run, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import Place, Run, check_consistent, end, left_clean, wait_until
 from tests.support.forked_command import Command
+from tests.support.paths import FAULTY
 
 
 @pytest.fixture

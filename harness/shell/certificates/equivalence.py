@@ -56,7 +56,7 @@ def compare(a: Sequence[float], b: Sequence[float], margin: float) -> Equivalenc
     if mean is None or count < 2:
         return Equivalence(count, mean, None, None, margin)
     # the quantile of Student's t; imported here because SciPy takes half a second to import
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     half = float(stdtrit(count - 1, 1 - LEVEL)) * statistics.stdev(differences) / math.sqrt(count)
     return Equivalence(count, mean, mean - half, mean + half, margin)

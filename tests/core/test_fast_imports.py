@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import fast_imports
+from tests.support.paths import ROOT
 
 
 @pytest.fixture
@@ -87,7 +88,6 @@ KERAS = """
 import sys
 from harness.core.adapter import AdapterOptions
 from harness.worker.serve import import_adapter
-from tests.support.paths import ROOT
 adapter = import_adapter("adapters.keras", AdapterOptions("jax", "float32", 1, "cpu"))
 left_out = adapter.environment()["imported_without"]
 print(left_out, {name for name in left_out.split(", ") if name in sys.modules})

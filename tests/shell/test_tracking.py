@@ -26,6 +26,7 @@ from harness.shell.tracking.store import Store, open_store, resolve_uri
 from harness.shell.tracking.sync import SyncCounts, close_orphans, sync, sync_run
 from harness.shell.tracking.tracker import Tracker
 from harness.shell.tracking.views import view_tags
+from tests.support.paths import ROOT
 
 T0 = 1_760_000_000_000  # a unix time in ms, far enough back that no clock gives it by accident
 METRICS = {"train/loss", "val/loss", "val/accuracy"}
@@ -186,7 +187,6 @@ import os, sys
 from pathlib import Path
 import sqlalchemy
 from harness.shell.tracking.store import open_store
-from tests.support.paths import ROOT
 done = 0
 @sqlalchemy.event.listens_for(sqlalchemy.Engine, "after_cursor_execute")
 def count(*_):

@@ -1,10 +1,10 @@
-# evenbench: `make bench` and `make test` each do all they need on a fresh machine with Python and make.
+# evenbench: every target installs what it needs on a fresh machine with Python and make.
 #
-#   make bench PYTHON=python3.12     another interpreter for .venv
-#   make test ARGS="-k parity -x"    more arguments for pytest
+#   make bench PYTHON=python3.12     use another interpreter for .venv
+#   make test ARGS="-k parity -x"    pass arguments to pytest
 #
-# .venv/.whole says that no installation is under way: whatever stopped one (Ctrl-C, a lost connection, a crash), the
-# next call finds the mark missing and starts from an empty environment. The stamps say which extras are in.
+# .venv/.whole marks a complete installation. If one is interrupted (Ctrl-C, a lost connection, a crash), the mark is
+# missing and the next call starts with an empty environment. The stamps record which extras are installed.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && exit; done; echo python3)
@@ -12,29 +12,31 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help bench test overhead lint format wheel clean
+.PHONY: help bench test test-all lint format overhead wheel clean
 .NOTPARALLEL:
 
 help:
-	@echo 'make bench     train every architecture in every framework, print the leaderboard'
-	@echo 'make test      run the whole test suite'
-	@echo 'make overhead  run the benchmarks of the harness itself (tests/bench)'
-	@echo 'make lint      ruff and mypy'
-	@echo 'make format    let ruff format and fix the code'
-	@echo 'make wheel     build the wheel and the source archive into dist/'
-	@echo 'make clean     remove .venv, builds and caches (results stay)'
+	@echo 'make bench     train every architecture in every framework and print the leaderboard'
+	@echo 'make test      run the tests: about 10 minutes on two cores'
+	@echo 'make test-all  run the tests and their exhaustive matrices: about 30 minutes'
+	@echo 'make lint      check the code with ruff and mypy'
+	@echo 'make format    format and fix the code with ruff'
+	@echo 'make overhead  run the benchmarks of evenbench itself (tests/bench)'
+	@echo 'make wheel     build the wheel and the source archive in dist/'
+	@echo 'make clean     remove .venv, builds and caches (results are kept)'
 
 bench: .venv/.stamp-run
 	@$(BIN)/evenbench experiment=bench model=fnn data=breast_cancer
 	@$(BIN)/evenbench experiment=bench
 
-# Files stay together (loadfile), so that each worker imports TensorFlow for the files it got and not for every test;
-# they are begun in the order of tests/conftest.py, which is that of their time, and not of their number of tests.
-test: .venv/.stamp-dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# One pytest worker runs all tests of a file (loadfile), so that they share processes and results folders.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-overhead: .venv/.stamp-dev
-	@$(BIN)/python -m pytest -m bench -s tests/bench $(ARGS)
+test: .venv/.stamp-dev
+	@$(PYTEST) $(ARGS)
+
+test-all: .venv/.stamp-dev
+	@$(PYTEST) -m 'not bench' $(ARGS)
 
 lint: .venv/.stamp-dev
 	@$(BIN)/ruff check
@@ -44,6 +46,9 @@ lint: .venv/.stamp-dev
 format: .venv/.stamp-dev
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+overhead: .venv/.stamp-dev
+	@$(BIN)/python -m pytest -m bench -s tests/bench $(ARGS)
 
 wheel: .venv/.stamp-dev
 	@$(BIN)/python -m build --no-isolation
@@ -56,11 +61,11 @@ define install
 	@if [ ! -e .venv/.whole ] || [ ! -x $(BIN)/python ]; then \
 		$(PYTHON) -c '$(SUPPORTED)' || { \
 			echo "evenbench needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
-			echo "Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+			echo "Choose another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }; \
 		rm -rf .venv && $(PYTHON) -m venv .venv; \
 	fi && \
 	rm -f .venv/.whole .venv/.stamp-* && \
-	echo 'Installing evenbench[$(1)] into .venv. The first time this takes some minutes.' && \
+	echo 'Installing evenbench[$(1)] into .venv. This takes a few minutes the first time.' && \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(1)]' && \
 	touch .venv/.whole $(2)
 endef

@@ -39,40 +39,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BENCHMARKS = Path(__file__).parent / "bench"
-LONGEST = (
-    "test_readme.py",
-    "test_layer_contract.py",
-    "test_adapter_contract.py",
-    "test_checkpoint.py",
-    "test_oracles.py",
-    "test_export.py",
-    "test_precision.py",
-    "test_parallel.py",
-    "test_resume.py",
-    "test_doctor.py",
-    "test_agreement.py",
-    "test_slurm.py",
-    "test_ray.py",
-    "test_kills.py",
-    "test_wheel.py",
-    "test_search_command.py",
-    "test_cli.py",
-    "test_accuracy.py",
-    "test_keras_layers.py",
-    "test_failures.py",
-)
-"""The files that take longest, in that order: begun first, none is left to one of two workers at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks all of tests/bench as `bench`, before pytest selects by mark, so that none can forget it; then
-    puts the longest files first."""
+    """Mark every test in tests/bench as `bench`, before pytest selects tests by their marks."""
     for item in items:
         if item.path.is_relative_to(BENCHMARKS):
             item.add_marker(pytest.mark.bench)
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(autouse=True)

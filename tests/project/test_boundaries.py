@@ -119,7 +119,7 @@ def allowed(item: Import, module: str) -> bool:
             brings_data = f"{module}.".startswith(f"{MAY_LOAD_DATA_PACKAGES}.")
             return item.top in ("sklearn", "mlxtend") and item.inside and brings_data
         case "worker":
-            return item.top == "psutil" or (item.top == "harness" and item.second == "worker")
+            return item.top == "harness" and item.second == "worker"
         case "adapter" if name:
             own = OWN_FRAMEWORKS.get(name, {name})
             return item.top in own or (item.top == "adapters" and item.second == name)

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from harness.shell.tracking.store import Store
-    from tests.support.adapter_process import Lab
+    from tests.support.adapter_process import AdapterProcess, Adapters
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ[_name] = "1"
@@ -108,23 +108,23 @@ def store(results: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Lab]]:
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adapters]:
     """`lab("torch", "float64")`: a child process with that adapter in it, which lives as long as the session.
 
     Skips the test if the framework is not installed.
     """
     from tests.support.adapter_process import (
-        Laboratory,
+        AdapterProcesses,
         frameworks,
     )  # not above: NumPy must not load before the threads are set
 
-    laboratory = Laboratory(tmp_path_factory.mktemp("lab"))
+    processes = AdapterProcesses(tmp_path_factory.mktemp("lab"))
 
-    def start(framework: str, precision: str) -> Lab:
+    def start(framework: str, precision: str) -> AdapterProcess:
         missing = frameworks()[framework].missing()
         if missing:
             pytest.skip(f"{framework} needs {missing}, which is not installed")
-        return laboratory(framework, precision)
+        return processes(framework, precision)
 
     yield start
-    laboratory.close()
+    processes.close()

@@ -27,7 +27,7 @@ from harness.core.validation import to_plain
 from harness.shell.certificates.store import Certificate, CertificateStore, named_deviations
 from harness.worker.program_cache import Programs
 from harness.worker.trace import _Tracer
-from tests.support.command_place import Place, end, left_clean
+from tests.support.command_place import Workspace, cleanup, end
 from tests.support.paths import FAULTY
 
 sys.path.insert(0, str(FAULTY))
@@ -174,27 +174,29 @@ def _first_refusal(found: Comparison) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
-def test_the_command(place: Place) -> None:
+def test_the_command(workspace: Workspace) -> None:
     """Catches: a broken bound with exit status 0, a table without it, a sound pair that is refused, a
     certificate that is made again or not stored, runs that don't carry it."""
     request = ("framework=torch,faulty", "model=fnn", "optimizer=sgd", "data=iris")
-    status, printed = end(place.start("certify", *request))
+    status, printed = end(workspace.start("certify", *request))
     assert status == 0 and "fnn sgd: agrees" in printed, printed
-    (path,) = (place.results / "certificates").glob("*.json")
+    (path,) = (workspace.results / "certificates").glob("*.json")
     stored = json.loads(path.read_text())
     assert stored["passed"] and stored["verdicts"]["faulty"] == {"shared": "exact", "native": "exact"}
-    status, printed = end(place.start("-m", *request, "train.epochs=1"))
+    status, printed = end(workspace.start("-m", *request, "train.epochs=1"))
     assert status == 0 and "certifying" not in printed, printed
-    assert [run.result["certificate"] for run in place.runs()] == [{"status": "exact", "id": path.stem}] * 2
-    assert all((run.folder.path / "certificate.json").exists() for run in place.runs())
-    assert [tracked.tags["certificate"] for tracked in place.tracked()] == ["exact"] * 2
-    place.suffer({"*": "rate"})
-    status, printed = end(place.start("certify", "--again", *request))
+    assert [run.result["certificate"] for run in workspace.runs()] == [
+        {"status": "exact", "id": path.stem}
+    ] * 2
+    assert all((run.folder.path / "certificate.json").exists() for run in workspace.runs())
+    assert [tracked.tags["certificate"] for tracked in workspace.tracked()] == ["exact"] * 2
+    workspace.plant({"*": "rate"})
+    status, printed = end(workspace.start("certify", "--again", *request))
     assert status == 1 and "FAILS" in printed and "gradients" in printed, printed
-    status, printed = end(place.start("certify", "framework=torch", *request[1:]))
+    status, printed = end(workspace.start("certify", "framework=torch", *request[1:]))
     assert status == 2 and "nothing to agree with" in printed, printed

@@ -6,7 +6,6 @@ whether all of it can be recorded, and how fast it is then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 
 from harness.core.training import weights as canonical
 from tests.support import adapter_cases
-from tests.support.adapter_process import Lab
+from tests.support.adapter_process import Adapters
 from tests.support.tasks import BOUND, RULES, Run, Task, make_run, make_task, shared
 
 LAYERS: list[dict[str, Any]] = [
@@ -64,13 +63,13 @@ def both(adapter: Any, task: Task, rule: dict[str, Any], run: Run, after: int) -
 
 @pytest.mark.parametrize("impl", ["native", "shared"])
 @pytest.mark.parametrize("name", RULES)
-def test_replayed_steps_are_those_of_eager_mode(name: str, impl: str, lab: Callable[[str, str], Lab]) -> None:
+def test_replayed_steps_are_those_of_eager_mode(name: str, impl: str, adapters: Adapters) -> None:
     """Catches: steps before the recording that are not undone (in weights, statistics, slots, counts, masks),
     a rate, a row, a count or a loss of another step, a state that is not gone on from."""
     rule = shared(name) if impl == "shared" else {"name": name} | RULES[name]
     task = make_task("eager", layers=LAYERS, in_shape=[5, 4])
     run = make_run(task, rule["learning_rate"])
-    found = lab("torch", "float64").call(
+    found = adapters("torch", "float64").call(
         "tests.adapters.test_cuda_graphs:both", task=task, rule=rule, run=run, after=1
     )
     eager, replayed, begun, gone_on = found
@@ -89,12 +88,12 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(float(losses), weights.largest, slots.largest)
 
 
-def test_an_epoch_longer_than_the_tables_goes_in_parts(lab: Callable[[str, str], Lab]) -> None:
+def test_an_epoch_longer_than_the_tables_goes_in_parts(adapters: Adapters) -> None:
     """Catches: steps beyond the tables' end that are lost, or that take the rows of the first ones."""
     task = make_task("eager", layers=LAYERS, in_shape=[5, 4])
     run = make_run(task, 0.02)
     long = run | {key: np.concatenate([run[key]] * 2, axis=1) for key in ("orders", "rates")}
-    eager, replayed, *_ = lab("torch", "float64").call(
+    eager, replayed, *_ = adapters("torch", "float64").call(
         "tests.adapters.test_cuda_graphs:both", task=task, rule=shared("adam"), run=long, after=1
     )
     assert len(replayed["losses"][0]) == 2 * len(run["rates"][0])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from harness.core.adapter import Adapter
 from harness.core.certificates import native_rules
 from harness.core.training import weights as canonical
 from tests.support import adapter_cases, numpy_training
-from tests.support.adapter_process import Lab, frameworks
+from tests.support.adapter_process import Adapters, frameworks
 from tests.support.tasks import BOUND, RULES, Task, expected, make_run, make_task, shared
 
 KERAS = [name for name, found in frameworks().items() if found.adapter == "adapters.keras"]
@@ -41,15 +41,15 @@ def trained(task: dict[str, Any], rule: Any, run: dict[str, Any]) -> dict[str, A
 @pytest.mark.parametrize("name", [name for name, _ in native_rules.WRITTEN])
 @pytest.mark.parametrize(("framework", "execution"), ALL)
 def test_native_deviations_are_the_named_ones(
-    framework: str, execution: str, name: str, lab: Callable[[str, str], Lab]
+    framework: str, execution: str, name: str, adapters: Adapters
 ) -> None:
     """Catches: a number that reaches Keras' optimizer as float32 (2e-8 off), decoupled weight decay, a rate
     of another step, and a deviation that `settings` doesn't name or that is gone in another Keras."""
     task, raw = make_task(execution), {"name": name} | RULES[name]
     run = make_run(task, raw["learning_rate"])
-    place = lab(framework, "float64")
-    (result,) = place.call("tests.support.adapter_cases:train", task=task, rule=raw, runs=[run])
-    settings = place.call("tests.support.adapter_cases:description", task=task, rule=raw)["settings"]
+    process = adapters(framework, "float64")
+    (result,) = process.call("tests.support.adapter_cases:train", task=task, rule=raw, runs=[run])
+    settings = process.call("tests.support.adapter_cases:description", task=task, rule=raw)["settings"]
     named = native_rules.written(adapter_cases.rule(raw), settings["deviations"])
     assert named is not None, settings
     as_keras_does = trained(task, named, run)
@@ -81,7 +81,7 @@ def _keras_own_activations() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("execution", frameworks()["keras_torch"].executions)
-def test_keras_finds_what_it_asks_its_thread_for(execution: str, lab: Callable[[str, str], Lab]) -> None:
+def test_keras_finds_what_it_asks_its_thread_for(execution: str, adapters: Adapters) -> None:
     """Catches: a name that Keras asks for at each operation and does not find, which costs an exception each
     time (256 in an FNN's step), be it one that a newer Keras has added."""
     layers: list[dict[str, Any]] = [
@@ -92,7 +92,7 @@ def test_keras_finds_what_it_asks_its_thread_for(execution: str, lab: Callable[[
     ]
     task, rule = make_task(execution, layers=layers), RULES["adam"] | {"name": "adam"}
     arguments = {"task": task, "rule": rule, "runs": [make_run(task, 0.01)]}
-    asked, missed = lab("keras_torch", "float64").call(
+    asked, missed = adapters("keras_torch", "float64").call(
         "tests.adapters.test_keras_adapter:asked_for", **arguments
     )
     assert missed == []
@@ -143,7 +143,7 @@ def train_with_leak(adapter: Adapter, leak: str, **arguments: Any) -> Any:
     ],
 )
 def test_a_leak_of_float64_is_seen(
-    framework: str, execution: str, leak: str, least: float, lab: Callable[[str, str], Lab]
+    framework: str, execution: str, leak: str, least: float, adapters: Adapters
 ) -> None:
     """Catches: remedies that are no longer needed (then they should go), and a bound too wide to see why."""
     layers: list[dict[str, Any]] = [
@@ -155,7 +155,7 @@ def test_a_leak_of_float64_is_seen(
     ]
     task, rule = make_task(execution, layers=layers), shared("sgd")
     run = make_run(task, 0.5)
-    place = lab(framework, "float64")
+    process = adapters(framework, "float64")
     losses, weights = expected(task, rule, run)
 
     def deviation(result: dict[str, Any]) -> float:
@@ -163,9 +163,9 @@ def test_a_leak_of_float64_is_seen(
         return max(of_losses, canonical.compare(result["weights"], weights).largest)
 
     case = "tests.adapters.test_keras_adapter:train_with_leak"
-    (leaking,) = place.call(case, leak=leak, task=task, rule=rule, runs=[run])
+    (leaking,) = process.call(case, leak=leak, task=task, rule=rule, runs=[run])
     assert deviation(leaking) > least
-    (tight,) = place.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=[run])
+    (tight,) = process.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=[run])
     assert deviation(tight) <= BOUND
 
 
@@ -204,14 +204,16 @@ def test_xla_compiles_a_tensorflow_program_once(execution: str, impl: str, repos
     assert done.stderr.count("Compilation of XLA executable") == 1, done.stderr[-4000:]
 
 
-def test_no_pipeline_is_tuned(lab: Callable[[str, str], Lab]) -> None:
+def test_no_pipeline_is_tuned(adapters: Adapters) -> None:
     """Catches: a pipeline of `fit` on TensorFlow with a thread that tunes it, for which the end of a run
     waits up to a minute."""
     if frameworks()["keras"].missing():
         pytest.skip("TensorFlow is not installed")
     rule = {"name": "sgd"} | RULES["sgd"]
     arguments = {"task": make_task("idiomatic"), "rule": rule}
-    assert lab("keras", "float64").call("tests.adapters.test_keras_adapter:pipeline", **arguments) == [False]
+    assert adapters("keras", "float64").call("tests.adapters.test_keras_adapter:pipeline", **arguments) == [
+        False
+    ]
 
 
 def pipeline(adapter: Any, task: Task, rule: dict[str, Any]) -> list[bool]:

@@ -3,7 +3,6 @@ spec does not train, XLA compiles a program once, and what is recorded of a prog
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from harness.core.training import weights as canonical
 from tests.support import adapter_cases
-from tests.support.adapter_process import Lab, frameworks
+from tests.support.adapter_process import AdapterProcess, Adapters, frameworks
 from tests.support.tasks import EPOCHS, STEPS, Run, Task, make_run, make_task, shared
 
 KERAS = [name for name, found in frameworks().items() if found.adapter == "adapters.keras"]
@@ -71,18 +70,18 @@ def _without_dropout(layers: Any) -> Any:
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("framework", KERAS)
-def test_float64_does_not_leak(framework: str, name: str, lab: Callable[[str, str], Lab]) -> None:
+def test_float64_does_not_leak(framework: str, name: str, adapters: Adapters) -> None:
     """Catches: a softmax, a scale of attention, a scan or a promotion in float32, each of which is 1e-8 off
     or more and none of which Keras tells of; a running statistic that differs; a gradient that torch has not
     for a convolution to one filter. Held against PyTorch, which has none of these."""
     rule = shared("adam")
     task = task_of(name, frameworks()[framework].executions[-1], dropout=False)
     run = make_run(task, 0.02)
-    (found,) = lab(framework, "float64").call(
+    (found,) = adapters(framework, "float64").call(
         "tests.support.adapter_cases:train", task=task, rule=rule, runs=[run]
     )
     task["execution"] = "eager"
-    (wanted,) = lab("torch", "float64").call(
+    (wanted,) = adapters("torch", "float64").call(
         "tests.support.adapter_cases:train", task=task, rule=rule, runs=[run]
     )
     for split, outputs in wanted["before"].items():
@@ -93,13 +92,11 @@ def test_float64_does_not_leak(framework: str, name: str, lab: Callable[[str, st
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("framework", KERAS)
-def test_optimizers_see_what_the_spec_trains(
-    framework: str, name: str, lab: Callable[[str, str], Lab]
-) -> None:
+def test_optimizers_see_what_the_spec_trains(framework: str, name: str, adapters: Adapters) -> None:
     """Catches: the attention's key bias or a sinusoidal table among the weights that are trained, which no
     output would tell; running statistics that an optimizer decays."""
     task = task_of(name, frameworks()[framework].executions[-1])
-    sizes = lab(framework, "float64").call("tests.adapters.test_keras_layers:trained", task=task)
+    sizes = adapters(framework, "float64").call("tests.adapters.test_keras_layers:trained", task=task)
     params = adapter_cases.network(task).params().values()
     assert sorted(sizes) == sorted(p.size for p in params if p.trainable)
 
@@ -125,7 +122,7 @@ def test_xla_compiles_a_program_once(
     rule = shared("adamw") | {"impl": "native"}
     first = make_run(task, 0.02)
     other = make_run(task, 0.05, seed=9, numbers={"learning_rate": 0.05, "weight_decay": 0.5})
-    child = Lab(frameworks()["keras"], "float32", tmp_path)
+    child = AdapterProcess(frameworks()["keras"], "float32", tmp_path)
     try:
         counts = child.call(
             "tests.adapters.test_keras_layers:compiled",
@@ -155,14 +152,12 @@ def compiled(adapter: Any, task: Task, rule: dict[str, Any], runs: list[Run], du
 
 
 @pytest.mark.parametrize(("framework", "execution"), PAIRS)
-def test_settings_say_how_a_recurrent_layer_runs(
-    framework: str, execution: str, lab: Callable[[str, str], Lab]
-) -> None:
+def test_settings_say_how_a_recurrent_layer_runs(framework: str, execution: str, adapters: Adapters) -> None:
     """Catches: a speed that is recorded for a loop and was that of unrolled steps, or the other way round."""
     layers = [{"kind": "lstm", "units": 3, "returns": "last"}, {"kind": "output"}]
     for xla in (False, True) if framework == "keras" and execution != "idiomatic" else (False,):
         task = make_task(execution, layers=layers, in_shape=[5, 2], xla=xla)
-        found = lab(framework, "float64").call("tests.adapters.test_keras_layers:steps_of", task=task)
+        found = adapters(framework, "float64").call("tests.adapters.test_keras_layers:steps_of", task=task)
         wanted = "unrolled" if framework == "keras" and execution != "idiomatic" and not xla else "loop"
         assert found == {"said": wanted, "unroll": wanted == "unrolled"}
 
@@ -171,12 +166,12 @@ def test_settings_say_how_a_recurrent_layer_runs(
     ("steps", "units", "unrolled"), [(5, 31, False), (5, 32, True), (64, 32, True), (65, 32, False)]
 )
 def test_a_simple_network_is_unrolled_on_jax_where_that_pays(
-    steps: int, units: int, unrolled: bool, lab: Callable[[str, str], Lab]
+    steps: int, units: int, unrolled: bool, adapters: Adapters
 ) -> None:
     """Catches: narrow or long layers unrolled, which XLA compiles for many seconds; wide ones not."""
     layers = [{"kind": "rnn", "units": units, "returns": "last"}, {"kind": "output"}]
     task = make_task("epoch", layers=layers, in_shape=[steps, 2])
-    found = lab("keras_jax", "float64").call("tests.adapters.test_keras_layers:steps_of", task=task)
+    found = adapters("keras_jax", "float64").call("tests.adapters.test_keras_layers:steps_of", task=task)
     assert found == {"said": "unrolled" if unrolled else "loop", "unroll": unrolled}
 
 
@@ -189,9 +184,7 @@ def steps_of(adapter: Any, task: Task) -> dict[str, Any]:
 
 @pytest.mark.parametrize("execution", frameworks()["keras"].executions)
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "momentum"])
-def test_a_token_that_repeats_is_one_gradient(
-    name: str, execution: str, lab: Callable[[str, str], Lab]
-) -> None:
+def test_a_token_that_repeats_is_one_gradient(name: str, execution: str, adapters: Adapters) -> None:
     """Catches: gradients of an embedding that reach an optimizer as one row a token, so that it squares the
     rows and not their sum; where Keras' own loop does so, that it is not said. (Epsilon is made small, since
     it is elsewhere in Keras' rules.)"""
@@ -200,7 +193,7 @@ def test_a_token_that_repeats_is_one_gradient(
     rule = {"name": name, "learning_rate": 0.02} | ({} if name == "momentum" else {"epsilon": 1e-12})
     # one rate for all steps: the velocity of Keras' momentum carries it, so another one would show
     run = make_run(task, 0.02, rates=np.full((EPOCHS, STEPS), 0.02))
-    child = lab("keras", "float64")
+    child = adapters("keras", "float64")
     (found,) = child.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=[run])
     (wanted,) = child.call(
         "tests.support.adapter_cases:train",

@@ -7,7 +7,6 @@ a change here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from harness.core.network import initialisers
 from harness.core.training import losses
 from harness.core.training import weights as canonical
 from tests.support import adapter_cases
-from tests.support.adapter_process import Lab, frameworks
+from tests.support.adapter_process import AdapterProcess, Adapters, frameworks
 from tests.support.networks import FLAT, KINDS, ZOO, network_of, random_weights, task_of
 from tests.support.numpy_forward import forward
 from tests.support.paths import ROOT
@@ -29,20 +28,19 @@ PAIRS = [(name, execution) for name, found in frameworks().items() for execution
 MODELS = sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml"))
 FIRST_ROWS = np.arange(BATCH, dtype=np.int32).reshape(1, 1, BATCH)
 SGD = shared("sgd") | {"weight_decay": 0.0}
-Labs = Callable[[str, str], Lab]
 
 
 @pytest.fixture(params=frameworks())
-def stepwise(request: pytest.FixtureRequest, lab: Labs) -> tuple[Lab, str]:
+def stepwise(request: pytest.FixtureRequest, adapters: Adapters) -> tuple[AdapterProcess, str]:
     """Each framework's lab in float64, with the execution that compiles least."""
     executions = frameworks()[request.param].executions
-    return lab(request.param, "float64"), "eager" if "eager" in executions else executions[0]
+    return adapters(request.param, "float64"), "eager" if "eager" in executions else executions[0]
 
 
-def one_step(lab: Lab, task: Task, weights: dict[str, Any]) -> Any:
+def one_step(process: AdapterProcess, task: Task, weights: dict[str, Any]) -> Any:
     """What one step of SGD at rate 1 on the first rows leaves."""
     run = {"weights": weights, "orders": FIRST_ROWS, "rates": np.ones((1, 1))}
-    (result,) = lab.call("tests.support.adapter_cases:train", task=task, rule=SGD, runs=[run])
+    (result,) = process.call("tests.support.adapter_cases:train", task=task, rule=SGD, runs=[run])
     return result
 
 
@@ -52,16 +50,16 @@ def lengths_of(task: Task, split: str) -> Any:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_layer_is_the_reference_s(name: str, stepwise: tuple[Lab, str]) -> None:
+def test_layer_is_the_reference_s(name: str, stepwise: tuple[AdapterProcess, str]) -> None:
     """Catches: gates or axes in another order, a bias dropped or doubled, uneven padding on the wrong side, a
     framework's own epsilon, scores that aren't scaled, a mask upside down, a state of a padded step, a
     backward direction that starts in the padding; gradients of the wrong thing, a frozen weight that is
     trained or the reverse; running statistics with the unbiased variance or the other momentum."""
-    lab, execution = stepwise
+    process, execution = stepwise
     task = task_of(KINDS[name], execution)
     network = network_of(KINDS[name])
     weights = random_weights(network)
-    result = one_step(lab, task, weights)
+    result = one_step(process, task, weights)
     assert same(result["loaded"], weights)
 
     for split, outputs in result["before"].items():
@@ -100,11 +98,11 @@ def _check_step(task: Task, weights: dict[str, Any], result: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("name", [name for name, case in KINDS.items() if case.get("padded")])
-def test_padding_changes_nothing(name: str, stepwise: tuple[Lab, str]) -> None:
+def test_padding_changes_nothing(name: str, stepwise: tuple[AdapterProcess, str]) -> None:
     """Catches: a layer that looks at padded steps, or at how many there are."""
     if FLAT in KINDS[name]["layers"]:
         pytest.skip("its size is that of the padded sequence")
-    lab, execution = stepwise
+    process, execution = stepwise
     task = task_of(KINDS[name], execution)
     weights = random_weights(network_of(KINDS[name]))
     steps = task["in_shape"][0]
@@ -114,10 +112,10 @@ def test_padding_changes_nothing(name: str, stepwise: tuple[Lab, str]) -> None:
         padding = np.arange(steps) >= task["lengths"][split][:, None]
         x[padding] = 3.0 if "vocabulary" in task else 1e3
         longer[split] = np.concatenate([task["x"][split], np.zeros_like(x[:, :2])], 1)
-    clean = one_step(lab, task, weights)
+    clean = one_step(process, task, weights)
     changes = {"x": dirty}, {"x": longer, "in_shape": [steps + 2, *task["in_shape"][1:]]}
     for change in changes:
-        other = one_step(lab, task | change, weights)
+        other = one_step(process, task | change, weights)
         assert np.abs(other["before"]["test"] - clean["before"]["test"]).max() <= EXACT
         assert canonical.compare(other["weights"], clean["weights"]).largest <= EXACT
 
@@ -131,9 +129,9 @@ def test_padding_changes_nothing(name: str, stepwise: tuple[Lab, str]) -> None:
     ],
     ids=lambda layer: str(layer["kind"]),
 )
-def test_causal_layers_do_not_look_ahead(layer: dict[str, Any], stepwise: tuple[Lab, str]) -> None:
+def test_causal_layers_do_not_look_ahead(layer: dict[str, Any], stepwise: tuple[AdapterProcess, str]) -> None:
     """Catches: a causal mask that is transposed or shifted, padding at both ends."""
-    lab, execution = stepwise
+    process, execution = stepwise
     steps, at = 6, 3
     tree = [layer, {"kind": "reconstruction", "dense": False}]
     case = {"in_shape": [steps, 4], "layers": tree, "outputs": steps * 4, "loss": "mse"}
@@ -142,15 +140,17 @@ def test_causal_layers_do_not_look_ahead(layer: dict[str, Any], stepwise: tuple[
     for x in changed.values():
         x[:, at] += 1.0
     weights = random_weights(network_of(case))
-    first, second = (one_step(lab, task | {"x": x}, weights)["before"]["test"] for x in (task["x"], changed))
+    first, second = (
+        one_step(process, task | {"x": x}, weights)["before"]["test"] for x in (task["x"], changed)
+    )
     moved = np.abs(first - second).reshape(-1, steps, 4).max((0, 2))
     assert moved[:at].max() <= EXACT
     assert moved[at:].min() > 1e-3
 
 
-def test_two_directions_see_both_ends(stepwise: tuple[Lab, str]) -> None:
+def test_two_directions_see_both_ends(stepwise: tuple[AdapterProcess, str]) -> None:
     """Catches: a second direction that also runs forward, or whose last state is taken at the wrong end."""
-    lab, execution = stepwise
+    process, execution = stepwise
     tree = [
         {"kind": "rnn", "units": 2, "bidirectional": True},
         {"kind": "reconstruction", "dense": False},
@@ -161,7 +161,9 @@ def test_two_directions_see_both_ends(stepwise: tuple[Lab, str]) -> None:
     for x in changed.values():
         x[:, 2] += 1.0
     weights = random_weights(network_of(case))
-    first, second = (one_step(lab, task | {"x": x}, weights)["before"]["test"] for x in (task["x"], changed))
+    first, second = (
+        one_step(process, task | {"x": x}, weights)["before"]["test"] for x in (task["x"], changed)
+    )
     moved = np.abs(first - second).reshape(-1, 5, 2, 2).max((0, 3)) > 1e-6
     assert moved[:, 0].tolist() == [False, False, True, True, True]
     assert moved[:, 1].tolist() == [True, True, True, False, False]
@@ -170,7 +172,7 @@ def test_two_directions_see_both_ends(stepwise: tuple[Lab, str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize(("framework", "execution"), PAIRS, ids=map("-".join, PAIRS))
-def test_every_execution_trains_alike(name: str, framework: str, execution: str, lab: Labs) -> None:
+def test_every_execution_trains_alike(name: str, framework: str, execution: str, adapters: Adapters) -> None:
     """Catches: an execution that leaves running statistics, lengths or token ids behind, or computes less
     than float64; and frameworks that differ in a gradient."""
     steps, epochs = 3, 2
@@ -182,13 +184,15 @@ def test_every_execution_trains_alike(name: str, framework: str, execution: str,
         "orders": orders[:, : steps * BATCH].reshape(epochs, steps, BATCH).astype(np.int32),
         "rates": np.full((epochs, steps), 0.02),
     }
-    found = _trained(lab(framework, "float64"), task, run)
-    wanted = _trained(lab("torch", "float64"), task | {"execution": "eager"}, run)
+    found = _trained(adapters(framework, "float64"), task, run)
+    wanted = _trained(adapters("torch", "float64"), task | {"execution": "eager"}, run)
     _agree(task, found, wanted)
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_half_frozen_networks_train_alike(name: str, stepwise: tuple[Lab, str], lab: Labs) -> None:
+def test_half_frozen_networks_train_alike(
+    name: str, stepwise: tuple[AdapterProcess, str], adapters: Adapters
+) -> None:
     """Catches: a kind that trains although it is frozen, or loses its state's layout beside one that is."""
     framework, execution = stepwise
     case = ZOO[name]
@@ -202,14 +206,16 @@ def test_half_frozen_networks_train_alike(name: str, stepwise: tuple[Lab, str], 
         "rates": np.full((1, 3), 0.02),
     }
     found = _trained(framework, task, run)
-    _agree(task, found, _trained(lab("torch", "float64"), task | {"execution": "idiomatic"}, run))
+    _agree(task, found, _trained(adapters("torch", "float64"), task | {"execution": "idiomatic"}, run))
     for weight, value in found["weights"].items():
         still = weight.rpartition(".")[0] in frozen
         assert same(value, run["weights"][weight]) == still, weight
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_trains_alike(model: str, stepwise: tuple[Lab, str], lab: Labs) -> None:
+def test_every_model_trains_alike(
+    model: str, stepwise: tuple[AdapterProcess, str], adapters: Adapters
+) -> None:
     """Catches: what only shows in a whole architecture at its own size: 20 steps of Adam on 8 x 8 images."""
     tree = OmegaConf.create({"model": OmegaConf.load(ROOT / f"conf/model/{model}.yaml")})
     plain: Any = OmegaConf.to_container(tree, resolve=True)
@@ -226,12 +232,12 @@ def test_every_model_trains_alike(model: str, stepwise: tuple[Lab, str], lab: La
         "rates": np.full((4, 5), 0.003),
     }
     found = _trained(framework, task, run)
-    wanted = _trained(lab("torch", "float64"), task | {"execution": "idiomatic"}, run)
+    wanted = _trained(adapters("torch", "float64"), task | {"execution": "idiomatic"}, run)
     _agree(task, found, wanted)
 
 
-def _trained(lab: Lab, task: Task, run: dict[str, Any]) -> Any:
-    (result,) = lab.call("tests.support.adapter_cases:train", task=task, rule=shared("adam"), runs=[run])
+def _trained(process: AdapterProcess, task: Task, run: dict[str, Any]) -> Any:
+    (result,) = process.call("tests.support.adapter_cases:train", task=task, rule=shared("adam"), runs=[run])
     return result
 
 

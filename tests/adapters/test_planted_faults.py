@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 
 from harness.core.certificates import gates
+from tests.support.adapter_process import Adapters
 from tests.support.planted import faults
-from tests.support.planted.faults import FAULTS, Fault, Start
+from tests.support.planted.faults import FAULTS, Fault
 
 NEEDED = 20
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.framework}-{fault.plant}")
-def test_a_planted_fault_is_caught(fault: Fault, lab: Start) -> None:
+def test_a_planted_fault_is_caught(fault: Fault, adapters: Adapters) -> None:
     """Catches: a gate that cannot fail, or one that notices only what an earlier gate should have."""
-    found = faults.caught(fault, lab)
+    found = faults.caught(fault, adapters)
     assert found.gate == fault.gate, found
 
 
@@ -24,11 +25,13 @@ SOUND = sorted({(fault.framework, fault.network, fault.rule) for fault in FAULTS
 
 
 @pytest.mark.parametrize(("framework", "network", "rule"), SOUND)
-def test_without_the_fault_every_gate_is_passed(framework: str, network: str, rule: str, lab: Start) -> None:
+def test_without_the_fault_every_gate_is_passed(
+    framework: str, network: str, rule: str, adapters: Adapters
+) -> None:
     """Catches: a fault that seems to be caught because the network fails the certificate anyway, or a fault
     that is still there after its test."""
     case = faults.case(network, rule)
-    sound, other = (faults.trace(lab(name, "float64"), case) for name in ("torch", framework))
+    sound, other = (faults.trace(adapters(name, "float64"), case) for name in ("torch", framework))
     found = gates.compare("torch", sound, framework, other)
     assert found.passed, found
 
@@ -37,10 +40,12 @@ SOUND_OWN = sorted({(fault.framework, fault.rule) for fault in FAULTS if fault.g
 
 
 @pytest.mark.parametrize(("framework", "rule"), SOUND_OWN)
-def test_without_the_fault_the_own_optimizer_keeps_the_bound(framework: str, rule: str, lab: Start) -> None:
+def test_without_the_fault_the_own_optimizer_keeps_the_bound(
+    framework: str, rule: str, adapters: Adapters
+) -> None:
     """Catches: the same where the framework's own optimizer is compared; a deviation that is not named, or
     that the rule which is written for its name doesn't account for."""
-    found = faults.own(lab(framework, "float64"), faults.case("dense", rule))
+    found = faults.own(adapters(framework, "float64"), faults.case("dense", rule))
     if framework == "torch":
         assert found.verdict == "exact" and not found.known, found
         return
@@ -49,20 +54,20 @@ def test_without_the_fault_the_own_optimizer_keeps_the_bound(framework: str, rul
 
 
 @pytest.mark.parametrize("rule", ["adam", "rmsprop"])
-def test_what_no_rule_is_written_for_is_unproven(rule: str, lab: Start) -> None:
+def test_what_no_rule_is_written_for_is_unproven(rule: str, adapters: Adapters) -> None:
     """Catches: a proof that is claimed where there is none. Keras' `fit` on TensorFlow squares the rows of an
     embedding's gradient one by one, which no rule for dense gradients does."""
-    found = faults.own(lab("keras", "float64"), faults.case("tokens", rule), execution="idiomatic")
+    found = faults.own(adapters("keras", "float64"), faults.case("tokens", rule), execution="idiomatic")
     assert found.verdict == "deviates" and found.unproven and len(found.known) == 2, found
-    dense = faults.own(lab("keras", "float64"), faults.case("dense", rule), execution="idiomatic")
+    dense = faults.own(adapters("keras", "float64"), faults.case("dense", rule), execution="idiomatic")
     assert dense.verdict == "deviates" and not dense.unproven and len(dense.known) == 1, dense
 
 
-def test_at_a_constant_rate_a_velocity_may_carry_it(lab: Start) -> None:
+def test_at_a_constant_rate_a_velocity_may_carry_it(adapters: Adapters) -> None:
     """Catches: a deviation that is named for a run in which it can't show."""
     traced = faults.case("dense", "momentum")
     traced = replace(traced, rates=(traced.rates[0],) * len(traced.rates))
-    found = faults.own(lab("keras", "float64"), traced)
+    found = faults.own(adapters("keras", "float64"), traced)
     assert found.verdict == "exact" and not found.known, found
 
 

@@ -19,7 +19,7 @@ from harness.core.machine import precision
 from harness.core.network import initialisers
 from harness.core.training import schedules
 from harness.core.training.batches import batch_order
-from tests.support.adapter_process import Lab, frameworks
+from tests.support.adapter_process import Adapters, frameworks
 from tests.support.compose import choices, composing, config_of
 
 EPOCHS = 3
@@ -59,14 +59,14 @@ def composable() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def in_float32(composable: None, lab: Callable[[str, str], Lab]) -> Callable[[str], dict[str, Any]]:
+def in_float32(composable: None, adapters: Adapters) -> Callable[[str], dict[str, Any]]:
     """The training of a model in float32, in the framework that starts the fastest."""
     found: dict[str, dict[str, Any]] = {}
 
     def get(model: str) -> dict[str, Any]:
         if model not in found:
             plain = config_of(f"model={model}", "framework=torch").to_plain()
-            torch = lab("torch", "float32")
+            torch = adapters("torch", "float32")
             found[model] = torch.call("tests.adapters.test_precision:train", plain=plain, epochs=EPOCHS)
         return found[model]
 
@@ -76,12 +76,14 @@ def in_float32(composable: None, lab: Callable[[str, str], Lab]) -> Callable[[st
 @pytest.mark.parametrize("model", choices("model"))
 @pytest.mark.parametrize("framework", frameworks())
 def test_bf16_trains_like_float32(
-    framework: str, model: str, lab: Callable[[str, str], Lab], in_float32: Callable[[str], dict[str, Any]]
+    framework: str, model: str, adapters: Adapters, in_float32: Callable[[str], dict[str, Any]]
 ) -> None:
     """Catches: a layer that mixed precision breaks, in one framework alone; weights or optimizer state in
     bfloat16, where small updates vanish; losses or outputs that are not float32; a switch without effect."""
     plain = config_of(f"model={model}", f"framework={framework}", "precision=bf16").to_plain()
-    found = lab(framework, "bf16").call("tests.adapters.test_precision:train", plain=plain, epochs=EPOCHS)
+    found = adapters(framework, "bf16").call(
+        "tests.adapters.test_precision:train", plain=plain, epochs=EPOCHS
+    )
     reference = in_float32(model)
     first, last = found["losses"][0], found["losses"][-1]
     assert last < first and last == pytest.approx(reference["losses"][-1], rel=LIKE_FLOAT32)
@@ -95,11 +97,11 @@ def test_bf16_trains_like_float32(
 
 
 @pytest.mark.parametrize("framework", frameworks())
-def test_float32_is_float32(framework: str, composable: None, lab: Callable[[str, str], Lab]) -> None:
+def test_float32_is_float32(framework: str, composable: None, adapters: Adapters) -> None:
     """Catches: TF32 left on, as TensorFlow and torch's convolutions have it by default; mixed precision that
     a float32 run says it had."""
     plain = config_of("model=fnn", f"framework={framework}").to_plain()
-    found = lab(framework, "float32").call("tests.adapters.test_precision:train", plain=plain, epochs=1)
+    found = adapters(framework, "float32").call("tests.adapters.test_precision:train", plain=plain, epochs=1)
     assert found["environment"]["tf32"] is False
     assert found["settings"].keys().isdisjoint({"autocast", "dtype_policy", "float32_layers"})
 
@@ -119,10 +121,10 @@ def switches(adapter: Adapter) -> list[list[bool | str]]:
     return found
 
 
-def test_tf32_is_both_of_torchs_switches(lab: Callable[[str, str], Lab]) -> None:
+def test_tf32_is_both_of_torchs_switches(adapters: Adapters) -> None:
     """Catches: products that round and convolutions that don't, or the other way round; a switch that stays
     on for the float32 that comes after."""
-    on, off = lab("torch", "float32").call("tests.adapters.test_precision:switches")
+    on, off = adapters("torch", "float32").call("tests.adapters.test_precision:switches")
     assert on == [True, True, "high"] and off == [False, False, "highest"]
 
 

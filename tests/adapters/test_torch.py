@@ -3,7 +3,6 @@ layers are its fused ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from harness.core.adapter import AdapterOptions, Epoch
 from harness.core.training import weights as canonical
 from harness.core.validation import ConfigError
 from tests.support import adapter_cases
-from tests.support.adapter_process import Lab, frameworks
+from tests.support.adapter_process import Adapters, frameworks
 from tests.support.tasks import BOUND, RULES, Run, Task, expected, make_run, make_task
 
 WITHOUT_WAITING: list[list[dict[str, Any]]] = [
@@ -25,12 +24,12 @@ WITHOUT_WAITING: list[list[dict[str, Any]]] = [
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("execution", frameworks()["torch"].executions)
-def test_native_optimizers_are_the_rules(name: str, execution: str, lab: Callable[[str, str], Lab]) -> None:
+def test_native_optimizers_are_the_rules(name: str, execution: str, adapters: Adapters) -> None:
     """Catches: a number that is not passed on to torch.optim or under another name, a fused kernel that
     computes something else, an optimizer that keeps the first step's learning rate."""
     task, rule = make_task(execution), {"name": name} | RULES[name]
     run = make_run(task, rule["learning_rate"])
-    (result,) = lab("torch", "float64").call(
+    (result,) = adapters("torch", "float64").call(
         "tests.support.adapter_cases:train", task=task, rule=rule, runs=[run]
     )
     assert canonical.compare(result["weights"], expected(task, rule, run)[1]).largest <= BOUND
@@ -39,26 +38,28 @@ def test_native_optimizers_are_the_rules(name: str, execution: str, lab: Callabl
 @pytest.mark.parametrize(
     ("name", "fused"), [("sgd", True), ("adam", True), ("adamw", True), ("rmsprop", False)]
 )
-def test_settings_say_what_runs(name: str, fused: bool, lab: Callable[[str, str], Lab]) -> None:
+def test_settings_say_what_runs(name: str, fused: bool, adapters: Adapters) -> None:
     """Catches: a result recorded under settings that were asked for rather than those that ran."""
     for execution in frameworks()["torch"].executions:
         arguments = {"task": make_task(execution), "rule": {"name": name} | RULES[name]}
-        settings = lab("torch", "float64").call("tests.support.adapter_cases:description", **arguments)[
+        settings = adapters("torch", "float64").call("tests.support.adapter_cases:description", **arguments)[
             "settings"
         ]
         assert settings["fused"] == (fused and execution != "idiomatic")
         assert bool(settings["compiled"]) == (execution == "compiled")
 
 
-def test_xla_is_refused(lab: Callable[[str, str], Lab]) -> None:
+def test_xla_is_refused(adapters: Adapters) -> None:
     """Catches: a result recorded as compiled by XLA, which torch does not use."""
     arguments = {"task": make_task("eager", xla=True), "rule": {"name": "sgd"} | RULES["sgd"]}
-    assert "framework.xla" in lab("torch", "float64").call("tests.support.adapter_cases:refusal", **arguments)
+    assert "framework.xla" in adapters("torch", "float64").call(
+        "tests.support.adapter_cases:refusal", **arguments
+    )
 
 
-def test_a_device_that_is_not_there_is_refused(lab: Callable[[str, str], Lab]) -> None:
+def test_a_device_that_is_not_there_is_refused(adapters: Adapters) -> None:
     """Catches: a run on a GPU that torch does not see, which ends in a traceback from within torch."""
-    message = lab("torch", "float64").call("tests.adapters.test_torch:refused_device", device="cuda:7")
+    message = adapters("torch", "float64").call("tests.adapters.test_torch:refused_device", device="cuda:7")
     assert "device: " in message and "'cuda:7'" in message and "allowed: cpu" in message
 
 
@@ -76,16 +77,14 @@ CELLS = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("kind", CELLS)
-def test_recurrent_layers_take_the_fused_kernels(
-    kind: str, padded: bool, lab: Callable[[str, str], Lab]
-) -> None:
+def test_recurrent_layers_take_the_fused_kernels(kind: str, padded: bool, adapters: Adapters) -> None:
     """Catches: a loop over steps in Python, or packed sequences, where torch has one call; and a second bias
     that is trained: it must stay zero, or the network has more freedom than the spec gives it."""
     layers = [{"kind": kind, "units": 3, "bidirectional": True, "returns": "last"}, {"kind": "output"}]
     task = make_task("eager", layers=layers, in_shape=[5, 4], padded=padded)
     rule = {"name": "adamw", "learning_rate": 0.02, "weight_decay": 0.1}
     run = make_run(task, 0.02)
-    found = lab("torch", "float64").call(
+    found = adapters("torch", "float64").call(
         "tests.adapters.test_torch:recurrent_kernels", task=task, rule=rule, run=run
     )
     assert found["settings"]["recurrent"] == "fused"
@@ -111,26 +110,26 @@ def recurrent_kernels(adapter: Any, task: Task, rule: dict[str, Any], run: Run) 
     }
 
 
-def test_lstm_in_float32_takes_the_kernel_of_onednn(lab: Callable[[str, str], Lab]) -> None:
+def test_lstm_in_float32_takes_the_kernel_of_onednn(adapters: Adapters) -> None:
     """Catches: a frozen bias, or a way to cut out batches, that makes torch fall back to its slower loop."""
     layers = [{"kind": "lstm", "units": 3, "returns": "last"}, {"kind": "output"}]
     task = make_task("eager", layers=layers, in_shape=[5, 4], precision="float32")
     rule = {"name": "sgd", "learning_rate": 0.1}
     run = make_run(task, 0.1)
-    found = lab("torch", "float32").call(
+    found = adapters("torch", "float32").call(
         "tests.adapters.test_torch:recurrent_kernels", task=task, rule=rule, run=run
     )
     assert "aten::mkldnn_rnn_layer" in found["kernels"]
 
 
-def test_a_long_recurrence_is_refused_where_it_would_be_unrolled(lab: Callable[[str, str], Lab]) -> None:
+def test_a_long_recurrence_is_refused_where_it_would_be_unrolled(adapters: Adapters) -> None:
     """Catches: a run that compiles for many minutes before anything is trained."""
     layers = [{"kind": "lstm", "units": 3, "bidirectional": True}, {"kind": "flatten"}, {"kind": "output"}]
     rule = {"name": "sgd", "learning_rate": 0.1}
 
     def refusal(execution: str, steps: int) -> str:
         task = make_task(execution, layers=layers, in_shape=[steps, 2])
-        message: str = lab("torch", "float64").call(
+        message: str = adapters("torch", "float64").call(
             "tests.support.adapter_cases:refusal", task=task, rule=rule
         )
         return message
@@ -141,12 +140,12 @@ def test_a_long_recurrence_is_refused_where_it_would_be_unrolled(lab: Callable[[
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_kernels_of_images_lie_channels_last(channels: int, lab: Callable[[str, str], Lab]) -> None:
+def test_kernels_of_images_lie_channels_last(channels: int, adapters: Adapters) -> None:
     """Catches: strides of the other order, which no value tells: for a single channel both orders are the
     same places in memory, but torch.compile goes by the strides, and takes half the time with these."""
     layers = [{"kind": "conv2d", "filters": 3}, {"kind": "flatten"}, {"kind": "output"}]
     task = make_task("eager", layers=layers, in_shape=[4, 4, channels])
-    found = lab("torch", "float64").call(
+    found = adapters("torch", "float64").call(
         "tests.adapters.test_torch:strides", task=task, run=make_run(task, 0.1)
     )
     assert found == [[9 * channels, 1, 3 * channels, channels]]
@@ -187,7 +186,7 @@ def waits(adapter: object, task: Task, rule: dict[str, Any], mixed: bool) -> str
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("layers", WITHOUT_WAITING, ids=lambda layers: layers[0]["kind"])
-def test_no_step_waits_for_a_value(layers: Any, mixed: bool, lab: Callable[[str, str], Lab]) -> None:
+def test_no_step_waits_for_a_value(layers: Any, mixed: bool, adapters: Adapters) -> None:
     """Catches: a value that is read on the host in the middle of an epoch (a loss, a length, a step count),
     for which a GPU has to be waited for at every step. Tensors without values show it without a GPU."""
     for name in ("adam", "rmsprop", "nesterov"):
@@ -195,4 +194,4 @@ def test_no_step_waits_for_a_value(layers: Any, mixed: bool, lab: Callable[[str,
             whole = [*layers, {"kind": "flatten"}, {"kind": "output"}]
             task = make_task("eager", layers=whole, in_shape=[6, 3], padded=layers[0]["kind"] == "lstm")
             arguments = {"task": task, "rule": {"name": name, "impl": impl} | RULES[name], "mixed": mixed}
-            assert not lab("torch", "float64").call("tests.adapters.test_torch:waits", **arguments)
+            assert not adapters("torch", "float64").call("tests.adapters.test_torch:waits", **arguments)

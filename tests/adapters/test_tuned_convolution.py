@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.adapter_process import Lab
+from tests.support.adapter_process import Adapters
 
 SHAPES = {
     "image, same": ((2, 5, 6, 3), (3, 3), 1, "same", 4),
@@ -26,19 +25,19 @@ FAST = re.compile(r"b(01|0)f_(01|0)io->b(01|0)f")
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_gradients_are_those_of_jax(name: str, lab: Callable[[str, str], Lab]) -> None:
+def test_gradients_are_those_of_jax(name: str, adapters: Adapters) -> None:
     """Catches: zeros on the wrong side of a gradient, a kernel that is not turned round, channels and
     filters exchanged, rows that a stride never reaches."""
     case = "tests.adapters.test_tuned_convolution:gradients"
-    found = lab("keras_jax", "float64").call(case, shape=list(SHAPES[name]))
+    found = adapters("keras_jax", "float64").call(case, shape=list(SHAPES[name]))
     assert found["outputs"] == 0.0
     assert found["x"] < 1e-12 and found["kernel"] < 1e-12
 
 
-def test_xla_is_given_what_it_is_fast_with(lab: Callable[[str, str], Lab]) -> None:
+def test_xla_is_given_what_it_is_fast_with(adapters: Adapters) -> None:
     """Catches: a convolution in the body of a loop with its axes in an order for which XLA has no fast one:
     seven times the time of a step. That JAX's own are so shows that this is still worth its lines."""
-    found = lab("keras_jax", "float64").call("tests.adapters.test_tuned_convolution:orders")
+    found = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_convolution:orders")
     assert len(found["ours"]) == 5 and all(FAST.fullmatch(order) for order in found["ours"])
     assert not all(FAST.fullmatch(order) for order in found["jax"])
 

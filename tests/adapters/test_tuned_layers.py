@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.adapter_process import Lab
+from tests.support.adapter_process import Adapters
 
 LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "dense": ("Dense", {"units": 4, "activation": "tanh"}, (3, 5)),
@@ -46,12 +46,12 @@ CALLS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", [*LAYERS, *CALLS])
-def test_outputs_and_gradients_are_those_of_keras(name: str, lab: Callable[[str, str], Lab]) -> None:
+def test_outputs_and_gradients_are_those_of_keras(name: str, adapters: Adapters) -> None:
     """Catches: a term of a gradient left out or with the wrong sign, gates in another order, the first step's
     state or a layer's direction mixed up, a mask the wrong way round, a bias that is not added, a rounded-off
     window, a size of a window along the wrong axis."""
     kind, options, shape = LAYERS[name.split(",")[0] if name in CALLS else name]
-    found = lab("keras_jax", "float64").call(
+    found = adapters("keras_jax", "float64").call(
         "tests.adapters.test_tuned_layers:differences",
         kind=kind,
         options=options,
@@ -62,31 +62,31 @@ def test_outputs_and_gradients_are_those_of_keras(name: str, lab: Callable[[str,
     assert found["gradients"] and max(found["outputs"], *found["gradients"]) < 1e-13
 
 
-def test_of_equal_values_the_first_has_the_gradient(lab: Callable[[str, str], Lab]) -> None:
+def test_of_equal_values_the_first_has_the_gradient(adapters: Adapters) -> None:
     """Catches: columns before rows, the last one or all of them instead of the first: behind a relu half of
     all windows have several zeros, and every framework has its gradient for the first."""
-    found = lab("keras_jax", "float64").call("tests.adapters.test_tuned_layers:ties")
+    found = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:ties")
     assert found["ours"] == found["keras"]
 
 
-def test_a_program_says_which_gradients_are_not_of_keras(lab: Callable[[str, str], Lab]) -> None:
+def test_a_program_says_which_gradients_are_not_of_keras(adapters: Adapters) -> None:
     """Catches: a result that passes as Keras' own; layers of ours where a user's `fit` has none."""
-    found = lab("keras_jax", "float64").call("tests.adapters.test_tuned_layers:recorded")
+    found = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:recorded")
     assert found["tokens"] == {"idiomatic": None, "compiled": OF_TOKENS}
     assert found["gelu"] == {"idiomatic": None, "compiled": OF_GELU}
 
 
-def test_gelu_and_its_slope_are_those_of_keras(lab: Callable[[str, str], Lab]) -> None:
+def test_gelu_and_its_slope_are_those_of_keras(adapters: Adapters) -> None:
     """Catches: the approximation by tanh (5e-4 off), a factor in the wrong place, a root that is rounded to
     float32 in float64; far from zero too, where one minus almost one is left."""
-    found = lab("keras_jax", "float64").call("tests.adapters.test_tuned_layers:gelus")
+    found = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:gelus")
     assert max(found["value"], found["slope"]) < 1e-14
 
 
-def test_what_is_flattened_is_computed_in_its_own_shape(lab: Callable[[str, str], Lab]) -> None:
+def test_what_is_flattened_is_computed_in_its_own_shape(adapters: Adapters) -> None:
     """Catches: a loop over the flat result, which divides for each number: 7 times the time of a pooling.
     That it is so with Keras' own layer shows that ours is still worth its lines."""
-    found = lab("keras_jax", "float64").call("tests.adapters.test_tuned_layers:flat_loops")
+    found = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:flat_loops")
     assert not found["ours"] and found["keras"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -13,7 +12,7 @@ import pytest
 
 from adapters.keras import xla_flags
 from tests.support import adapter_cases
-from tests.support.adapter_process import Lab
+from tests.support.adapter_process import Adapters
 from tests.support.tasks import RULES, Task, make_task
 
 HERE = "tests.adapters.test_xla_options"
@@ -29,10 +28,10 @@ def dense(units: int) -> dict[str, Any]:
     return {"kind": "dense", "units": units}
 
 
-def test_xla_is_told_of_wide_vectors_where_there_are_any(lab: Callable[[str, str], Lab]) -> None:
+def test_xla_is_told_of_wide_vectors_where_there_are_any(adapters: Adapters) -> None:
     """Catches: an option for processors that don't have it; one that a JAX that has never heard of it ends
     with; programs compiled without it; settings that don't say what was compiled with."""
-    found = lab("keras_jax", "float64").call(f"{HERE}:wide_vectors", task=make_task("epoch"), rule=SGD)
+    found = adapters("keras_jax", "float64").call(f"{HERE}:wide_vectors", task=make_task("epoch"), rule=SGD)
     wide, own = {"xla_cpu_prefer_vector_width": "512"}, OWN_PRODUCTS
     assert found == {"wide": [wide | own] * 2, "narrow": [own] * 2, "unknown": [own] * 2}
 
@@ -80,13 +79,13 @@ def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, li
     ids=["dense", "rnn", "lstm", "many inputs", "wide", "wide inside", "many columns", "batch", "flags"],
 )
 def test_xla_makes_products_itself_where_that_is_faster(
-    what: dict[str, Any], own: bool, lab: Callable[[str, str], Lab]
+    what: dict[str, Any], own: bool, adapters: Adapters
 ) -> None:
     """Catches: loops of XLA's own for products that a library is faster with, up to 1.5 times, or that XLA's
     flags don't allow for; and none for those that a feed-forward network has."""
     flags = what.get("flags", xla_flags.XLA_FLAGS["jax"])
     task = make_task("epoch", **{key: value for key, value in what.items() if key != "flags"})
-    told = lab("keras_jax", "float64").call(f"{HERE}:told", task=task, rule=SGD, flags=flags)
+    told = adapters("keras_jax", "float64").call(f"{HERE}:told", task=task, rule=SGD, flags=flags)
     assert (told.items() >= OWN_PRODUCTS.items()) == own
 
 
@@ -134,9 +133,10 @@ def test_a_user_s_flags_of_xla_are_left_as_they_are(given: str, kept: bool) -> N
     assert xla_flags.xla_flags("jax", given) == (given if kept else f"{ours} {given}")
 
 
-def test_a_user_s_width_of_vectors_is_left_as_it_is(lab: Callable[[str, str], Lab]) -> None:
+def test_a_user_s_width_of_vectors_is_left_as_it_is(adapters: Adapters) -> None:
     """Catches: an option given with a program, which would overrule the flag."""
     flags = "--xla_cpu_prefer_vector_width=256"
     assert (
-        lab("keras_jax", "float64").call(f"{HERE}:told", task=make_task("epoch"), rule=SGD, flags=flags) == {}
+        adapters("keras_jax", "float64").call(f"{HERE}:told", task=make_task("epoch"), rule=SGD, flags=flags)
+        == {}
     )

@@ -36,7 +36,7 @@ from unittest.mock import patch
 
 from harness.core.storage import user_cache
 from tests.bench.report import Report, Table, plain, say
-from tests.support.command_place import FAULTY_SWEEP, Place, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import FAULTY_SWEEP, Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.forked_command import Command
 
 VICTIMS = ("parent", "worker", "all", "copy")
@@ -53,13 +53,13 @@ class Sweep:
     framework: str
     runs: int
 
-    def start(self, place: Place) -> Command:
+    def start(self, workspace: Workspace) -> Command:
         """Give the command."""
         asked = (f"seed=range({self.runs})", f"train.epochs={EPOCHS}", "workers=2")
         if self.framework == "torch":
-            return place.start("-m", *TORCH_SWEEP, *asked)
-        place.suffer({"*": "slow"})
-        return place.start("-m", *FAULTY_SWEEP, *asked)
+            return workspace.start("-m", *TORCH_SWEEP, *asked)
+        workspace.plant({"*": "slow"})
+        return workspace.start("-m", *FAULTY_SWEEP, *asked)
 
 
 @dataclass(frozen=True)
@@ -78,22 +78,22 @@ class Kill:
     wrong: tuple[str, ...]
 
 
-def kill_once(place: Place, sweep: Sweep, victim: str, chance: random.Random) -> Kill:
+def kill_once(workspace: Workspace, sweep: Sweep, victim: str, chance: random.Random) -> Kill:
     """Start a sweep in an empty place, kill it, resume it, and look at what is there."""
-    process = sweep.start(place)
-    instant = _wait(place, sweep, process, chance)
-    _strike(place, process, victim, chance)
+    process = sweep.start(workspace)
+    instant = _wait(workspace, sweep, process, chance)
+    _strike(workspace, process, victim, chance)
     end(process)
     if victim != "worker" and chance.random() < 0.5:
-        wait_until(lambda: not place.processes())
-    before = _finished(place)
-    running_before = sum(tracked.status == "RUNNING" for tracked in _tracked(place))
-    status, printed = end(sweep.start(place))
-    wait_until(lambda: not place.processes())
-    return _judge(place, sweep, victim, instant, before, running_before, (status, printed))
+        wait_until(lambda: not workspace.processes())
+    before = _finished(workspace)
+    running_before = sum(tracked.status == "RUNNING" for tracked in _tracked(workspace))
+    status, printed = end(sweep.start(workspace))
+    wait_until(lambda: not workspace.processes())
+    return _judge(workspace, sweep, victim, instant, before, running_before, (status, printed))
 
 
-def _wait(place: Place, sweep: Sweep, process: Command, chance: random.Random) -> str:
+def _wait(workspace: Workspace, sweep: Sweep, process: Command, chance: random.Random) -> str:
     """Let the sweep come to a random instant, or to its end if that is earlier."""
     if chance.random() < 0.3:
         after_s = chance.uniform(0.1, START_S)
@@ -101,45 +101,45 @@ def _wait(place: Place, sweep: Sweep, process: Command, chance: random.Random) -
             process.wait(after_s)
         return f"{after_s:.2f} s"
     epochs = chance.randrange(sweep.runs * EPOCHS)
-    while process.poll() is None and _epochs(place) < epochs:
+    while process.poll() is None and _epochs(workspace) < epochs:
         time.sleep(0.005)
     time.sleep(chance.uniform(0.0, 0.1))
     return f"{epochs} epochs"
 
 
-def _epochs(place: Place) -> int:
+def _epochs(workspace: Workspace) -> int:
     found = 0
-    for path in place.results.glob("runs/*/events.jsonl"):
+    for path in workspace.results.glob("runs/*/events.jsonl"):
         with contextlib.suppress(FileNotFoundError):  # it was set aside
             found += path.read_bytes().count(b'"epoch",')
     return found
 
 
-def _strike(place: Place, process: Command, victim: str, chance: random.Random) -> None:
+def _strike(workspace: Workspace, process: Command, victim: str, chance: random.Random) -> None:
     if victim == "parent":
         process.kill()
     elif victim == "worker":
-        workers = [pid for pid in place.processes() if pid != process.pid]
+        workers = [pid for pid in workspace.processes() if pid != process.pid]
         if workers:  # there may be none yet, or no more
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(workers), signal.SIGKILL)
     elif victim == "all":
-        _signal(place, signal.SIGKILL)
+        _signal(workspace, signal.SIGKILL)
     else:
-        _signal(place, signal.SIGSTOP)
-        copy = place.folder / "copy"
-        if place.results.exists():
-            shutil.copytree(place.results, copy)
+        _signal(workspace, signal.SIGSTOP)
+        copy = workspace.folder / "copy"
+        if workspace.results.exists():
+            shutil.copytree(workspace.results, copy)
             _tear(copy, chance)
-        _signal(place, signal.SIGKILL)
-        wait_until(lambda: not place.processes())
+        _signal(workspace, signal.SIGKILL)
+        wait_until(lambda: not workspace.processes())
         if copy.exists():
-            place.results.rename(place.folder / "lost")
-            copy.rename(place.results)
+            workspace.results.rename(workspace.folder / "lost")
+            copy.rename(workspace.results)
 
 
-def _signal(place: Place, number: int) -> None:
-    for pid in place.processes():
+def _signal(workspace: Workspace, number: int) -> None:
+    for pid in workspace.processes():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -154,26 +154,26 @@ def _tear(results: Path, chance: random.Random) -> None:
         os.truncate(path, max(0, path.stat().st_size - chance.randrange(TORN)))
 
 
-def _finished(place: Place) -> dict[str, tuple[Any, ...]]:
+def _finished(workspace: Workspace) -> dict[str, tuple[Any, ...]]:
     """The finished runs, with what must stay as it is."""
     return {
         run.folder.run_id: (run.events, run.result, run.attempts)
-        for run in place.runs()
+        for run in workspace.runs()
         if run.status == "finished"
     }
 
 
-def _tracked(place: Place) -> list[Any]:
+def _tracked(workspace: Workspace) -> list[Any]:
     """MLflow's runs and studies; none where the database is not there, or has no tables yet."""
-    if not (place.results / "mlflow.db").exists():
+    if not (workspace.results / "mlflow.db").exists():
         return []
     with contextlib.suppress(sqlite3.OperationalError):
-        return [*place.tracked(), *place.tracked("study")]
+        return [*workspace.tracked(), *workspace.tracked("study")]
     return []
 
 
 def _judge(
-    place: Place,
+    workspace: Workspace,
     sweep: Sweep,
     victim: str,
     instant: str,
@@ -181,13 +181,13 @@ def _judge(
     running_before: int,
     ended: tuple[int, str],
 ) -> Kill:
-    after, runs = _finished(place), place.runs()
+    after, runs = _finished(workspace), workspace.runs()
     again = sum(after.get(run_id) != left for run_id, left in before.items())
-    history = _history(place)
+    history = _history(workspace)
     points = [(run_id, key, step) for run_id, key, step, _ in history]
     known = {(run_id, key, step): value for run_id, key, step, value in history}
     whole = sum(_is_whole(run.folder.run_id, run.result, known) for run in runs)
-    running = sum(tracked.status == "RUNNING" for tracked in _tracked(place))
+    running = sum(tracked.status == "RUNNING" for tracked in _tracked(workspace))
     doubles = sum(count - 1 for count in Counter(points).values())
     wrong = [] if ended[0] == 0 else [f"the resume ended with {ended[0]}: {ended[1][-600:]}"]
     if [run.config["seed"] for run in runs] != list(range(sweep.runs)):
@@ -201,7 +201,7 @@ def _judge(
     }
     wrong += [text for text, bad in counts.items() if bad]
     try:
-        check_consistent(place)
+        check_consistent(workspace)
     except (AssertionError, sqlite3.OperationalError) as error:
         wrong.append(str(error).partition("\n")[0] or "inconsistent")
     return Kill(
@@ -218,7 +218,7 @@ def _judge(
     )
 
 
-def _history(place: Place) -> list[tuple[str, str, int, float]]:
+def _history(workspace: Workspace) -> list[tuple[str, str, int, float]]:
     """Every metric point of MLflow's active runs: our run's id, key, step, value."""
     query = (
         "select t.value, m.key, m.step, m.value from metrics m join runs r on r.run_uuid = m.run_uuid "
@@ -226,7 +226,7 @@ def _history(place: Place) -> list[tuple[str, str, int, float]]:
     )
     with (
         contextlib.suppress(sqlite3.OperationalError),  # the resume made no tables: all will be said to lack
-        contextlib.closing(sqlite3.connect(place.results / "mlflow.db")) as database,
+        contextlib.closing(sqlite3.connect(workspace.results / "mlflow.db")) as database,
     ):
         return list(database.execute(query))
     return []
@@ -245,13 +245,13 @@ def _is_whole(run_id: str, result: dict[str, Any], known: dict[tuple[str, str, i
 
 
 @contextlib.contextmanager
-def new_place(template: Path | None) -> Iterator[Place]:
+def new_workspace(template: Path | None) -> Iterator[Workspace]:
     """An empty place; nothing of it is left."""
     with (
         tempfile.TemporaryDirectory(prefix="kills-") as name,
-        left_clean(Place(Path(name), template)) as place,
+        cleanup(Workspace(Path(name), template)) as workspace,
     ):
-        yield place
+        yield workspace
 
 
 def measure_kills(kills: int = 50, runs: int = 30, seed: int = 0, framework: str = "torch") -> Report:
@@ -260,10 +260,10 @@ def measure_kills(kills: int = 50, runs: int = 30, seed: int = 0, framework: str
     for number in range(kills):
         # an empty cache, so that the store is made from nothing
         with (
-            new_place(None) as place,
-            patch.dict(os.environ, {user_cache.VARIABLE: str(place.folder / "cache")}),
+            new_workspace(None) as workspace,
+            patch.dict(os.environ, {user_cache.VARIABLE: str(workspace.folder / "cache")}),
         ):
-            found.append(kill_once(place, sweep, VICTIMS[number % len(VICTIMS)], chance))
+            found.append(kill_once(workspace, sweep, VICTIMS[number % len(VICTIMS)], chance))
         say(f"{number + 1}: {found[-1].victim} {found[-1].instant} {'; '.join(found[-1].wrong) or 'well'}")
     values = {"runs": runs, "seed": seed, "kills": [plain(kill) for kill in found]}
     return Report(values, (_table(found, runs),))

@@ -24,7 +24,7 @@ from harness.core.certificates.gates import BOUND, GATES
 from harness.core.validation import parse
 from harness.shell.certificates.store import Certificate, named_deviations
 from tests.bench.report import Report, Table, command, machine, say
-from tests.support.adapter_process import Laboratory
+from tests.support.adapter_process import AdapterProcesses
 from tests.support.paths import ROOT
 from tests.support.planted import faults as planted
 from tests.support.planted.faults import FAULTS, Caught
@@ -143,12 +143,12 @@ def certified(*request: str) -> Matrix:
 def caught() -> Iterable[Caught]:
     """What became of each planted fault."""
     with tempfile.TemporaryDirectory(prefix="evenbench-faults-") as folder:
-        laboratory = Laboratory(Path(folder))
+        processes = AdapterProcesses(Path(folder))
         try:
             for fault in FAULTS:
-                yield planted.caught(fault, laboratory)
+                yield planted.caught(fault, processes)
         finally:
-            laboratory.close()
+            processes.close()
 
 
 def gates_table(certificates: Sequence[Certificate]) -> Table:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.adapter_process import CaseError, Lab, Laboratory
+from tests.support.adapter_process import AdapterProcesses, Adapters, CaseError
 
 
 def echo(adapter: object, **arguments: Any) -> dict[str, Any]:
@@ -29,29 +28,31 @@ def pid(adapter: object) -> int:
     return os.getpid()
 
 
-def test_arguments_and_results_arrive_bit_for_bit(lab: Callable[[str, str], Lab]) -> None:
+def test_arguments_and_results_arrive_bit_for_bit(adapters: Adapters) -> None:
     """Catches: arrays that lose digits or their dtype, and prints of a framework taken for an answer."""
     array = np.array([[0.1, np.nan], [1e-300, -0.0]])
     sent = {"a": array, "b": [1, {"c": array.astype(np.float32)}], "d": None, "e": "text"}
-    found = lab("torch", "float64").call("tests.project.test_adapter_process:echo", **sent)
+    found = adapters("torch", "float64").call("tests.project.test_adapter_process:echo", **sent)
     assert found["a"].tobytes() == array.tobytes()
     assert found["b"][1]["c"].dtype == np.float32
     assert (found["b"][0], found["d"], found["e"]) == (1, None, "text")
 
 
-def test_an_exception_is_a_failure_with_its_traceback(lab: Callable[[str, str], Lab]) -> None:
+def test_an_exception_is_a_failure_with_its_traceback(adapters: Adapters) -> None:
     """Catches: a child's failure that is swallowed, after which every test passes."""
     with pytest.raises(CaseError, match="ValueError: the reason"):
-        lab("torch", "float64").call("tests.project.test_adapter_process:fail")
-    assert lab("torch", "float64").call("tests.project.test_adapter_process:echo", still=1) == {"still": 1}
+        adapters("torch", "float64").call("tests.project.test_adapter_process:fail")
+    assert adapters("torch", "float64").call("tests.project.test_adapter_process:echo", still=1) == {
+        "still": 1
+    }
 
 
 def test_a_death_is_a_failure_and_close_ends_the_child(tmp_path: Any) -> None:
     """Catches: a test session that waits for a child that is gone, and children that outlive the session."""
-    laboratory = Laboratory(tmp_path)
+    processes = AdapterProcesses(tmp_path)
     with pytest.raises(CaseError, match="ended with status 7"):
-        laboratory("torch", "float64").call("tests.project.test_adapter_process:die")
-    child = laboratory("torch", "float32").call("tests.project.test_adapter_process:pid")
-    laboratory.close()
+        processes("torch", "float64").call("tests.project.test_adapter_process:die")
+    child = processes("torch", "float32").call("tests.project.test_adapter_process:pid")
+    processes.close()
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)

@@ -17,7 +17,7 @@ from harness.core.config.run_config import RunConfig
 from harness.shell.certificates.equivalence import compare
 from harness.shell.commands.accuracy import evaluate, print_reports
 from harness.shell.runs.records import Outcome
-from tests.support.command_place import Place, end, left_clean
+from tests.support.command_place import Workspace, cleanup, end
 from tests.support.compose import composing, config_of
 
 MARGIN = 0.01
@@ -121,34 +121,36 @@ def test_a_run_that_failed_is_in_no_pair_and_proves_nothing(
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
-def reports(place: Place) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in (place.results / "certificates/accuracy").glob("*.json")]
+def reports(workspace: Workspace) -> list[dict[str, Any]]:
+    return [
+        json.loads(path.read_text()) for path in (workspace.results / "certificates/accuracy").glob("*.json")
+    ]
 
 
 @pytest.mark.slow
-def test_the_command(place: Place) -> None:
+def test_the_command(workspace: Workspace) -> None:
     """Catches: trainings in float64 or with other seeds in one framework, an exit status that says nothing, a
     report that is not stored, finished runs done again, `--json` that is no JSON; a framework that trains
     something else and passes."""
     request = ("certify", "--accuracy", "framework=torch,keras_jax", "data=iris", "train.epochs=5")
-    status, printed = end(place.start(*request))
+    status, printed = end(workspace.start(*request))
     assert status == 0 and "10 runs to do" in printed and "equivalent" in printed, printed
-    (stored,) = reports(place)
+    (stored,) = reports(workspace)
     assert stored["passed"] and stored["verdicts"] == {"torch - keras_jax": "equivalent"}
     assert [len(scores) for scores in stored["scores"].values()] == [5, 5]
-    assert {run.config["precision"] for run in place.runs()} == {"float32"}
-    assert {run.config["study"] for run in place.runs()} == {"accuracy"}
-    status, printed = end(place.start(*request, "seed=range(6)", "--json"))
+    assert {run.config["precision"] for run in workspace.runs()} == {"float32"}
+    assert {run.config["study"] for run in workspace.runs()} == {"accuracy"}
+    status, printed = end(workspace.start(*request, "seed=range(6)", "--json"))
     assert status == 0 and "2 runs to do, 10 runs finished before" in printed, printed
     assert json.loads(printed[printed.index("[\n") :])[0]["pairs"][0]["result"]["pairs"] == 6
-    place.suffer({"*": "bias"})  # no bias learns anything
+    workspace.plant({"*": "bias"})  # no bias learns anything
     status, printed = end(
-        place.start(*request[:2], "framework=torch,faulty", "optimizer=sgd", "certify=off", *request[3:])
+        workspace.start(*request[:2], "framework=torch,faulty", "optimizer=sgd", "certify=off", *request[3:])
     )
     assert status == 1 and "torch - faulty" in printed, printed
 
@@ -162,8 +164,10 @@ def test_the_command(place: Place) -> None:
         (("--margin", "0.1"), "which only --accuracy compares"),
     ],
 )
-def test_what_can_prove_nothing_is_refused(arguments: tuple[str, ...], said: str, place: Place) -> None:
+def test_what_can_prove_nothing_is_refused(
+    arguments: tuple[str, ...], said: str, workspace: Workspace
+) -> None:
     """Catches: minutes of training that no verdict can come from."""
-    status, printed = end(place.start("certify", *arguments))
+    status, printed = end(workspace.start("certify", *arguments))
     assert status == 2 and said in printed, printed
-    assert not (place.results / "runs").exists()
+    assert not (workspace.results / "runs").exists()

@@ -24,7 +24,7 @@ from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from harness.shell.session.autotune import ExecutionTuner
-from tests.support.command_place import Place, end, left_clean
+from tests.support.command_place import Workspace, cleanup, end
 from tests.support.compose import composing, config_of
 from tests.support.paths import FAULTY, ROOT
 
@@ -85,9 +85,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
 def test_a_choice_is_measured_once(bench: Bench) -> None:
@@ -258,20 +258,20 @@ def test_a_wrong_execution_is_told_of_the_best() -> None:
 
 
 @pytest.mark.slow
-def test_by_the_command(place: Place) -> None:
+def test_by_the_command(workspace: Workspace) -> None:
     """Catches: a command that does a run again which has the execution that was chosen; a result, or a job,
     that does not say what the execution was chosen by; a sweep with `best` beside a name that is done
     twice."""
-    status, printed = end(place.start(*COMMAND, "execution=best"))
+    status, printed = end(workspace.start(*COMMAND, "execution=best"))
     assert status == 0, printed
-    (run,) = place.runs()
+    (run,) = workspace.runs()
     chosen = run.config["execution"]
     assert chosen in ("eager", "compiled")
     told = (RunFolder(run.folder.path).job() or {})["calibration"]
     assert told == run.result["environment"]["calibration"] and told["execution"] == chosen
-    status, printed = end(place.start("-m", *COMMAND, f"execution=best,{chosen}"))
+    status, printed = end(workspace.start("-m", *COMMAND, f"execution=best,{chosen}"))
     assert status == 0, printed
-    (again,) = place.runs()
+    (again,) = workspace.runs()
     assert again.folder.path == run.folder.path and not again.attempts
 
 

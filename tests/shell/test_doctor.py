@@ -30,7 +30,7 @@ from harness.shell.doctor import frameworks as installed
 from harness.shell.doctor import host
 from harness.shell.doctor.timings import verdict
 from harness.shell.environment.cards import cards
-from tests.support.command_place import FAULTY_SWEEP, Place, end, left_clean
+from tests.support.command_place import FAULTY_SWEEP, Workspace, cleanup, end
 from tests.support.paths import FAULTY, ROOT
 
 CPU = Device("cpu", "EPYC", 2, "x86_64", (), {"torch": "2.13.0"})
@@ -38,9 +38,9 @@ LIMIT = Limit("float32", 1, 100.0, 512, "torch", "2026-01-01", 0.5, disturbed=Fa
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
 @dataclass
@@ -79,9 +79,9 @@ def alone(
     return alone
 
 
-def doctor(place: Place) -> tuple[int, dict[str, Any], str]:
+def doctor(workspace: Workspace) -> tuple[int, dict[str, Any], str]:
     """The exit status, the findings and everything that was printed."""
-    status, printed = end(place.start("doctor", "--json"))
+    status, printed = end(workspace.start("doctor", "--json"))
     assert "\n{\n" in printed, printed
     return status, json.loads(printed[printed.index("\n{\n") :]), printed
 
@@ -92,10 +92,10 @@ def broken(found: dict[str, Any]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
-def test_a_sound_machine(place: Place) -> None:
+def test_a_sound_machine(workspace: Workspace) -> None:
     """Catches: an import time that is none, a framework that is left out or called broken, a limit of a
     precision or a thread count that is missing; progress among the JSON."""
-    status, found, printed = doctor(place)
+    status, found, printed = doctor(workspace)
     assert status == 0 and found["well"], printed
     states = {state["name"]: state for state in found["frameworks"]}
     assert set(states) == {"torch", "keras", "keras_jax", "keras_torch", "faulty"}
@@ -286,21 +286,21 @@ def test_a_limit_that_was_disturbed_counts_until_a_better_one_is_there(tmp_path:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_a_run_says_which_share_of_the_limit_it_reached(place: Place) -> None:
+def test_a_run_says_which_share_of_the_limit_it_reached(workspace: Workspace) -> None:
     """Catches: a share of another device's limit, or the wrong way round; a limit that each run measures, or
     that `limit=off` measures; one that changes which run it is; frameworks held against different numbers."""
     request = ("-m", "framework=torch", "data=iris", "train.epochs=1", "study=shares")
-    status, printed = end(place.start(*request, "limit=off"))
+    status, printed = end(workspace.start(*request, "limit=off"))
     assert status == 0 and "multiplied" not in printed and " share " not in printed, printed
-    assert not (place.results / "machine").exists()
-    assert all("speed/share_of_limit" not in run.result["metrics"] for run in place.runs())
-    status, printed = end(place.start(*request, "framework=torch,faulty", "certify=off", "optimizer=sgd"))
+    assert not (workspace.results / "machine").exists()
+    assert all("speed/share_of_limit" not in run.result["metrics"] for run in workspace.runs())
+    status, printed = end(workspace.start(*request, "framework=torch,faulty", "certify=off", "optimizer=sgd"))
     assert status == 0 and printed.count("matrices are multiplied at up to") == 1, printed
     assert " share " in printed
-    (path,) = (place.results / "machine").glob("*.json")
+    (path,) = (workspace.results / "machine").glob("*.json")
     (limit,) = json.loads(path.read_text())["limits"]
     assert (limit["precision"], limit["threads"], limit["framework"]) == ("float32", 1, "torch")
-    later = [run for run in place.runs() if run.config["limit"] == "auto"]
+    later = [run for run in workspace.runs() if run.config["limit"] == "auto"]
     assert len(later) == 2
     for run in later:
         metrics = run.result["metrics"]
@@ -308,21 +308,21 @@ def test_a_run_says_which_share_of_the_limit_it_reached(place: Place) -> None:
         assert metrics["speed/share_of_limit"] == pytest.approx(share)
         assert 0 < share < 1.05
     path.write_text(path.read_text().replace('"disturbed": true', '"disturbed": false'))
-    status, printed = end(place.start(*request, "seed=0,1"))
+    status, printed = end(workspace.start(*request, "seed=0,1"))
     assert status == 0 and "multiplied" not in printed, printed
     assert "1 runs finished before" in printed or "1 run finished before" in printed, printed
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_without_a_limit_runs_go_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_limit_runs_go_on(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a run that is lost because of a number beside it; a try for each run of a sweep."""
     sweep = [word for word in FAULTY_SWEEP if word != "limit=off"]
     monkeypatch.setenv("AT_MULTIPLY", "raise")
     # a card that the command is told of and torch does not see
-    tree(place.folder, {"pynvml.py": NVML.format(broken="False")})
-    status, printed = end(place.start("-m", *sweep, "seed=0,1", "device=cuda:1"))
+    tree(workspace.folder, {"pynvml.py": NVML.format(broken="False")})
+    status, printed = end(workspace.start("-m", *sweep, "seed=0,1", "device=cuda:1"))
     assert status == 0 and printed.count("how fast matrices are multiplied can't be measured") == 1, printed
-    assert all("speed/share_of_limit" not in run.result["metrics"] for run in place.runs())
+    assert all("speed/share_of_limit" not in run.result["metrics"] for run in workspace.runs())
 
 
 def tree(folder: Path, files: dict[str, str]) -> None:

@@ -111,13 +111,15 @@ def request_of(model: str, name: str, override: str, to: str, folder: Path) -> d
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_models_predict_the_same_without_evenbench(to: str, lab: Callable[..., Any], tmp_path: Path) -> None:
+def test_models_predict_the_same_without_evenbench(
+    to: str, adapters: Callable[..., Any], tmp_path: Path
+) -> None:
     """Catches: a weight in another layout or lost, a permutation before a flatten that is missing, padding
     that is seen, scales that stay behind, a fixed batch size, and whatever needs evenbench to be loaded."""
     with composing():
         commands = [request_of(*pair, to, tmp_path / f"{pair[0]}-{pair[1]}") for pair in PAIRS]
     module = MODULE[FRAMEWORK[to]]
-    found = lab(FRAMEWORK[to], "float32").call(
+    found = adapters(FRAMEWORK[to], "float32").call(
         "tests.support.exports:written", module=module, commands=commands
     )
     for command, answer in zip(commands, found, strict=True):
@@ -155,7 +157,7 @@ def test_models_predict_the_same_without_evenbench(to: str, lab: Callable[..., A
     ],
 )
 def test_every_layer_kind_is_exported(
-    to: str, precision: str, bound: float, lab: Callable[..., Any], tmp_path: Path
+    to: str, precision: str, bound: float, adapters: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Catches: an option of a layer kind that the exported model does in another way, or not at all.
 
@@ -170,7 +172,7 @@ def test_every_layer_kind_is_exported(
         for name, case in wanted.items()
     }
     module = MODULE[FRAMEWORK[to]]
-    found = lab(FRAMEWORK[to], precision).call(
+    found = adapters(FRAMEWORK[to], precision).call(
         "tests.support.exports:deviations",
         module=module,
         to=to,
@@ -185,7 +187,7 @@ def test_every_layer_kind_is_exported(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["images", "padded"])
 def test_what_onnxruntime_can_not_run_is_refused_in_words(
-    name: str, lab: Callable[..., Any], tmp_path: Path
+    name: str, adapters: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Catches: a file that nothing can run, and an error that doesn't say what to do instead: in float64
     onnxruntime has neither convolutions nor LSTMs."""
@@ -193,7 +195,7 @@ def test_what_onnxruntime_can_not_run_is_refused_in_words(
     weights = {name: random_weights(network_of(case))}
     arguments = {"tasks": {name: make_task("idiomatic", **case)}, "weights": weights, "to": "onnx"}
     with pytest.raises(CaseError, match=r"can't run this network.*\n.*precision=float32"):
-        lab("torch", "float64").call(
+        adapters("torch", "float64").call(
             "tests.support.exports:deviations", module="adapters.torch", folder=str(tmp_path), **arguments
         )
 

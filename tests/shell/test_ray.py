@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.clusters import SWEEP, check_done_once_more, kill_tree, two_under_way
-from tests.support.command_place import Place, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import Workspace, check_consistent, cleanup, end, wait_until
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
@@ -17,17 +17,17 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
 @pytest.fixture
-def cluster(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def cluster(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two nodes with a core each."""
     from ray.cluster_utils import Cluster
 
-    for name, value in (place.environment | {"RAY_USAGE_STATS_ENABLED": "0"}).items():
+    for name, value in (workspace.environment | {"RAY_USAGE_STATS_ENABLED": "0"}).items():
         monkeypatch.setenv(name, value)
     nodes = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
@@ -38,21 +38,21 @@ def cluster(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_a_node_that_dies(place: Place, cluster: Any) -> None:
+def test_a_node_that_dies(workspace: Workspace, cluster: Any) -> None:
     """Catches: a sweep that ends, hangs or leaves a run out when a node dies; a run that Ray does again
     behind our back, one that starts anew though its checkpoint came back, a loss that nobody is told of."""
     (second,) = cluster.worker_nodes
-    place.suffer({"*": "slow"})
+    workspace.plant({"*": "slow"})
     sweep = ("hydra/launcher=ray", f"hydra.launcher.address={cluster.address}", *SWEEP)
-    process = place.sweep(*sweep)
-    wait_until(lambda: two_under_way(place), process)
+    process = workspace.sweep(*sweep)
+    wait_until(lambda: two_under_way(workspace), process)
     (raylet,) = second.all_processes["raylet"]
     kill_tree(raylet.process.pid)
     status, printed = end(process)
     assert status == 0, printed
-    check_done_once_more(place, printed)
-    status, printed = end(place.sweep(*sweep))
+    check_done_once_more(workspace, printed)
+    status, printed = end(workspace.sweep(*sweep))
     assert (status, "nothing to do" in printed) == (0, True), printed
     cluster.shutdown()
-    wait_until(lambda: not place.processes())
-    check_consistent(place)
+    wait_until(lambda: not workspace.processes())
+    check_consistent(workspace)

@@ -22,7 +22,7 @@ from harness.shell.compose import overrides
 from harness.shell.search.plan import Composer, plan_search
 from harness.shell.search.space import LEAF_KEYS, Pruner, Sampler, SearchConfig, folder_of, read
 from harness.shell.search.study import JOURNAL
-from tests.support.command_place import Place, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.compose import choices, composed, composing
 from tests.support.paths import CONF
 
@@ -37,18 +37,18 @@ PRESENT = {"rate": 0.1, "size": 3, "units": None}
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
-def trials(place: Place, study: str) -> list[tuple[str, dict[str, Any], list[float] | None]]:
+def trials(workspace: Workspace, study: str) -> list[tuple[str, dict[str, Any], list[float] | None]]:
     """State, parameters and values of each trial, read as any other program would with Optuna."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    path = folder_of(place.results, study) / JOURNAL
+    path = folder_of(workspace.results, study) / JOURNAL
     study_of = optuna.load_study(study_name=study, storage=JournalStorage(JournalFileBackend(str(path))))
     return [(trial.state.name, trial.params, trial.values) for trial in study_of.trials]
 
@@ -166,23 +166,23 @@ def test_a_certificate_is_not_searched_for(workdir: Path, capsys: pytest.Capture
     assert "search: searches among runs, which this command does not do" in capsys.readouterr().err
 
 
-def test_failed_and_averaged_trials(place: Place) -> None:
+def test_failed_and_averaged_trials(workspace: Workspace) -> None:
     """Catches: a failed run that ends the search, an exit status that hides it, an objective that is that of
     one run of several, a trial that MLflow does not know, a best that can't be repeated."""
     rates = "search.space={optimizer.learning_rate:{choices:[0.01,0.1,0.3]}}"
-    place.suffer({2: "raise"})
+    workspace.plant({2: "raise"})
     asked = ("search=grid", rates, "seed=1,2", "study=mean", "workers=2")
-    status, printed = end(place.sweep(*asked))
+    status, printed = end(workspace.sweep(*asked))
     assert status == 1, printed
-    assert [state for state, *_ in trials(place, "mean")] == ["FAIL"] * 3
+    assert [state for state, *_ in trials(workspace, "mean")] == ["FAIL"] * 3
     assert "no trial is complete" in printed and "trial 2 failed: failed: " in printed
-    place.suffer({})
-    status, printed = end(place.sweep(*asked, "search.trials=9", "study=again"))
+    workspace.plant({})
+    status, printed = end(workspace.sweep(*asked, "search.trials=9", "study=again"))
     assert status == 0, printed
-    runs = place.runs()
+    runs = workspace.runs()
     assert len(runs) == 6
     values = {}
-    for state, params, found in trials(place, "again"):
+    for state, params, found in trials(workspace, "again"):
         rate = float(params["optimizer.learning_rate"])
         of_trial = [run for run in runs if run.config["optimizer"]["learning_rate"] == rate]
         losses = [run.result["metrics"]["val/loss"] for run in of_trial]
@@ -190,68 +190,70 @@ def test_failed_and_averaged_trials(place: Place) -> None:
         values[rate] = statistics.fmean(losses)
     best = min(values, key=values.__getitem__)
     assert f"study=again seed=1,2 optimizer.learning_rate={best}" in printed.replace(" workers=2", "")
-    tags = {tracked.tags["study"]: tracked.tags for tracked in place.tracked("study")}
+    tags = {tracked.tags["study"]: tracked.tags for tracked in workspace.tracked("study")}
     assert tags["again"]["search.best.optimizer.learning_rate"] == str(best)
     assert tags["mean"]["search.trials"] == "3 failed"
-    active = [tracked for tracked in place.tracked() if tracked.active]
+    active = [tracked for tracked in workspace.tracked() if tracked.active]
     assert {tracked.tags["search.trial"] for tracked in active} == {"0", "1", "2"}
 
 
 @pytest.mark.slow
-def test_a_search_whose_parent_is_killed_goes_on(place: Place, tmp_path: Path) -> None:
+def test_a_search_whose_parent_is_killed_goes_on(workspace: Workspace, tmp_path: Path) -> None:
     """Catches: a trial that is asked again with other parameters, lost, or done twice after SIGKILL in the
     middle of a batch; an MLflow run that is left running; a trial that was told and is not in MLflow, as
     where the kill came between the two, and is left out of it for good."""
     asked = ("search=tpe", RATES, "search.trials=7", "workers=2", "study=find")
-    place.suffer({"*": "slow"})
-    journal = folder_of(place.results, "find") / JOURNAL
+    workspace.plant({"*": "slow"})
+    journal = folder_of(workspace.results, "find") / JOURNAL
 
     def told() -> int:
         return journal.read_text().count('"values"') if journal.exists() else 0
 
     for done in (1, 4):
-        process = place.sweep(*asked)
-        events = len(list(place.results.glob("runs/*/events.jsonl")))
+        process = workspace.sweep(*asked)
+        events = len(list(workspace.results.glob("runs/*/events.jsonl")))
         wait_until(
             lambda done=done, events=events: (
                 told() >= done  # type: ignore[misc]
-                and len(list(place.results.glob("runs/*/events.jsonl"))) > events
+                and len(list(workspace.results.glob("runs/*/events.jsonl"))) > events
             ),
             process,
         )
         os.kill(process.pid, signal.SIGKILL)
         end(process)
-        wait_until(lambda: not place.processes())
-    place.suffer({})
-    status, printed = end(place.sweep(*asked))
+        wait_until(lambda: not workspace.processes())
+    workspace.plant({})
+    status, printed = end(workspace.sweep(*asked))
     assert status == 0, printed
-    whole = end(place.sweep(*asked, "results_dir=whole"))
+    whole = end(workspace.sweep(*asked, "results_dir=whole"))
     assert whole[0] == 0, whole[1]
-    unbroken = Place.__new__(Place)
+    unbroken = Workspace.__new__(Workspace)
     unbroken.results = tmp_path / "whole"
-    assert trials(place, "find") == trials(unbroken, "find")
-    assert len(place.runs()) == len({run.folder.run_id for run in place.runs()}) == 7
-    check_consistent(place)
-    for database in place.results.glob("mlflow.db*"):
+    assert trials(workspace, "find") == trials(unbroken, "find")
+    assert len(workspace.runs()) == len({run.folder.run_id for run in workspace.runs()}) == 7
+    check_consistent(workspace)
+    for database in workspace.results.glob("mlflow.db*"):
         database.unlink()
-    status, printed = end(place.sweep(*asked))
+    status, printed = end(workspace.sweep(*asked))
     assert (status, "all 7 trials were done before" in printed) == (0, True), printed
-    check_consistent(place)
+    check_consistent(workspace)
 
 
-def test_a_pruned_search_in_a_real_framework(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pruned_search_in_a_real_framework(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Catches: a pruned run that trains on, that counts as failed, or that the leaderboard can't show; a
     judge that looks at another run's epochs; a search that needs -m."""
     asked = ("framework=torch", "data=iris", "train.epochs=9", "limit=off", "study=prune", RATES)
-    status, printed = end(place.start("search=hyperband", *asked, "search.trials=12"))
+    status, printed = end(workspace.start("search=hyperband", *asked, "search.trials=12"))
     assert status == 0, printed
-    states = [state for state, *_ in trials(place, "prune")]
-    runs = place.runs()
+    states = [state for state, *_ in trials(workspace, "prune")]
+    runs = workspace.runs()
     pruned = [run for run in runs if run.status == "pruned"]
     assert states.count("PRUNED") == len(pruned) >= 2
     assert all(len(run.events) < 10 for run in pruned)
     assert "limit=off study=prune optimizer.learning_rate=0." in printed
-    assert main.main(["leaderboard", "prune", "--results-dir", str(place.results)]) == 0
+    assert main.main(["leaderboard", "prune", "--results-dir", str(workspace.results)]) == 0
     assert capsys.readouterr().out.count("(1 pruned)") == len(pruned)  # a row for each trial
 
 

@@ -22,7 +22,7 @@ from harness.shell.engines.cluster.options import SlurmOptions
 from harness.shell.engines.cluster.protocol import Need
 from harness.shell.engines.cluster.slurm import parameters
 from tests.support.clusters import EPOCHS, RUNS, SWEEP, check_done_once_more, kill_tree, two_under_way
-from tests.support.command_place import Place, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import Workspace, check_consistent, cleanup, end, wait_until
 
 pytest.importorskip("submitit", reason="the extra 'slurm' is not installed")
 
@@ -31,82 +31,82 @@ LOCAL = (*JOBS, "hydra.launcher.cluster=local")
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        place.suffer({"*": "slow"})
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        workspace.plant({"*": "slow"})
+        yield workspace
 
 
-def job_of_a_run(place: Place) -> int:
+def job_of_a_run(workspace: Workspace) -> int:
     """The process of the job in which the first run that is under way goes on."""
-    run = next(run for run in place.runs() if run.status is None)
+    run = next(run for run in workspace.runs() if run.status is None)
     parents = psutil.Process(run.pid).parents()
     return next(parent.pid for parent in parents if "submitit.local._local" in " ".join(parent.cmdline()))
 
 
-def check_clean(place: Place) -> None:
+def check_clean(workspace: Workspace) -> None:
     """Nothing is left running, or lying about."""
-    wait_until(lambda: not place.processes())
-    for folder in place.temporary.glob(
+    wait_until(lambda: not workspace.processes())
+    for folder in workspace.temporary.glob(
         "evenbench-node-*"
     ):  # of a job that was killed: the next one removes it
         shutil.rmtree(folder)
-    check_consistent(place)
+    check_consistent(workspace)
 
 
 @pytest.mark.slow
-def test_a_job_that_dies(place: Place) -> None:
+def test_a_job_that_dies(workspace: Workspace) -> None:
     """Catches: a sweep that ends, hangs or leaves a run out when a job dies; a run that starts anew though
     its checkpoint came back; a lost attempt that nobody is told of; a folder that stays in the results."""
-    process = place.sweep(*LOCAL, *SWEEP)
-    wait_until(lambda: two_under_way(place), process)
-    kill_tree(job_of_a_run(place))
+    process = workspace.sweep(*LOCAL, *SWEEP)
+    wait_until(lambda: two_under_way(workspace), process)
+    kill_tree(job_of_a_run(workspace))
     status, printed = end(process)
     assert status == 0, printed
-    check_done_once_more(place, printed)
-    assert len({run.pid for run in place.runs()}) < RUNS + 1  # workers stay warm
-    assert list((place.results / "slurm").iterdir()) == []
-    check_clean(place)
+    check_done_once_more(workspace, printed)
+    assert len({run.pid for run in workspace.runs()}) < RUNS + 1  # workers stay warm
+    assert list((workspace.results / "slurm").iterdir()) == []
+    check_clean(workspace)
 
 
 @pytest.mark.slow
-def test_a_run_whose_job_died_too_often(place: Place) -> None:
+def test_a_run_whose_job_died_too_often(workspace: Workspace) -> None:
     """Catches: a run that is tried for ever; one that is left without a result, or without a reason."""
-    process = place.sweep(*LOCAL, *SWEEP, "hydra.launcher.retries=0")
-    wait_until(lambda: two_under_way(place), process)
-    kill_tree(job_of_a_run(place))
+    process = workspace.sweep(*LOCAL, *SWEEP, "hydra.launcher.retries=0")
+    wait_until(lambda: two_under_way(workspace), process)
+    kill_tree(job_of_a_run(workspace))
     status, printed = end(process)
     assert status == 1, printed
-    runs = place.runs()
+    runs = workspace.runs()
     assert sorted(str(run.status) for run in runs) == ["finished"] * (RUNS - 1) + ["killed"]
     (lost,) = [run for run in runs if run.status == "killed"]
     assert lost.result["error"]["type"] == "node"
     assert "was lost in the middle of the run" in lost.result["error"]["message"]
     assert lost.attempts == []
-    check_clean(place)
+    check_clean(workspace)
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_stopped(place: Place) -> None:
+def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
     """Catches: jobs and workers that go on after Ctrl-C or after the death of the command, runs without an
     end, a command that can't go on."""
-    process = place.sweep(*LOCAL, *SWEEP)
-    wait_until(lambda: two_under_way(place), process)
+    process = workspace.sweep(*LOCAL, *SWEEP)
+    wait_until(lambda: two_under_way(workspace), process)
     os.killpg(process.pid, signal.SIGINT)
     status, printed = end(process)
     assert (status, "Traceback" in printed) == (130, False), printed
-    assert [run.result["error"]["type"] for run in place.runs()] == ["interrupted"] * 2
-    check_clean(place)
-    process = place.sweep(*LOCAL, *SWEEP)
-    wait_until(lambda: two_under_way(place), process)
+    assert [run.result["error"]["type"] for run in workspace.runs()] == ["interrupted"] * 2
+    check_clean(workspace)
+    process = workspace.sweep(*LOCAL, *SWEEP)
+    wait_until(lambda: two_under_way(workspace), process)
     process.kill()
     end(process)
-    wait_until(lambda: not place.processes())  # the jobs hear nothing more
-    status, printed = end(place.sweep(*LOCAL, *SWEEP))
+    wait_until(lambda: not workspace.processes())  # the jobs hear nothing more
+    status, printed = end(workspace.sweep(*LOCAL, *SWEEP))
     assert status == 0, printed
-    for run in place.runs():
+    for run in workspace.runs():
         assert [event.get("epoch") for event in run.events] == [None, *range(1, EPOCHS + 1)]
-    check_clean(place)
+    check_clean(workspace)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ def test_a_sweep_that_is_stopped(place: Place) -> None:
         (("pin=true",), "runs are pinned on this machine alone"),
     ],
 )
-def test_mistakes(place: Place, arguments: tuple[str, ...], said: str) -> None:
+def test_mistakes(workspace: Workspace, arguments: tuple[str, ...], said: str) -> None:
     """Catches: a wrong option that is found after an hour in a queue, or that Hydra's traceback tells of."""
     local = "hydra.launcher.cluster=local"
     own = () if any(text.startswith("hydra.launcher.cluster") for text in arguments) else (local,)
-    status, printed = end(place.sweep("hydra/launcher=slurm", *own, *arguments))
+    status, printed = end(workspace.sweep("hydra/launcher=slurm", *own, *arguments))
     assert status == 2
     assert said in " ".join(printed.split()) and "Traceback" not in printed, printed
-    assert place.runs() == []
+    assert workspace.runs() == []
 
 
 def test_what_a_job_is_asked_for() -> None:
@@ -250,17 +250,17 @@ def _daemon(command: list[str]) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_real_slurm(place: Place, slurm: None) -> None:
+def test_a_real_slurm(workspace: Workspace, slurm: None) -> None:
     """Catches: a job that Slurm does not take, one that waits for accounting that is not there, a cancelled
     job whose run is lost, jobs that stay in the queue."""
-    process = place.sweep(*JOBS, *SWEEP)
-    wait_until(lambda: two_under_way(place), process)
+    process = workspace.sweep(*JOBS, *SWEEP)
+    wait_until(lambda: two_under_way(workspace), process)
     asked = ["squeue", "--noheader", "--format", "%i"]
     first, *more = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
     assert len(more) == 1
     subprocess.run(["scancel", first], check=True)
     status, printed = end(process)
     assert status == 0, printed
-    check_done_once_more(place, printed)
+    check_done_once_more(workspace, printed)
     wait_until(lambda: not subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
-    check_clean(place)
+    check_clean(workspace)

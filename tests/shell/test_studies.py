@@ -32,7 +32,7 @@ from harness.shell.tracking import run_links
 from harness.shell.tracking.store import Store, open_store
 from harness.shell.tracking.sync import SyncCounts, sync
 from harness.shell.tracking.tracker import study_lock
-from tests.support.command_place import Place, check_consistent, end, left_clean
+from tests.support.command_place import Workspace, check_consistent, cleanup, end
 from tests.support.compose import composing, config_of
 from tests.support.paths import ROOT
 
@@ -381,21 +381,21 @@ def test_rm_that_is_killed_is_finished_by_the_next_one(make: Make, results: Path
 def test_the_command_shares_runs_between_studies(tmp_path: Path, template: Path) -> None:
     """Catches: a study whose runs were done before and that stays empty, a run taken away from the study that
     did it first; for runs done long ago, in the same sweep, and again with force=true."""
-    with left_clean(Place(tmp_path, template)) as place:
-        assert end(place.sweep("seed=range(2)", "study=first"))[0] == 0
-        status, printed = end(place.sweep("seed=range(3)", "study=second,third"))
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        assert end(workspace.sweep("seed=range(2)", "study=first"))[0] == 0
+        status, printed = end(workspace.sweep("seed=range(3)", "study=second,third"))
         assert (status, "1 run to do, 2 runs finished before" in printed) == (0, True), printed
-        assert end(place.sweep("seed=0", "study=fourth", "force=true"))[0] == 0
-        found = {run.config["seed"]: run.folder.studies() for run in place.runs()}
+        assert end(workspace.sweep("seed=0", "study=fourth", "force=true"))[0] == 0
+        found = {run.config["seed"]: run.folder.studies() for run in workspace.runs()}
         assert {seed: set(names) for seed, names in found.items()} == {
             0: {"first", "second", "third", "fourth"},
             1: {"first", "second", "third"},
             2: {"second", "third"},
         }
-        assert {tracked.tags["study"] for tracked in place.tracked("study")} == set(found[0])
-        assert {tracked.status for tracked in place.tracked("study")} == {"FINISHED"}
-        said = {run.folder.run_id: run.folder.studies() for run in place.runs()}
-        for tracked in (tracked for tracked in place.tracked() if tracked.active):
+        assert {tracked.tags["study"] for tracked in workspace.tracked("study")} == set(found[0])
+        assert {tracked.status for tracked in workspace.tracked("study")} == {"FINISHED"}
+        said = {run.folder.run_id: run.folder.studies() for run in workspace.runs()}
+        for tracked in (tracked for tracked in workspace.tracked() if tracked.active):
             assert json.loads(tracked.tags["studies"]) == said[tracked.tags["run_id"]]
-        check_consistent(place)
-        assert {study.name: study.runs for study in studies(place.results)}["third"] == {"finished": 3}
+        check_consistent(workspace)
+        assert {study.name: study.runs for study in studies(workspace.results)}["third"] == {"finished": 3}

@@ -16,6 +16,7 @@ import select
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class CaseError(AssertionError):
     """A case raised in the child; the message is the child's traceback."""
 
 
-class Lab:
+class AdapterProcess:
     """One framework in one precision, in a process of its own. `call` runs a case in it; `close` ends it."""
 
     def __init__(self, framework: Framework, precision: str, folder: Path) -> None:
@@ -132,26 +133,30 @@ class Lab:
         return (self._folder / "log").read_text("utf-8", errors="replace")[-4000:]
 
 
-class Laboratory:
+Adapters = Callable[[str, str], AdapterProcess]
+"""A process by framework and precision, as the fixture `adapters` returns it."""
+
+
+class AdapterProcesses:
     """The labs of a session, each started when it is first asked for."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._labs: dict[tuple[str, str], Lab] = {}
+        self._labs: dict[tuple[str, str], AdapterProcess] = {}
 
-    def __call__(self, framework: str, precision: str) -> Lab:
+    def __call__(self, framework: str, precision: str) -> AdapterProcess:
         """The lab of a framework ("torch", "keras", ...) in "float32", "float64" or "bf16"."""
         key = (framework, precision)
         if key not in self._labs:
             folder = self._folder / "-".join(key)
             folder.mkdir()
-            self._labs[key] = Lab(frameworks()[framework], precision, folder)
+            self._labs[key] = AdapterProcess(frameworks()[framework], precision, folder)
         return self._labs[key]
 
     def close(self) -> None:
         """End all children."""
-        for lab in self._labs.values():
-            lab.close()
+        for adapters in self._labs.values():
+            adapters.close()
 
 
 def _precision(name: str) -> Any:

@@ -7,7 +7,7 @@ import contextlib
 import psutil
 
 from harness.core.runs.run_folder import RunFolder
-from tests.support.command_place import Place
+from tests.support.command_place import Workspace
 
 EPOCHS = 12
 RUNS = 3
@@ -22,17 +22,17 @@ def kill_tree(pid: int) -> None:
             one.kill()
 
 
-def two_under_way(place: Place) -> bool:
+def two_under_way(workspace: Workspace) -> bool:
     """Whether two runs go on at a time, each with a checkpoint that came back."""
-    going = [run for run in place.runs() if run.status is None]
+    going = [run for run in workspace.runs() if run.status is None]
     return sum(run.folder.checkpoint.exists() and len(run.events) < 5 for run in going) == 2
 
 
-def check_done_once_more(place: Place, printed: str) -> None:
+def check_done_once_more(workspace: Workspace, printed: str) -> None:
     """All runs are finished; one was done again, from where it was, which its folder and MLflow tell."""
     assert "was lost" in printed and "is done again" in printed, printed
     assert len(printed.splitlines()) < 15, printed
-    runs = place.runs()
+    runs = workspace.runs()
     assert [run.status for run in runs] == ["finished"] * RUNS
     for run in runs:
         assert [event.get("epoch") for event in run.events] == [None, *range(1, EPOCHS + 1)]
@@ -45,5 +45,5 @@ def check_done_once_more(place: Place, printed: str) -> None:
     before = RunFolder(lost.folder.path / "attempts" / "1").result() or {}
     assert (before["status"], before["error"]["type"]) == ("killed", "node")
     assert before["epochs"]
-    assert [run.status for run in place.tracked() if run.active] == ["FINISHED"] * RUNS
-    assert [study.status for study in place.tracked("study")] == ["FINISHED"]
+    assert [run.status for run in workspace.tracked() if run.active] == ["FINISHED"] * RUNS
+    assert [study.status for study in workspace.tracked("study")] == ["FINISHED"]

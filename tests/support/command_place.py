@@ -63,7 +63,7 @@ class Tracked:
     points: list[tuple[str, int]]
 
 
-class Place:
+class Workspace:
     """A working folder with a FAULTS file (see tests/support/faulty) for the commands given in it."""
 
     def __init__(self, folder: Path, template: Path | None = None) -> None:
@@ -74,12 +74,12 @@ class Place:
         self.temporary.mkdir(parents=True)
         self._faults = folder / "faults.json"
         self._commands: list[Command] = []
-        self.suffer({})
+        self.plant({})
         if template is not None:
             self.results.mkdir()
             shutil.copyfile(template, self.results / "mlflow.db")
 
-    def suffer(self, faults: Mapping[int | str, str]) -> None:
+    def plant(self, faults: Mapping[int | str, str]) -> None:
         """From now on, the run of a seed (`*`: of any) suffers from a fault."""
         self._faults.write_text(json.dumps({str(seed): fault for seed, fault in faults.items()}))
 
@@ -159,21 +159,21 @@ def wait_until(condition: Callable[[], object], process: Command | None = None) 
         time.sleep(0.005)
 
 
-def check_consistent(place: Place) -> None:
+def check_consistent(workspace: Workspace) -> None:
     """What must hold in any folder whose commands have all ended, whatever happened to them."""
-    assert place.processes() == []
-    left = {path.name for path in place.temporary.rglob("*") if path.is_file()}
+    assert workspace.processes() == []
+    left = {path.name for path in workspace.temporary.rglob("*") if path.is_file()}
     assert left <= {"multirun.yaml"}  # Hydra's, from a sweep that was killed
-    drafts = [path for path in place.results.rglob("*.tmp") if not path.name.startswith(".job.json.")]
+    drafts = [path for path in workspace.results.rglob("*.tmp") if not path.name.startswith(".job.json.")]
     assert drafts == []  # but for the parent's own, which a worker can't tell from another command's
-    everything = place.tracked("trial") + place.tracked("study")
+    everything = workspace.tracked("trial") + workspace.tracked("study")
     assert "RUNNING" not in [run.status for run in everything]
-    active = [run for run in place.tracked() if run.active]
+    active = [run for run in workspace.tracked() if run.active]
     for tracked in active:
         assert len(set(tracked.points)) == len(tracked.points), "a metric point is there twice"
     ids = sorted(tracked.tags["run_id"] for tracked in active)
-    assert ids == sorted(run.folder.run_id for run in place.runs()), "not one MLflow run for each run"
-    for run in place.runs():
+    assert ids == sorted(run.folder.run_id for run in workspace.runs()), "not one MLflow run for each run"
+    for run in workspace.runs():
         lines = (run.folder.path / "events.jsonl").read_text() if run.events else ""
         assert [json.loads(line) for line in lines.splitlines()] == run.events
         shown = next(t for t in active if t.tags["run_id"] == run.folder.run_id)
@@ -183,11 +183,11 @@ def check_consistent(place: Place) -> None:
 
 
 @contextlib.contextmanager
-def left_clean(place: Place) -> Iterator[Place]:
+def cleanup(workspace: Workspace) -> Iterator[Workspace]:
     """Kill what a failing test leaves running."""
     try:
-        yield place
+        yield workspace
     finally:
-        for pid in place.processes():
+        for pid in workspace.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

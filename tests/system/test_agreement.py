@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from harness.core.network import Input, ModelSpec, initialisers
 from harness.core.training import optimizers, weights
 from harness.core.training.batches import batch_order
 from harness.core.validation import members
-from tests.support.adapter_process import Lab
+from tests.support.adapter_process import AdapterProcess, Adapters
 from tests.support.paths import ROOT
 
 BOUND = 1e-10
@@ -48,7 +47,7 @@ class Trained:
     weights: dict[str, np.ndarray]
 
 
-def train(lab: Lab, execution: str, name: str, impl: str) -> Trained:
+def train(process: AdapterProcess, execution: str, name: str, impl: str) -> Trained:
     """Twenty steps of the FNN on digits in float64."""
     digits = load(DataConfig("digits"))
     rule = {"name": name, "impl": impl, "learning_rate": 0.01}
@@ -58,7 +57,7 @@ def train(lab: Lab, execution: str, name: str, impl: str) -> Trained:
     order = batch_order(0, 1, digits.rows("train"), BATCH)[None, :STEPS]
     rates = np.full((1, STEPS), 0.01)
     runs = [{"weights": start, "orders": order, "rates": rates}]
-    (found,) = lab.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=runs)
+    (found,) = process.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=runs)
     return Trained(np.concatenate(found["losses"]), found["weights"])
 
 
@@ -74,11 +73,11 @@ def deviation(a: Trained, b: Trained) -> float:
 @pytest.mark.parametrize("framework, execution", OTHERS)
 @pytest.mark.parametrize("name", list(members(optimizers.Rule)))
 def test_every_step_and_weight_under_the_shared_rule(
-    name: str, framework: str, execution: str, lab: Callable[[str, str], Lab]
+    name: str, framework: str, execution: str, adapters: Adapters
 ) -> None:
     """Catches: a framework that trains another network: a layout, a loss, a batch or a rule that differs."""
-    reference = train(lab("torch", "float64"), "eager", name, "shared")
-    other = train(lab(framework, "float64"), execution, name, "shared")
+    reference = train(adapters("torch", "float64"), "eager", name, "shared")
+    other = train(adapters(framework, "float64"), execution, name, "shared")
     assert other.losses.shape == (STEPS,)
     assert deviation(reference, other) < BOUND
     assert reference.losses[-1] < reference.losses[0]  # two that learn nothing would agree as well
@@ -86,10 +85,10 @@ def test_every_step_and_weight_under_the_shared_rule(
 
 @pytest.mark.parametrize("framework, execution", OTHERS)
 @pytest.mark.parametrize("name", ["sgd", "momentum"])
-def test_native_descent(name: str, framework: str, execution: str, lab: Callable[[str, str], Lab]) -> None:
+def test_native_descent(name: str, framework: str, execution: str, adapters: Adapters) -> None:
     """Catches: a framework's own SGD that is fed other numbers than the rule's (momentum, weight decay)."""
-    reference = train(lab("torch", "float64"), "eager", name, "native")
-    assert deviation(reference, train(lab(framework, "float64"), execution, name, "native")) < BOUND
+    reference = train(adapters("torch", "float64"), "eager", name, "native")
+    assert deviation(reference, train(adapters(framework, "float64"), execution, name, "native")) < BOUND
 
 
 def evenbench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

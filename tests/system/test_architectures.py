@@ -5,7 +5,6 @@ That the page's commands work, `certify` among them, is a test of `test_readme.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from harness.core.training import losses
 from tests.project.test_readme import blocks
 from tests.support import adapter_cases
-from tests.support.adapter_process import Lab, frameworks
+from tests.support.adapter_process import Adapters, frameworks
 from tests.support.networks import random_weights
 from tests.support.numpy_forward import forward
 from tests.support.paths import ROOT
@@ -38,9 +37,7 @@ def layers(name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("framework", frameworks())
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_framework_computes_and_trains_it(
-    name: str, framework: str, lab: Callable[[str, str], Lab]
-) -> None:
+def test_every_framework_computes_and_trains_it(name: str, framework: str, adapters: Adapters) -> None:
     """Catches: an architecture in the docs that a framework refuses, or makes another network of."""
     executions = frameworks()[framework].executions
     execution = "eager" if "eager" in executions else executions[0]
@@ -49,7 +46,7 @@ def test_every_framework_computes_and_trains_it(
     weights = random_weights(network)
     run = {"weights": weights, "orders": FIRST_ROWS, "rates": np.full((1, 1), 0.1)}
     rule = shared("sgd") | {"weight_decay": 0.0}
-    (result,) = lab(framework, "float64").call(
+    (result,) = adapters(framework, "float64").call(
         "tests.support.adapter_cases:train", task=task, rule=rule, runs=[run]
     )
     for moment, of_weights in ("before", weights), ("after", result["weights"]):

@@ -30,8 +30,8 @@ from harness.shell.reports.progress import outcome_text, reporter
 from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.session.session import Session
-from tests.support.adapter_process import Lab, frameworks
-from tests.support.command_place import Place, Run, check_consistent, end, left_clean, wait_until
+from tests.support.adapter_process import Adapters, frameworks
+from tests.support.command_place import Run, Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.compose import composing, config_of
 from tests.support.paths import FAULTY
 from tests.support.tasks import EPOCHS, make_run, make_task, same
@@ -47,22 +47,20 @@ LAYERS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
 @pytest.mark.parametrize(("framework", "execution"), PAIRS)
-def test_a_training_goes_on_to_the_last_bit(
-    framework: str, execution: str, lab: Callable[[str, str], Lab]
-) -> None:
+def test_a_training_goes_on_to_the_last_bit(framework: str, execution: str, adapters: Adapters) -> None:
     """Catches: a training that a look at its weights and state in its middle changes; masks, running
     statistics, slots, a step count or a table of rates that a program which has just been built does not take
     up where another one was, in float32 and with the framework's own optimizer."""
     task = make_task(execution, layers=LAYERS, in_shape=[3, 4], precision="float32")
     run, rule = make_run(task, 0.02, seed=5), {"name": "adam", "learning_rate": 0.02}
     after = EPOCHS // 2
-    whole, read, gone_on = lab(framework, "float32").call(
+    whole, read, gone_on = adapters(framework, "float32").call(
         "tests.support.adapter_cases:broken_off", task=task, rule=rule, run=run, after=after
     )
     assert same(read, whole)
@@ -94,7 +92,7 @@ def same_end(a: RunFolder, b: RunFolder) -> bool:
     ],
     ids=["torch", "keras_jax"],
 )
-def test_a_command_goes_on_where_a_kill_stopped_it(sweep: tuple[str, ...], place: Place) -> None:
+def test_a_command_goes_on_where_a_kill_stopped_it(sweep: tuple[str, ...], workspace: Workspace) -> None:
     """Catches: an epoch done again that a checkpoint has, or lost, or twice in MLflow; numbers, weights or a
     state that differ from those of an unbroken run; a kill of the whole command that is not survived; a
     checkpoint among MLflow's artifacts, or left behind by a run that has ended."""
@@ -103,27 +101,27 @@ def test_a_command_goes_on_where_a_kill_stopped_it(sweep: tuple[str, ...], place
 
     def broken_off(after: int, worker: bool) -> tuple[Run, int]:
         """The run when more than so many epochs were done, and the epoch of its checkpoint."""
-        process = place.start(*asked)
-        wait_until(lambda: place.runs() and len(place.runs()[0].events) > after, process)
-        os.kill(place.runs()[0].pid if worker else process.pid, signal.SIGKILL)
+        process = workspace.start(*asked)
+        wait_until(lambda: workspace.runs() and len(workspace.runs()[0].events) > after, process)
+        os.kill(workspace.runs()[0].pid if worker else process.pid, signal.SIGKILL)
         assert end(process)[0] == (1 if worker else -signal.SIGKILL)
-        wait_until(lambda: not place.processes())
-        (run,) = place.runs()
+        wait_until(lambda: not workspace.processes())
+        (run,) = workspace.runs()
         found = checkpoint.load(run.folder.checkpoint, run.folder.run_id)
         # the kill may come before the last one is written
         assert found is not None and found.epoch % 3 == 0 and len(run.events) - 1 - found.epoch < 6
         return run, found.epoch
 
-    (place.folder / "unbroken").mkdir()
-    shutil.copyfile(place.results / "mlflow.db", place.folder / "unbroken" / "mlflow.db")
+    (workspace.folder / "unbroken").mkdir()
+    shutil.copyfile(workspace.results / "mlflow.db", workspace.folder / "unbroken" / "mlflow.db")
     first, kept_first = broken_off(7, worker=True)
     assert first.status == "killed"
-    assert not list((place.results / "artifacts").rglob("checkpoint*"))
+    assert not list((workspace.results / "artifacts").rglob("checkpoint*"))
     second, kept_second = broken_off(len(first.events) + 3, worker=False)
     assert second.status is None
-    status, printed = end(place.start(*asked))
+    status, printed = end(workspace.start(*asked))
     assert status == 0, printed
-    (run,) = place.runs()
+    (run,) = workspace.runs()
     assert run.attempts == ["1", "2"]
     assert [event.get("epoch") for event in run.events] == [None, *range(1, 41)]
     assert run.result["timing"]["resumed_from_epoch"] == kept_second > kept_first
@@ -131,45 +129,45 @@ def test_a_command_goes_on_where_a_kill_stopped_it(sweep: tuple[str, ...], place
         assert run.events[1 : kept + 1] == attempt.events[1 : kept + 1]
         assert run.events[kept + 1 :][0] not in attempt.events
     assert run.result["timing"]["train_s"] == sum(epoch["train_s"] for epoch in run.result["epochs"])
-    check_consistent(place)
-    assert not list(place.results.rglob("checkpoint*"))
-    status, printed = end(place.start(*common, "results_dir=unbroken"))
+    check_consistent(workspace)
+    assert not list(workspace.results.rglob("checkpoint*"))
+    status, printed = end(workspace.start(*common, "results_dir=unbroken"))
     assert status == 0, printed
-    unbroken = RunFolder(place.folder / "unbroken" / "runs" / run.folder.run_id)
+    unbroken = RunFolder(workspace.folder / "unbroken" / "runs" / run.folder.run_id)
     whole = replace(run, folder=unbroken, result=unbroken.result() or {})
     assert "resumed_from_epoch" not in whole.result["timing"]
     assert numbers(run) == numbers(whole)
     assert same_end(run.folder, unbroken)
 
 
-def test_which_runs_go_on(place: Place) -> None:
+def test_which_runs_go_on(workspace: Workspace) -> None:
     """Catches: a run that failed, hung or was killed and begins anew; one that diverged, or is forced, and
     does not; a checkpoint that outlives its use."""
     # float32 would be rounded on the way: the reference that trains here counts in float64
     sweep = ("seed=range(4)", "train.epochs=4", "checkpoint.every_epochs=1", "precision=float64")
-    place.suffer({0: "raise", 1: "kill", 2: "hang", 3: "nan"})
-    assert end(place.sweep(*sweep, "timeout_s=4"))[0] == 1
-    broken = place.runs()
+    workspace.plant({0: "raise", 1: "kill", 2: "hang", 3: "nan"})
+    assert end(workspace.sweep(*sweep, "timeout_s=4"))[0] == 1
+    broken = workspace.runs()
     assert [run.status for run in broken] == ["failed", "killed", "timeout", "diverged"]
     assert [run.folder.checkpoint.exists() for run in broken] == [True, True, True, False]
     broken[1].folder.checkpoint.write_bytes(b"")
-    place.suffer({})
-    assert end(place.sweep(*sweep))[0] == 1  # the divergence stays
-    gone_on = place.runs()[:3]
+    workspace.plant({})
+    assert end(workspace.sweep(*sweep))[0] == 1  # the divergence stays
+    gone_on = workspace.runs()[:3]
     assert [run.result["timing"].get("resumed_from_epoch") for run in gone_on] == [1, None, 1]
     assert f"the checkpoint is set aside as {UNUSABLE}: it can't be read (" in gone_on[1].folder.log_tail()
-    check_consistent(place)
-    place.suffer({0: "raise"})
-    assert end(place.sweep(*sweep, "force=true"))[0] == 1
-    assert place.runs()[0].folder.checkpoint.exists()
-    place.suffer({})
-    status, printed = end(place.sweep(*sweep, "force=true"))
+    check_consistent(workspace)
+    workspace.plant({0: "raise"})
+    assert end(workspace.sweep(*sweep, "force=true"))[0] == 1
+    assert workspace.runs()[0].folder.checkpoint.exists()
+    workspace.plant({})
+    status, printed = end(workspace.sweep(*sweep, "force=true"))
     assert status == 0, printed
-    forced = place.runs()
+    forced = workspace.runs()
     assert not any("resumed_from_epoch" in run.result["timing"] for run in forced)
-    assert not list(place.results.rglob(CHECKPOINT))
+    assert not list(workspace.results.rglob(CHECKPOINT))
     assert [numbers(run) for run in gone_on] == [numbers(run) for run in forced[:3]]
-    check_consistent(place)
+    check_consistent(workspace)
 
 
 def other_weights(path: Path) -> None:
@@ -206,10 +204,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_what_a_kill_may_leave(lab: Callable[[str, str], Lab], tmp_path: Path) -> None:
+def test_what_a_kill_may_leave(adapters: Adapters, tmp_path: Path) -> None:
     """Catches: a file that was cut off, damaged or exchanged and ends the run, or is believed; part of a new
     one that takes the old one's place, or stays for ever; a run that was pruned and can't be had whole."""
-    torch = lab("torch", "float32")
+    torch = adapters("torch", "float32")
     made = tmp_path / "made"
     overrides = ("framework=torch", "data=iris", "model.dropout=0.2", "train.epochs=5", "certify=off")
     with composing():
@@ -307,15 +305,15 @@ def test_a_pace_that_is_none_is_refused(override: str, key: str) -> None:
     assert [mistake.key.startswith(key) for mistake in caught.value.mistakes] == [True]
 
 
-def test_a_run_that_is_pruned(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_pruned(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a worker that does not wait for the verdict, or takes one for a task; a pruned run that counts
     as failed or as finished, or has test metrics; one that is not asked about the epochs that it goes on
     from."""
-    assert end(place.sweep("seed=9"))[0] == 0
-    given = place.runs()[0].config | {"checkpoint": {"every_epochs": 1, "every_minutes": None}}
-    monkeypatch.chdir(place.folder)
+    assert end(workspace.sweep("seed=9"))[0] == 0
+    given = workspace.runs()[0].config | {"checkpoint": {"every_epochs": 1, "every_minutes": None}}
+    monkeypatch.chdir(workspace.folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
-    monkeypatch.setenv("FAULTS", str(place.folder / "faults.json"))
+    monkeypatch.setenv("FAULTS", str(workspace.folder / "faults.json"))
     configs = [RunConfig.parse({**given, "seed": seed}) for seed in range(3)]
     asked: list[tuple[int, int]] = []
 
@@ -339,9 +337,9 @@ def test_a_run_that_is_pruned(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
     assert outcome_text(pruned).startswith("pruned at val/accuracy ")
     assert pruned["metrics"].keys() == {"train/loss", "val/loss", "val/accuracy", "val/f1"}
     assert plain[0].result["timing"]["resumed_from_epoch"] == 1
-    attempts = [place.runs()[1].folder.path / "attempts" / number for number in "12"]
+    attempts = [workspace.runs()[1].folder.path / "attempts" / number for number in "12"]
     trained = [[e["epoch"] for e in (RunFolder(path).result() or {})["epochs"]] for path in attempts]
     assert trained == [[1, 2], [1]]
-    check_consistent(place)
-    old = [tracked for tracked in place.tracked() if tracked.tags["status"] == "pruned"]
+    check_consistent(workspace)
+    old = [tracked for tracked in workspace.tracked() if tracked.tags["status"] == "pruned"]
     assert [(tracked.status, tracked.active) for tracked in old] == [("FINISHED", False)] * 2

@@ -19,7 +19,7 @@ from harness.shell.environment import devices
 from harness.shell.environment.cards import Card
 from harness.shell.reports.progress import reporter
 from harness.shell.session.session import Session
-from tests.support.command_place import Place, Run, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import Run, Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.paths import FAULTY
 
 FAULTS = (
@@ -43,23 +43,23 @@ LAST = len(FAULTS) - 1
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
 @pytest.fixture(scope="module")
-def suffered(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Place]:
+def faulty_sweep(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Workspace]:
     """One sweep in which the run of each seed suffers from the fault of that number; see `statuses`."""
-    with left_clean(Place(tmp_path_factory.mktemp("suffered"), template)) as place:
-        place.suffer(dict(enumerate(FAULTS)))
-        status, printed = end(place.sweep(f"seed=range({len(FAULTS)})", "timeout_s=4"))
+    with cleanup(Workspace(tmp_path_factory.mktemp("suffered"), template)) as workspace:
+        workspace.plant(dict(enumerate(FAULTS)))
+        status, printed = end(workspace.sweep(f"seed=range({len(FAULTS)})", "timeout_s=4"))
         assert status == 1, printed
-        yield place
+        yield workspace
 
 
-def of(place: Place, fault: str) -> Run:
-    return place.runs()[SEED[fault]]
+def of(workspace: Workspace, fault: str) -> Run:
+    return workspace.runs()[SEED[fault]]
 
 
 @pytest.mark.parametrize(
@@ -77,87 +77,87 @@ def of(place: Place, fault: str) -> Run:
     ],
 )
 def test_every_death_is_recorded(
-    suffered: Place, fault: str, status: str, kind: str, message: str, in_log: str
+    faulty_sweep: Workspace, fault: str, status: str, kind: str, message: str, in_log: str
 ) -> None:
     """Catches: a death that ends the sweep, or a result or MLflow run without its status, reason, last words
     or the epoch before it; a timeout that doesn't say where it hung; a parent that waits for ever for a pipe
     which the dead worker's child has open; an epoch that counts though its training was left out."""
-    run = of(suffered, fault)
+    run = of(faulty_sweep, fault)
     assert run.status == status
     assert run.result["error"]["type"] == kind
     assert message in run.result["error"]["message"]
     assert in_log in run.result["error"]["log_tail"]
     assert [epoch["epoch"] for epoch in run.result["epochs"]] == [1]
-    tracked = next(t for t in suffered.tracked() if t.tags["run_id"] == run.folder.run_id)
+    tracked = next(t for t in faulty_sweep.tracked() if t.tags["run_id"] == run.folder.run_id)
     assert tracked.status == ("KILLED" if status == "killed" else "FAILED")
     assert tracked.tags["status"] == status
     assert tracked.tags["error"].startswith(f"{kind}: ")
     assert message in tracked.tags["error"]
 
 
-def test_the_sweep_goes_on(suffered: Place) -> None:
+def test_the_sweep_goes_on(faulty_sweep: Workspace) -> None:
     """Catches: runs after a death that don't happen; MLflow runs left open; processes and files left over."""
-    finished = [run.status == "finished" for run in suffered.runs()]
+    finished = [run.status == "finished" for run in faulty_sweep.runs()]
     assert finished == [fault in ("", "chat") for fault in FAULTS]
-    check_consistent(suffered)
-    assert [study.status for study in suffered.tracked("study")] == ["FAILED"]
+    check_consistent(faulty_sweep)
+    assert [study.status for study in faulty_sweep.tracked("study")] == ["FAILED"]
 
 
-def test_an_exception_keeps_the_worker_and_a_death_does_not(suffered: Place) -> None:
+def test_an_exception_keeps_the_worker_and_a_death_does_not(faulty_sweep: Workspace) -> None:
     """Catches: a worker thrown away (its import and its programs with it) for an exception or a divergence;
     and a program that an exception may have left half-way, used again."""
-    pids = [run.pid for run in suffered.runs()]
+    pids = [run.pid for run in faulty_sweep.runs()]
     changes = [FAULTS[seed - 1] for seed in range(1, len(pids)) if pids[seed] != pids[seed - 1]]
     assert changes == ["exit", "sys.exit", "segfault", "kill", "fork", "hang"]
-    assert len(suffered.workers()) == len(set(pids)) == 7
-    new_programs = [run.result["timing"].get("new_program") for run in suffered.runs()]
+    assert len(faulty_sweep.workers()) == len(set(pids)) == 7
+    new_programs = [run.result["timing"].get("new_program") for run in faulty_sweep.runs()]
     assert new_programs[SEED["raise"] : SEED["raise"] + 2] == [False, True]
     assert new_programs[LAST - 1 :] == [False, False]
-    again = suffered.runs()[SEED["nan"] + 1]
-    assert again.pid == of(suffered, "nan").pid
+    again = faulty_sweep.runs()[SEED["nan"] + 1]
+    assert again.pid == of(faulty_sweep, "nan").pid
 
 
-def test_what_a_framework_prints_goes_to_the_log(suffered: Place) -> None:
+def test_what_a_framework_prints_goes_to_the_log(faulty_sweep: Workspace) -> None:
     """Catches: a full pipe, lines in the protocol, output lost or in another run's log."""
-    run = of(suffered, "chat")
+    run = of(faulty_sweep, "chat")
     log = (run.folder.path / "worker.log").read_text()
     assert log.count(f"{0:06d} {'x' * 42}\n") == log.count(f"{3999:06d} {'x' * 42}\n") == 2
     assert "straight to the descriptor\n" in log
     assert [event["event"] for event in run.events] == ["started", "epoch", "epoch", "epoch"]
-    assert (suffered.runs()[LAST].folder.path / "worker.log").read_text() == ""
+    assert (faulty_sweep.runs()[LAST].folder.path / "worker.log").read_text() == ""
 
 
-def test_failed_runs_are_tried_again_and_others_are_not(place: Place) -> None:
+def test_failed_runs_are_tried_again_and_others_are_not(workspace: Workspace) -> None:
     """Catches: a failure taken for final, a finished or diverged one done again, an exit status that forgets
     an earlier divergence, attempts that are lost."""
-    place.suffer({1: "raise", 2: "exit", 3: "nan"})
+    workspace.plant({1: "raise", 2: "exit", 3: "nan"})
     sweep = ("seed=range(4)",)
-    assert end(place.sweep(*sweep))[0] == 1
-    first = place.runs()
-    place.suffer({})
-    status, printed = end(place.sweep(*sweep))
+    assert end(workspace.sweep(*sweep))[0] == 1
+    first = workspace.runs()
+    workspace.plant({})
+    status, printed = end(workspace.sweep(*sweep))
     assert (status, "2 runs to do, 2 runs finished before" in printed) == (1, True), printed
-    second = place.runs()
+    second = workspace.runs()
     assert [run.status for run in second] == ["finished", "finished", "finished", "diverged"]
     assert [run.attempts for run in second] == [[], ["1"], ["1"], []]
     for seed in (1, 2):
         kept = second[seed].folder.path / "attempts" / "1"
         assert (kept / "events.jsonl").exists()
         assert first[seed].result["error"]["type"] in (kept / "result.json").read_text()
-    workers = place.workers()
-    status, printed = end(place.sweep(*sweep))
+    workers = workspace.workers()
+    status, printed = end(workspace.sweep(*sweep))
     assert (status, "nothing to do: 4 runs" in printed) == (1, True), printed
-    assert place.workers() == workers
-    assert [run.events for run in place.runs()] == [run.events for run in second]
-    check_consistent(place)
+    assert workspace.workers() == workers
+    assert [run.events for run in workspace.runs()] == [run.events for run in second]
+    check_consistent(workspace)
 
 
-def test_a_framework_that_fails_to_start(place: Place) -> None:
+def test_a_framework_that_fails_to_start(workspace: Workspace) -> None:
     """Catches: a reason that is lost because the worker was waited for before its run; a wait for the end of
     the patience with a worker that is dead; a sweep that ends there."""
-    status, printed = end(place.sweep("framework.env.AT_IMPORT=raise,segfault,nothing"))
+    status, printed = end(workspace.sweep("framework.env.AT_IMPORT=raise,segfault,nothing"))
     assert status == 1, printed
-    runs = {run.config["framework"]["env"]["AT_IMPORT"]: run for run in place.runs()}
+    runs = {run.config["framework"]["env"]["AT_IMPORT"]: run for run in workspace.runs()}
     statuses = {name: run.status for name, run in runs.items()}
     assert statuses == {"raise": "failed", "segfault": "failed", "nothing": "finished"}
     error = runs["raise"].result["error"]
@@ -168,44 +168,44 @@ def test_a_framework_that_fails_to_start(place: Place) -> None:
     assert "ended by SIGSEGV while it imported faulty_adapter" in error["message"]
     assert "in segfault" in error["log_tail"]
     assert "numpy is here" in error["log_tail"]
-    check_consistent(place)
+    check_consistent(workspace)
 
 
-def test_a_worker_killed_from_outside(place: Place) -> None:
+def test_a_worker_killed_from_outside(workspace: Workspace) -> None:
     """Catches: a kill by the system or a person that is not recorded as one."""
-    place.suffer({1: "slow"})
-    sweep = place.sweep("seed=range(3)", "train.epochs=20")
+    workspace.plant({1: "slow"})
+    sweep = workspace.sweep("seed=range(3)", "train.epochs=20")
 
     def training() -> list[int]:
-        return [run.pid for run in place.runs() if run.config["seed"] == 1 and len(run.events) > 1]
+        return [run.pid for run in workspace.runs() if run.config["seed"] == 1 and len(run.events) > 1]
 
     wait_until(training, sweep)
     os.kill(training()[0], signal.SIGKILL)
     status, printed = end(sweep)
     assert status == 1, printed
-    runs = place.runs()
+    runs = workspace.runs()
     assert [run.status for run in runs] == ["finished", "killed", "finished"]
     assert runs[0].pid == runs[1].pid != runs[2].pid
     assert 1 <= len(runs[1].result["epochs"]) < 20
-    check_consistent(place)
+    check_consistent(workspace)
 
 
-def test_portions_of_a_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_portions_of_a_sweep(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a worker that is not kept from one portion to the next; one that died while nothing ran and
     takes the next run with it; a fresh run in a warm worker; an error on a GPU that spoils what follows."""
-    assert end(place.sweep("seed=0"))[0] == 0
-    plain = place.runs()[0].config
-    monkeypatch.chdir(place.folder)
+    assert end(workspace.sweep("seed=0"))[0] == 0
+    plain = workspace.runs()[0].config
+    monkeypatch.chdir(workspace.folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
-    monkeypatch.setenv("FAULTS", str(place.folder / "faults.json"))
+    monkeypatch.setenv("FAULTS", str(workspace.folder / "faults.json"))
     monkeypatch.setattr(devices, "_cards_of", lambda allowed: (Card("one that NumPy leaves alone", id="0"),))
-    place.suffer({5: "raise"})
+    workspace.plant({5: "raise"})
     pids = []
     with Session(reporter()) as session:
 
         def run(seed: int, **changes: object) -> None:
             session.execute([RunConfig.parse({**plain, "seed": seed, **changes})])
-            pids.append(place.runs()[seed].pid)
+            pids.append(workspace.runs()[seed].pid)
 
         run(1)
         run(2)
@@ -220,20 +220,20 @@ def test_portions_of_a_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     assert pids[0] == pids[1]
     assert len(set(pids)) == 5
-    check_consistent(place)
+    check_consistent(workspace)
 
 
-def test_a_divergence_names_its_likely_cause(place: Place) -> None:
+def test_a_divergence_names_its_likely_cause(workspace: Workspace) -> None:
     """Catches: a NaN that is taken for a result; a hint that blames the learning rate for unscaled data, or
     the data for the learning rate."""
     model = ("model.units=[4]", "model.activation=linear")  # rectifiers die before anything overflows
     sweep = ("-m", "framework=torch", "data=linear", "optimizer=sgd", "train.epochs=30", *model)
     numbers = ("data.standardise=true,false", "data.standardise_targets=true,false")
     axes = (*numbers, "optimizer.learning_rate=0.01,1e3")
-    status, printed = end(place.start(*sweep, *axes))
+    status, printed = end(workspace.start(*sweep, *axes))
     assert status == 1, printed
     found = {}
-    for run in place.runs():
+    for run in workspace.runs():
         message = (run.result["error"] or {}).get("message", "")
         assert run.status == ("diverged" if message else "finished")
         data = run.config["data"]
@@ -248,11 +248,11 @@ def test_a_divergence_names_its_likely_cause(place: Place) -> None:
         assert "the inputs are not standardised and reach 99: try data.standardise=true" in of_inputs
 
 
-def test_a_run_that_had_to_wait_for_its_core_says_so(place: Place) -> None:
+def test_a_run_that_had_to_wait_for_its_core_says_so(workspace: Workspace) -> None:
     """Catches: a timing whose machine had other work, recorded, tagged and shown like any other."""
-    place.suffer({0: "slow"})
-    status, printed = end(place.sweep("seed=0"))
+    workspace.plant({0: "slow"})
+    status, printed = end(workspace.sweep("seed=0"))
     assert status == 0, printed
-    (reason,) = (r for r in place.runs()[0].result["timing"]["disturbed"] if "no core" in r)
-    assert reason in place.tracked()[0].tags["timing.disturbed"]
+    (reason,) = (r for r in workspace.runs()[0].result["timing"]["disturbed"] if "no core" in r)
+    assert reason in workspace.tracked()[0].tags["timing.disturbed"]
     assert "* other work disturbed the timing of 1 of 1 runs" in printed

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.shell.runs.inputs import DatasetCache
-from tests.bench.kills import VICTIMS, Sweep, kill_once, new_place
+from tests.bench.kills import VICTIMS, Sweep, kill_once, new_workspace
 from tests.support.compose import composing, config_of
 
 
@@ -18,8 +18,8 @@ from tests.support.compose import composing, config_of
 def test_a_sweep_that_is_killed_is_whole_after_it_is_asked_for_again(victim: str, template: Path) -> None:
     """Catches: a run lost or done twice, an MLflow run left running, a metric twice or not at all, half a
     file that stops the next command; with two runs in progress at the time."""
-    with new_place(template) as place:
-        kill = kill_once(place, Sweep("faulty", 10), victim, random.Random(VICTIMS.index(victim)))
+    with new_workspace(template) as workspace:
+        kill = kill_once(workspace, Sweep("faulty", 10), victim, random.Random(VICTIMS.index(victim)))
     assert kill.wrong == (), kill
 
 

@@ -33,15 +33,15 @@ from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from harness.shell.session.session import Session
-from tests.support.command_place import Place, Run, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import Run, Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.forked_command import Command
 from tests.support.paths import FAULTY
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
 def intervals(runs: Sequence[Run]) -> dict[int, list[tuple[int, int]]]:
@@ -52,18 +52,18 @@ def intervals(runs: Sequence[Run]) -> dict[int, list[tuple[int, int]]]:
     return {pid: sorted(spans) for pid, spans in found.items()}
 
 
-def training(place: Place) -> list[Run]:
+def training(workspace: Workspace) -> list[Run]:
     """The runs that have trained an epoch and go on."""
-    return [run for run in place.runs() if len(run.events) > 1 and run.status is None]
+    return [run for run in workspace.runs() if len(run.events) > 1 and run.status is None]
 
 
-def test_three_slots_do_every_run_once(place: Place) -> None:
+def test_three_slots_do_every_run_once(workspace: Workspace) -> None:
     """Catches: a run done twice or lost between slots; a worker that serves two runs at once; slots that wait
     for each other; a time that is not marked as shared; MLflow runs mixed up between slots."""
-    place.suffer({"*": "slow"})
-    status, printed = end(place.sweep("seed=range(9)", "workers=3"))
+    workspace.plant({"*": "slow"})
+    status, printed = end(workspace.sweep("seed=range(9)", "workers=3"))
     assert status == 0, printed
-    runs = place.runs()
+    runs = workspace.runs()
     assert [(run.config["seed"], run.status, run.attempts) for run in runs] == [
         (seed, "finished", []) for seed in range(9)
     ]
@@ -77,88 +77,88 @@ def test_three_slots_do_every_run_once(place: Place) -> None:
     for run in runs:
         assert run.result["environment"]["workers"] == 3
         assert "it shared the machine with 2 more at a time" in run.result["timing"]["disturbed"]
-    assert sorted(place.workers()) == sorted(spans)
-    check_consistent(place)
+    assert sorted(workspace.workers()) == sorted(spans)
+    check_consistent(workspace)
 
 
-def test_a_death_in_one_slot_is_its_own_affair(place: Place) -> None:
+def test_a_death_in_one_slot_is_its_own_affair(workspace: Workspace) -> None:
     """Catches: a killed, hung or crashed worker that takes another slot's worker or run with it, that ends
     its slot, or that is recorded in another run."""
-    place.suffer({0: "slow", 1: "hang", 2: "segfault", 3: "slow", 5: "exit"})
-    sweep = place.sweep("seed=range(8)", "workers=2", "timeout_s=6", "train.epochs=12")
+    workspace.plant({0: "slow", 1: "hang", 2: "segfault", 3: "slow", 5: "exit"})
+    sweep = workspace.sweep("seed=range(8)", "workers=2", "timeout_s=6", "train.epochs=12")
 
     def slow() -> list[int]:
-        return [run.pid for run in training(place) if run.config["seed"] == 3]
+        return [run.pid for run in training(workspace) if run.config["seed"] == 3]
 
     wait_until(slow, sweep)
     os.kill(slow()[0], signal.SIGKILL)
     status, printed = end(sweep)
     assert status == 1, printed
-    found = [run.status for run in place.runs()]
+    found = [run.status for run in workspace.runs()]
     died = {1: "timeout", 2: "failed", 3: "killed", 5: "failed"}
     assert found == [died.get(seed, "finished") for seed in range(8)]
-    deaths = [(run.result["error"] or {}).get("type") for run in place.runs()]
+    deaths = [(run.result["error"] or {}).get("type") for run in workspace.runs()]
     assert [deaths[seed] for seed in died] == ["timeout", "SIGSEGV", "SIGKILL", "exit"]
-    assert [run.attempts for run in place.runs()] == [[]] * 8
-    assert len(set(place.workers())) <= 2 + len(died)
-    check_consistent(place)
+    assert [run.attempts for run in workspace.runs()] == [[]] * 8
+    assert len(set(workspace.workers())) <= 2 + len(died)
+    check_consistent(workspace)
 
 
-def test_slots_keep_to_their_workers(place: Place) -> None:
+def test_slots_keep_to_their_workers(workspace: Workspace) -> None:
     """Catches: a worker of each kind in each slot, where one would do; a slot that is idle while runs are
     left for which it has no worker."""
-    place.suffer({"*": "slow"})
+    workspace.plant({"*": "slow"})
 
     def workers(seeds: str) -> dict[str, int]:
         """How many did the runs of each kind, among those that are new."""
-        before = {run.folder.run_id for run in place.runs()}
-        status, printed = end(place.sweep("framework.env.AT_IMPORT=one,two", seeds, "workers=2"))
+        before = {run.folder.run_id for run in workspace.runs()}
+        status, printed = end(workspace.sweep("framework.env.AT_IMPORT=one,two", seeds, "workers=2"))
         assert status == 0, printed
         found: dict[str, set[int]] = {}
-        for run in [run for run in place.runs() if run.folder.run_id not in before]:
+        for run in [run for run in workspace.runs() if run.folder.run_id not in before]:
             found.setdefault(run.config["framework"]["env"]["AT_IMPORT"], set()).add(run.pid)
         return {kind: len(pids) for kind, pids in found.items()}
 
     assert workers("seed=range(3)") == {"one": 1, "two": 1}
-    assert end(place.sweep("framework.env.AT_IMPORT=one", "seed=range(3,8)"))[0] == 0
+    assert end(workspace.sweep("framework.env.AT_IMPORT=one", "seed=range(3,8)"))[0] == 0
     assert workers("seed=range(9)") == {"one": 1, "two": 2}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_all_slots(place: Place, number: signal.Signals) -> None:
+def test_an_interrupt_ends_all_slots(workspace: Workspace, number: signal.Signals) -> None:
     """Catches: a worker of some slot that stays, its run left without a result or open in MLflow, one more
     run begun by a slot meanwhile, a command that hangs or can't go on."""
-    place.suffer({"*": "slow"})
+    workspace.plant({"*": "slow"})
     sweep = ("seed=range(6)", "train.epochs=8", "workers=3")
-    process = place.sweep(*sweep)
-    wait_until(lambda: len(training(place)) == 3, process)
+    process = workspace.sweep(*sweep)
+    wait_until(lambda: len(training(workspace)) == 3, process)
     os.killpg(process.pid, number)
     status, printed = end(process)
     assert status == 128 + number, printed
     assert "the same command goes on where it stopped" in printed
     assert "Traceback" not in printed
-    ended = [run for run in place.runs() if run.status != "finished"]
+    ended = [run for run in workspace.runs() if run.status != "finished"]
     assert [(run.status, run.result["error"]["type"]) for run in ended] == [("killed", "interrupted")] * 3
-    assert len(place.runs()) == 3
-    check_consistent(place)
-    place.suffer({})
-    assert end(place.sweep(*sweep))[0] == 0
-    assert [run.status for run in place.runs()] == ["finished"] * 6
-    check_consistent(place)
+    assert len(workspace.runs()) == 3
+    check_consistent(workspace)
+    workspace.plant({})
+    assert end(workspace.sweep(*sweep))[0] == 0
+    assert [run.status for run in workspace.runs()] == ["finished"] * 6
+    check_consistent(workspace)
 
 
-def test_pinned_slots_have_cores_of_their_own(place: Place) -> None:
+def test_pinned_slots_have_cores_of_their_own(workspace: Workspace) -> None:
     """Catches: workers that share a core, or threads of a library that were started before the pinning."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("needs two cores")
-    place.suffer({"*": "slow"})
-    process = place.sweep("seed=range(2)", "train.epochs=20", "workers=2", "pin=true")
-    wait_until(lambda: len(training(place)) == 2, process)
-    seen = {run.pid: [affinity(thread.id) for thread in threads(run.pid)] for run in training(place)}
+    workspace.plant({"*": "slow"})
+    process = workspace.sweep("seed=range(2)", "train.epochs=20", "workers=2", "pin=true")
+    wait_until(lambda: len(training(workspace)) == 2, process)
+    seen = {run.pid: [affinity(thread.id) for thread in threads(run.pid)] for run in training(workspace)}
     assert end(process)[0] == 0
     assert sorted(map(sorted, (set().union(*found) for found in seen.values()))) == [[cores[0]], [cores[1]]]
-    recorded = [run.result["environment"]["affinity"] for run in place.runs()]
+    recorded = [run.result["environment"]["affinity"] for run in workspace.runs()]
     assert sorted(recorded) == [str(core) for core in cores[:2]]
 
 
@@ -171,16 +171,16 @@ def affinity(thread: int) -> set[int]:
     return os.sched_getaffinity(thread)
 
 
-def plain(place: Place) -> dict[str, Any]:
+def plain(workspace: Workspace) -> dict[str, Any]:
     """The configuration of a run in the faulty framework."""
-    assert end(place.sweep("seed=100"))[0] == 0
-    return place.runs()[-1].config
+    assert end(workspace.sweep("seed=100"))[0] == 0
+    return workspace.runs()[-1].config
 
 
 @pytest.fixture
-def prepared(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
-    config = plain(place)
-    monkeypatch.chdir(place.folder)
+def prepared(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Any:
+    config = plain(workspace)
+    monkeypatch.chdir(workspace.folder)
 
     def make(*changes: Mapping[str, Any]) -> list[PreparedRun]:
         return prepare([RunConfig.parse({**config, **one}) for one in changes], DatasetCache())
@@ -213,13 +213,13 @@ def test_pinning_needs_enough_cores(prepared: Any) -> None:
         check(prepared({"workers": cores, "pin": True, "threads": 2}))
 
 
-def test_a_judge_ends_runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judge_ends_runs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a judge that is not asked after each epoch, is asked by two slots at once or about another
     run; a run that goes on nonetheless, or is taken for failed; a slot that hangs after it."""
-    config = plain(place)
-    monkeypatch.chdir(place.folder)
+    config = plain(workspace)
+    monkeypatch.chdir(workspace.folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
-    monkeypatch.setenv("FAULTS", str(place.folder / "faults.json"))
+    monkeypatch.setenv("FAULTS", str(workspace.folder / "faults.json"))
     asked: list[tuple[int, int]] = []
     busy = threading.Lock()
 
@@ -234,18 +234,18 @@ def test_a_judge_ends_runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
         outcomes = session.execute(configs, judge=judge)
     assert [outcome.result["status"] for outcome in outcomes] == ["finished", "pruned"] * 2
     assert sorted(asked) == [(n, epoch) for n in range(4) for epoch in range(1, 3 if n % 2 else 4)]
-    ran = place.runs()[:4]
+    ran = workspace.runs()[:4]
     assert [len(run.result["epochs"]) for run in ran] == [3, 2, 3, 2]
-    check_consistent(place)
+    check_consistent(workspace)
 
 
-def test_what_a_listener_raises_ends_the_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_listener_raises_ends_the_sweep(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a slot that dies in silence, and a command that waits for it for ever."""
-    config = plain(place)
-    monkeypatch.chdir(place.folder)
+    config = plain(workspace)
+    monkeypatch.chdir(workspace.folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
-    monkeypatch.setenv("FAULTS", str(place.folder / "faults.json"))
-    place.suffer({"*": "slow"})
+    monkeypatch.setenv("FAULTS", str(workspace.folder / "faults.json"))
+    workspace.plant({"*": "slow"})
 
     def judge(number: int, record: Record) -> bool:
         raise OSError("no space left")
@@ -253,18 +253,18 @@ def test_what_a_listener_raises_ends_the_sweep(place: Place, monkeypatch: pytest
     configs = [RunConfig.parse({**config, "seed": seed, "workers": 2}) for seed in range(4)]
     with pytest.raises(OSError, match="no space left"), Session(reporter()) as session:
         session.execute(configs, judge=judge)
-    assert len([run for run in place.runs() if run.config["seed"] < 4]) == 2
-    assert all(run.status == "killed" for run in place.runs() if run.config["seed"] < 4)
-    check_consistent(place)
+    assert len([run for run in workspace.runs() if run.config["seed"] < 4]) == 2
+    assert all(run.status == "killed" for run in workspace.runs() if run.config["seed"] < 4)
+    check_consistent(workspace)
 
 
-def test_the_shell_sleeps(place: Place) -> None:
+def test_the_shell_sleeps(workspace: Workspace) -> None:
     """Catches: a shell that asks again and again whether something has happened, beside what is measured."""
-    place.suffer({"*": "hang"})
-    process = place.sweep("seed=range(2)", "workers=2", "timeout_s=8")
-    wait_until(lambda: len(training(place)) == 2, process)
+    workspace.plant({"*": "hang"})
+    process = workspace.sweep("seed=range(2)", "workers=2", "timeout_s=8")
+    wait_until(lambda: len(training(workspace)) == 2, process)
     before = cpu_s(process)
-    wait_until(lambda: all(run.status for run in place.runs()), process)
+    wait_until(lambda: all(run.status for run in workspace.runs()), process)
     used = cpu_s(process) - before
     assert end(process)[0] == 1
     assert used < 2.0

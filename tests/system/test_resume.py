@@ -19,128 +19,130 @@ import pytest
 from harness.core.runs.run_folder import RunFolder
 from harness.core.storage import locks
 from harness.shell.tracking.tracker import study_is_left_open, study_lock
-from tests.support.command_place import Place, check_consistent, end, left_clean, wait_until
+from tests.support.command_place import Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.forked_command import Command
 
 
 @pytest.fixture
-def place(tmp_path: Path, template: Path) -> Iterator[Place]:
-    with left_clean(Place(tmp_path, template)) as place:
-        yield place
+def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
+    with cleanup(Workspace(tmp_path, template)) as workspace:
+        yield workspace
 
 
 @pytest.fixture
-def new_place(tmp_path: Path) -> Iterator[Place]:
+def new_workspace(tmp_path: Path) -> Iterator[Workspace]:
     """One without a store: the first command makes it, and may be killed while it does."""
-    with left_clean(Place(tmp_path)) as place:
-        yield place
+    with cleanup(Workspace(tmp_path)) as workspace:
+        yield workspace
 
 
-def event_lines(place: Place) -> int:
+def event_lines(workspace: Workspace) -> int:
     """Those of earlier attempts too, so that the number only grows."""
-    return sum(len(RunFolder(path.parent).events()) for path in place.results.rglob("runs/**/events.jsonl"))
+    return sum(
+        len(RunFolder(path.parent).events()) for path in workspace.results.rglob("runs/**/events.jsonl")
+    )
 
 
-def results(place: Place) -> int:
-    return sum(1 for _ in place.results.glob("runs/*/result.json"))
+def results(workspace: Workspace) -> int:
+    return sum(1 for _ in workspace.results.glob("runs/*/result.json"))
 
 
-def is_under_way(place: Place, seed: int) -> bool:
+def is_under_way(workspace: Workspace, seed: int) -> bool:
     """Whether the runs before that seed's are finished, and that one has trained an epoch."""
-    runs = place.runs()
+    runs = workspace.runs()
     finished = [run.config["seed"] for run in runs if run.status == "finished"]
     begun = [run.config["seed"] for run in runs if run.status is None and len(run.events) >= 2]
     return finished == list(range(seed)) and begun == [seed]
 
 
-def check_finished_once(place: Place, count: int, epochs: int) -> None:
+def check_finished_once(workspace: Workspace, count: int, epochs: int) -> None:
     """Every run has one folder, one attempt that trained each epoch once, one MLflow run that shows it."""
-    runs = place.runs()
+    runs = workspace.runs()
     assert [run.config["seed"] for run in runs] == list(range(count))
     assert [run.status for run in runs] == ["finished"] * count
     for run in runs:
         assert [event.get("epoch") for event in run.events] == [None, *range(1, epochs + 1)]
-    active = [tracked for tracked in place.tracked() if tracked.active]
+    active = [tracked for tracked in workspace.tracked() if tracked.active]
     assert [tracked.status for tracked in active] == ["FINISHED"] * count
-    assert [study.status for study in place.tracked("study")] == ["FINISHED"]
-    check_consistent(place)
+    assert [study.status for study in workspace.tracked("study")] == ["FINISHED"]
+    check_consistent(workspace)
 
 
-def test_a_parent_killed_at_any_instant(new_place: Place) -> None:
+def test_a_parent_killed_at_any_instant(new_workspace: Workspace) -> None:
     """Catches: a worker that outlives its parent, a run lost or done twice, an MLflow run left running, a
     metric point twice, half a line, a folder that stops the next command."""
-    place = new_place
+    workspace = new_workspace
     sweep = ("seed=range(5)", "train.epochs=4")
     chance = random.Random(7)
     some = chance.randint(1, 8)
     instants: list[tuple[str, Callable[[int, int], object]]] = [
         ("slow", lambda lines, done: True),  # start-up
-        ("slow", lambda lines, done: (place.results / "mlflow.db").exists()),  # the store is being made
+        ("slow", lambda lines, done: (workspace.results / "mlflow.db").exists()),  # the store is being made
         ("slow", lambda lines, done: done >= 1),  # between two runs
         ("slow", lambda lines, done: lines >= some),
         ("hang", lambda lines, done: lines >= 2),  # in a run whose worker has nothing to say
-        ("slow", lambda lines, done: "RUNNING" in [tracked.status for tracked in place.tracked()]),
+        ("slow", lambda lines, done: "RUNNING" in [tracked.status for tracked in workspace.tracked()]),
     ]
     for fault, come in instants:
-        place.suffer({"*": fault})
-        lines, done = event_lines(place), results(place)
-        process = place.sweep(*sweep)
+        workspace.plant({"*": fault})
+        lines, done = event_lines(workspace), results(workspace)
+        process = workspace.sweep(*sweep)
 
         def due(come: Callable[[int, int], object] = come, lines: int = lines, done: int = done) -> object:
-            return come(event_lines(place) - lines, results(place) - done)
+            return come(event_lines(workspace) - lines, results(workspace) - done)
 
         wait_until(due, process)
         if fault != "hang":
             time.sleep(chance.random() * 0.3)
         process.kill()
         end(process)
-        wait_until(lambda: not place.processes())
-    place.suffer({})
-    before = results(place)
+        wait_until(lambda: not workspace.processes())
+    workspace.plant({})
+    before = results(workspace)
     assert 1 <= before < 5
-    assert end(place.sweep("seed=5", "train.epochs=4"))[0] == 0
-    assert "RUNNING" not in [tracked.status for tracked in place.tracked()]
-    status, printed = end(place.sweep(*sweep))
+    assert end(workspace.sweep("seed=5", "train.epochs=4"))[0] == 0
+    assert "RUNNING" not in [tracked.status for tracked in workspace.tracked()]
+    status, printed = end(workspace.sweep(*sweep))
     assert status == 0, printed
     assert f"{5 - before} run" in printed
-    check_finished_once(place, 6, 4)
+    check_finished_once(workspace, 6, 4)
 
 
-def test_only_what_is_missing_is_done(place: Place) -> None:
+def test_only_what_is_missing_is_done(workspace: Workspace) -> None:
     """Catches: a worker started for nothing, a finished run done again, a missing count, `force` that
     does nothing; a warm worker that is not shared, a fresh one that is."""
-    assert end(place.sweep("seed=range(2)"))[0] == 0
-    first = place.runs()
-    assert len(place.workers()) == 1
-    status, printed = end(place.sweep("seed=range(2)"))
-    assert (status, len(place.workers())) == (0, 1)
+    assert end(workspace.sweep("seed=range(2)"))[0] == 0
+    first = workspace.runs()
+    assert len(workspace.workers()) == 1
+    status, printed = end(workspace.sweep("seed=range(2)"))
+    assert (status, len(workspace.workers())) == (0, 1)
     assert "nothing to do: 2 runs finished before (force=true does them again)" in printed
-    status, printed = end(place.sweep("seed=range(4)", "isolation=fresh"))
-    assert (status, len(place.workers())) == (0, 3)
+    status, printed = end(workspace.sweep("seed=range(4)", "isolation=fresh"))
+    assert (status, len(workspace.workers())) == (0, 3)
     assert "2 runs to do, 2 runs finished before" in printed
-    second = place.runs()
+    second = workspace.runs()
     assert [run.events for run in second[:2]] == [run.events for run in first]
     assert second[0].pid == second[1].pid
     assert len({run.pid for run in second}) == 3
-    check_finished_once(place, 4, 3)
-    status, printed = end(place.sweep("seed=range(4)", "force=true"))
-    assert (status, len(place.workers())) == (0, 4)
+    check_finished_once(workspace, 4, 3)
+    status, printed = end(workspace.sweep("seed=range(4)", "force=true"))
+    assert (status, len(workspace.workers())) == (0, 4)
     assert "4 runs to do" in printed
-    assert [run.attempts for run in place.runs()] == [["1"]] * 4
-    assert len({run.pid for run in place.runs()} - {run.pid for run in second}) == 1
-    check_finished_once(place, 4, 3)
+    assert [run.attempts for run in workspace.runs()] == [["1"]] * 4
+    assert len({run.pid for run in workspace.runs()} - {run.pid for run in second}) == 1
+    check_finished_once(workspace, 4, 3)
 
 
-def start_two(place: Place, *sweep: str, second: str) -> tuple[list[Command], int]:
+def start_two(workspace: Workspace, *sweep: str, second: str) -> tuple[list[Command], int]:
     """Two commands, `second` for the other one alone: the first's worker, whose process id is returned, has
     stopped in the middle of a run, and the other's waits for its folder."""
-    place.suffer({0: "slow"})
-    first = place.sweep(*sweep)
-    wait_until(lambda: event_lines(place) >= 2, first)
-    worker = place.runs()[0].pid
+    workspace.plant({0: "slow"})
+    first = workspace.sweep(*sweep)
+    wait_until(lambda: event_lines(workspace) >= 2, first)
+    worker = workspace.runs()[0].pid
     os.kill(worker, signal.SIGSTOP)
-    other = place.sweep(*sweep, second)
-    wait_until(lambda: len(place.workers()) == 2 and waits_for_a_lock(place.workers()[1]), other)
+    other = workspace.sweep(*sweep, second)
+    wait_until(lambda: len(workspace.workers()) == 2 and waits_for_a_lock(workspace.workers()[1]), other)
     return [first, other], worker
 
 
@@ -149,26 +151,26 @@ def waits_for_a_lock(pid: int) -> bool:
     return any(line[1] == "->" and line[5] == str(pid) for line in words)
 
 
-def test_two_commands_at_once(place: Place) -> None:
+def test_two_commands_at_once(workspace: Workspace) -> None:
     """Catches: a run done by both, one that is given up because another did it for longer than the time-out
     allows; two MLflow runs for one, a study left open by both."""
-    processes, worker = start_two(place, "seed=range(4)", second="timeout_s=2")
+    processes, worker = start_two(workspace, "seed=range(4)", second="timeout_s=2")
     time.sleep(2.5)
     os.kill(worker, signal.SIGCONT)
     for status, printed in map(end, processes):
         assert status == 0, printed
-    assert [run.attempts for run in place.runs()] == [[]] * 4
-    check_finished_once(place, 4, 3)
+    assert [run.attempts for run in workspace.runs()] == [[]] * 4
+    check_finished_once(workspace, 4, 3)
 
 
-def test_two_commands_bring_the_same_run_into_mlflow(place: Place) -> None:
+def test_two_commands_bring_the_same_run_into_mlflow(workspace: Workspace) -> None:
     """Catches: two active MLflow runs for one run, where both find that there is none yet."""
     from harness.shell.tracking.store import open_store
     from harness.shell.tracking.tracker import Tracker
 
-    trackers = [Tracker(open_store(place.results)) for _ in range(2)]
+    trackers = [Tracker(open_store(workspace.results)) for _ in range(2)]
     barrier = threading.Barrier(len(trackers), timeout=30)
-    folder = place.results / "runs" / "0"
+    folder = workspace.results / "runs" / "0"
     folder.mkdir(parents=True)
     job = {"run_id": "0", "study": "both", "config": {}}
 
@@ -185,78 +187,80 @@ def test_two_commands_bring_the_same_run_into_mlflow(place: Place) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len([tracked for tracked in place.tracked() if tracked.active]) == 1
-    assert [study.status for study in place.tracked("study")] == ["FINISHED"]
+    assert len([tracked for tracked in workspace.tracked() if tracked.active]) == 1
+    assert [study.status for study in workspace.tracked("study")] == ["FINISHED"]
 
 
-def test_a_command_takes_over_from_another(place: Place) -> None:
+def test_a_command_takes_over_from_another(workspace: Workspace) -> None:
     """Catches: the death of a worker recorded over the run of the sweep that waited for the folder and did
     it meanwhile."""
-    processes, worker = start_two(place, "seed=range(2)", second="train.epochs=3")
+    processes, worker = start_two(workspace, "seed=range(2)", second="train.epochs=3")
     os.kill(worker, signal.SIGKILL)
     for status, printed in map(end, processes):
         assert status == 0, printed
-    assert [run.attempts for run in place.runs()] == [["1"], []]
-    check_finished_once(place, 2, 3)
+    assert [run.attempts for run in workspace.runs()] == [["1"], []]
+    check_finished_once(workspace, 2, 3)
 
 
-def test_a_parent_killed_between_its_last_run_and_its_end(place: Place) -> None:
+def test_a_parent_killed_between_its_last_run_and_its_end(workspace: Workspace) -> None:
     """Catches: a study that MLflow shows as RUNNING for ever, since the next command finds all runs there."""
-    place.suffer({"*": "slow"})
-    process = place.sweep("seed=range(2)")
-    wait_until(lambda: place.tracked("study") and event_lines(place), process)
-    to_end = study_lock(place.results, "default").with_suffix(".making")  # what ending a study takes
+    workspace.plant({"*": "slow"})
+    process = workspace.sweep("seed=range(2)")
+    wait_until(lambda: workspace.tracked("study") and event_lines(workspace), process)
+    to_end = study_lock(workspace.results, "default").with_suffix(".making")  # what ending a study takes
     with locks.held(to_end):
-        wait_until(lambda: [run.status for run in place.tracked()] == ["FINISHED"] * 2, process)
+        wait_until(lambda: [run.status for run in workspace.tracked()] == ["FINISHED"] * 2, process)
         process.kill()
         end(process)
-    wait_until(lambda: not place.processes())
-    assert [study.status for study in place.tracked("study")] == ["RUNNING"]
+    wait_until(lambda: not workspace.processes())
+    assert [study.status for study in workspace.tracked("study")] == ["RUNNING"]
     for _ in range(2):
-        status, printed = end(place.sweep("seed=range(2)"))
+        status, printed = end(workspace.sweep("seed=range(2)"))
         assert (status, "2 runs finished before" in printed) == (0, True), printed
-        check_finished_once(place, 2, 3)
-        assert not study_is_left_open(place.results, "default")
+        check_finished_once(workspace, 2, 3)
+        assert not study_is_left_open(workspace.results, "default")
 
 
-def test_a_sweep_that_is_stopped(place: Place) -> None:
+def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
     """Catches: a worker that stays, a run without a result or MLflow run without an end, a traceback, another
     exit status, a command that can't go on; for Ctrl-C, and for what a batch system sends."""
     sweep = ("seed=range(4)", "train.epochs=15")
 
     def stop(seed: int, number: int, whole_group: bool) -> None:
         """Send a signal in the middle of the run of a seed."""
-        place.suffer({seed: "slow"})
-        process = place.sweep(*sweep)
-        wait_until(lambda: is_under_way(place, seed), process)
+        workspace.plant({seed: "slow"})
+        process = workspace.sweep(*sweep)
+        wait_until(lambda: is_under_way(workspace, seed), process)
         (os.killpg if whole_group else os.kill)(process.pid, number)
         status, printed = end(process)
         assert status == 128 + number, printed
         assert "the same command goes on where it stopped" in printed
         assert "Traceback" not in printed
-        stopped = place.runs()[seed]
+        stopped = workspace.runs()[seed]
         assert (stopped.status, stopped.result["error"]["type"]) == ("killed", "interrupted")
-        active = [tracked.status for tracked in place.tracked() if tracked.active]
+        active = [tracked.status for tracked in workspace.tracked() if tracked.active]
         assert active == ["FINISHED"] * seed + ["KILLED"]
-        check_consistent(place)
+        check_consistent(workspace)
 
     stop(1, signal.SIGINT, whole_group=True)  # as a terminal does
     stop(2, signal.SIGTERM, whole_group=False)
-    place.suffer({})
-    status, printed = end(place.sweep(*sweep))
+    workspace.plant({})
+    status, printed = end(workspace.sweep(*sweep))
     assert (status, "2 runs to do, 2 runs finished before" in printed) == (0, True), printed
-    check_finished_once(place, 4, 15)
+    check_finished_once(workspace, 4, 15)
 
 
 @pytest.mark.slow
-def test_a_program_serves_runs_that_differ_in_numbers(place: Place) -> None:
+def test_a_program_serves_runs_that_differ_in_numbers(workspace: Workspace) -> None:
     """Catches: a number that was compiled into the program, so that each value compiles again; a program that
     is not kept from one run to the next."""
     sweep = ("-m", "framework=torch", "execution=compiled", "data=iris", "train.epochs=2", "optimizer=adamw")
     axes = ("optimizer.learning_rate=1e-3,1e-2", "optimizer.weight_decay=0.01,0.1", "seed=0,1")
-    status, printed = end(place.start(*sweep, *axes))
+    status, printed = end(workspace.start(*sweep, *axes))
     assert status == 0, printed
-    timings = [run.result["timing"] for run in sorted(place.runs(), key=lambda run: run.events[0]["time_ms"])]
+    timings = [
+        run.result["timing"] for run in sorted(workspace.runs(), key=lambda run: run.events[0]["time_ms"])
+    ]
     assert timings[0]["new_program"] and timings[0]["compilations"] >= 1
     assert [timing["compilations"] for timing in timings[1:]] == [0] * 7
-    assert len({run.pid for run in place.runs()}) == 1
+    assert len({run.pid for run in workspace.runs()}) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from harness.shell.session.session import starting
-from tests.support.adapter_process import Lab
+from tests.support.adapter_process import Adapters
 from tests.support.compose import composing, config_of
 
 BOUND = 1e-10
@@ -43,7 +43,7 @@ def _hydra() -> Iterator[None]:
 class Runs:
     """Runs in one results folder."""
 
-    lab: Callable[[str, str], Lab]
+    adapters: Adapters
     results: Path
 
     def prepared(self, *overrides: str, **sections: Any) -> PreparedRun:
@@ -58,8 +58,8 @@ class Runs:
         run = self.prepared(*overrides)
         if run.folder.status() != "finished":
             run.folder.write_job(to_plain(run.job))
-            lab = self.lab(run.config.framework.name, run.config.precision)
-            result = lab.call("tests.support.adapter_cases:do_run", folder=str(run.folder.path))
+            process = self.adapters(run.config.framework.name, run.config.precision)
+            result = process.call("tests.support.adapter_cases:do_run", folder=str(run.folder.path))
             assert result["status"] == "finished", result["error"]
         return run.job.run_id
 
@@ -83,8 +83,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(lab: Callable[[str, str], Lab], tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(lab, tmp_path_factory.mktemp("travel") / "results")
+def runs(adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(adapters, tmp_path_factory.mktemp("travel") / "results")
 
 
 def largest(a: dict[int, list[float]], b: dict[int, list[float]]) -> float:
@@ -197,7 +197,7 @@ def test_the_run_id_is_that_of_what_it_starts_from(runs: Runs) -> None:
         run.folder.write_job(to_plain(run.job))
     finally:
         path.write_bytes(kept)
-    result = runs.lab("torch", "float32").call(
+    result = runs.adapters("torch", "float32").call(
         "tests.support.adapter_cases:do_run", folder=str(run.folder.path)
     )
     assert result["status"] == "failed"

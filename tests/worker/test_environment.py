@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from harness.shell.runs.records import Outcome
 from harness.shell.tracking.conversion import result_tags
 from harness.worker import environment as surroundings
 from tests.support import adapter_cases
-from tests.support.adapter_process import Lab
+from tests.support.adapter_process import Adapters
 from tests.support.compose import composing, config_of
 
 BOUND_UJ = 262_143_328_850
@@ -106,7 +106,7 @@ def measured(adapter: Adapter, folder: str, system: str) -> dict[str, Any]:
 
 
 def test_a_run_says_what_it_took_and_whose_energy_that_is(
-    base: RunConfig, lab: Callable[[str, str], Lab], tmp_path: Path
+    base: RunConfig, adapters: Adapters, tmp_path: Path
 ) -> None:
     """Catches: an energy that is passed off as read where nothing was; one that is said of nobody; a run that
     says nothing of its cores, its packages or its precision, or says it where MLflow cuts it off."""
@@ -118,7 +118,9 @@ def test_a_run_says_what_it_took_and_whose_energy_that_is(
         (run,) = prepare.prepare([config], DatasetCache())
         run.folder.write_job(to_plain(run.job))
         arguments = {"folder": str(run.folder.path), "system": str(tmp_path / name)}
-        results[name] = lab("torch", "float32").call("tests.worker.test_environment:measured", **arguments)
+        results[name] = adapters("torch", "float32").call(
+            "tests.worker.test_environment:measured", **arguments
+        )
         assert results[name]["status"] == "finished", results[name]["error"]
     found, nothing = results["with"], results["without"]
     assert found["metrics"]["energy/train_j"] == 0.0  # the file stood still

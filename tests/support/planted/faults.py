@@ -8,7 +8,7 @@ networks are small and have the layer in question; the sound side is always torc
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -29,14 +29,12 @@ from harness.core.validation import parse, to_plain
 from harness.shell.certificates.certify import STEPS_PER_EPOCH
 from harness.worker.program_cache import Programs
 from harness.worker.trace import _Tracer
-from tests.support.adapter_process import Lab
+from tests.support.adapter_process import AdapterProcess, Adapters
 
 Gate = Literal["parameters", "logits", "gradients", "losses", "weights", "evaluation", "own optimizer"]
 OWN: Gate = "own optimizer"
 """The comparison of a framework's own optimizer with the shared rule, and with the rule that has the
 deviations which its adapter names: both within the framework."""
-Start = Callable[[str, str], Lab]
-"""A lab by framework and precision, as the fixture `lab` gives it."""
 
 TANH = {"kind": "activation", "function": "tanh"}
 OUTPUT = {"kind": "output"}
@@ -319,33 +317,39 @@ def case(network: str, rule: str) -> Case:
     return Case(network, tuple(layers), given, 3, loss, optimizer, tuple(map(float, rates.ravel())))
 
 
-def trace(lab: Lab, traced: Case, plant: str = "") -> Trace:
+def trace(process: AdapterProcess, traced: Case, plant: str = "") -> Trace:
     """A framework's trace of a case, with a fault in its adapter."""
-    found: Trace = lab.call("tests.support.planted.faults:trace_in_lab", **_arguments(lab, traced, plant))
+    found: Trace = process.call(
+        "tests.support.planted.faults:trace_in_process", **_arguments(process, traced, plant)
+    )
     return found
 
 
-def own(lab: Lab, traced: Case, plant: str = "", execution: Execution | None = None) -> NativeOptimizerCheck:
+def own(
+    process: AdapterProcess, traced: Case, plant: str = "", execution: Execution | None = None
+) -> NativeOptimizerCheck:
     """How a framework's own optimizer is found to be, with a fault in its adapter."""
-    arguments = _arguments(lab, traced, plant, execution)
-    return parse(NativeOptimizerCheck, lab.call("tests.support.planted.faults:own_in_lab", **arguments))
+    arguments = _arguments(process, traced, plant, execution)
+    return parse(
+        NativeOptimizerCheck, process.call("tests.support.planted.faults:native_in_process", **arguments)
+    )
 
 
-def caught(fault: Fault, start: Start) -> Caught:
+def caught(fault: Fault, adapters: Adapters) -> Caught:
     """Plant a fault and look which gate sees it first."""
     traced = case(fault.network, fault.rule)
     if fault.gate == OWN:
-        found = own(start(fault.framework, "float64"), traced, fault.plant)
+        found = own(adapters(fault.framework, "float64"), traced, fault.plant)
         off = found.deviation if found.remainder is None else found.remainder
         return Caught(OWN if found.verdict == "fails" else "", off)
-    sound = trace(start("torch", "float64"), traced)
-    faulty = trace(start(fault.framework, "float64"), traced, fault.plant)
+    sound = trace(adapters("torch", "float64"), traced)
+    faulty = trace(adapters(fault.framework, "float64"), traced, fault.plant)
     gates = parity.compare("torch", sound, fault.framework, faulty).gates
     refused = [Caught(gate.name, gate.deviation) for gate in gates if not gate.passed]
     return refused[0] if refused else Caught("", max(gate.deviation for gate in gates))
 
 
-def trace_in_lab(
+def trace_in_process(
     adapter: Adapter, training: dict[str, Any], modules: list[str], plant: str, execution: Execution
 ) -> dict[str, Any]:
     """Trace a case inside a lab's child; the fault is gone afterwards."""
@@ -354,7 +358,7 @@ def trace_in_lab(
     return {name: np.array(array) for name, array in found.items()}
 
 
-def own_in_lab(
+def native_in_process(
     adapter: Adapter, training: dict[str, Any], modules: list[str], plant: str, execution: Execution
 ) -> dict[str, Any]:
     """The same for the own optimizer. The shared rule is sound, or the gates before would see the fault."""
@@ -364,8 +368,10 @@ def own_in_lab(
         return to_plain(tracer.native(shared))  # type: ignore[no-any-return]
 
 
-def _arguments(lab: Lab, traced: Case, plant: str, execution: Execution | None = None) -> dict[str, Any]:
-    name = lab.framework.name
+def _arguments(
+    process: AdapterProcess, traced: Case, plant: str, execution: Execution | None = None
+) -> dict[str, Any]:
+    name = process.framework.name
     modules = ["planted_torch", "planted_training"] if name == "torch" else ["planted_keras"]
     where = {"modules": modules, "plant": plant, "execution": execution or EXECUTIONS[name]}
     return {"training": to_plain(traced), **where}

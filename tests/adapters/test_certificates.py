@@ -27,8 +27,8 @@ from harness.core.validation import to_plain
 from harness.shell.certificates.store import Certificate, CertificateStore, named_deviations
 from harness.worker.program_cache import Programs
 from harness.worker.trace import _Tracer
-from tests.support.command_place import Workspace, cleanup, end
 from tests.support.paths import FAULTY
+from tests.support.workspace import Workspace, cleanup, end
 
 sys.path.insert(0, str(FAULTY))
 from faulty_adapter import adapter as numpy_adapter

@@ -36,8 +36,8 @@ from unittest.mock import patch
 
 from harness.core.storage import user_cache
 from tests.bench.report import Report, Table, plain, say
-from tests.support.command_place import FAULTY_SWEEP, Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.forked_command import Command
+from tests.support.workspace import FAULTY_SWEEP, Workspace, check_consistent, cleanup, end, wait_until
 
 VICTIMS = ("parent", "worker", "all", "copy")
 TORCH_SWEEP = ("framework=torch", "data=digits", "train.epochs=4", "limit=off")

@@ -28,9 +28,9 @@ from harness.core.validation import ConfigError
 from harness.shell.commands import main
 from harness.shell.compose import overrides
 from tests.support import forked_command
-from tests.support.command_place import end
 from tests.support.compose import choices, composed, composing, config_of
 from tests.support.paths import CONF, ROOT
+from tests.support.workspace import end
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results/README.md"]
 

@@ -17,8 +17,8 @@ from harness.core.config.run_config import RunConfig
 from harness.shell.certificates.equivalence import compare
 from harness.shell.commands.accuracy import evaluate, print_reports
 from harness.shell.runs.records import Outcome
-from tests.support.command_place import Workspace, cleanup, end
 from tests.support.compose import composing, config_of
+from tests.support.workspace import Workspace, cleanup, end
 
 MARGIN = 0.01
 

@@ -24,9 +24,9 @@ from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from harness.shell.session.autotune import ExecutionTuner
-from tests.support.command_place import Workspace, cleanup, end
 from tests.support.compose import composing, config_of
 from tests.support.paths import FAULTY, ROOT
+from tests.support.workspace import Workspace, cleanup, end
 
 THREE = ("eager", "compiled", "epoch")
 NUMPY = FrameworkConfig(

@@ -30,8 +30,8 @@ from harness.shell.doctor import frameworks as installed
 from harness.shell.doctor import host
 from harness.shell.doctor.timings import verdict
 from harness.shell.environment.cards import cards
-from tests.support.command_place import FAULTY_SWEEP, Workspace, cleanup, end
 from tests.support.paths import FAULTY, ROOT
+from tests.support.workspace import FAULTY_SWEEP, Workspace, cleanup, end
 
 CPU = Device("cpu", "EPYC", 2, "x86_64", (), {"torch": "2.13.0"})
 LIMIT = Limit("float32", 1, 100.0, 512, "torch", "2026-01-01", 0.5, disturbed=False)

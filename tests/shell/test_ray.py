@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.clusters import SWEEP, check_done_once_more, kill_tree, two_under_way
-from tests.support.command_place import Workspace, check_consistent, cleanup, end, wait_until
+from tests.support.workspace import Workspace, check_consistent, cleanup, end, wait_until
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 

@@ -22,9 +22,9 @@ from harness.shell.compose import overrides
 from harness.shell.search.plan import Composer, plan_search
 from harness.shell.search.space import LEAF_KEYS, Pruner, Sampler, SearchConfig, folder_of, read
 from harness.shell.search.study import JOURNAL
-from tests.support.command_place import Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.compose import choices, composed, composing
 from tests.support.paths import CONF
+from tests.support.workspace import Workspace, check_consistent, cleanup, end, wait_until
 
 RATES = "search.space={optimizer.learning_rate:{low:1e-3,high:1,log:true}}"
 GOOD: dict[str, Any] = {

@@ -22,7 +22,7 @@ from harness.shell.engines.cluster.options import SlurmOptions
 from harness.shell.engines.cluster.protocol import Need
 from harness.shell.engines.cluster.slurm import parameters
 from tests.support.clusters import EPOCHS, RUNS, SWEEP, check_done_once_more, kill_tree, two_under_way
-from tests.support.command_place import Workspace, check_consistent, cleanup, end, wait_until
+from tests.support.workspace import Workspace, check_consistent, cleanup, end, wait_until
 
 pytest.importorskip("submitit", reason="the extra 'slurm' is not installed")
 

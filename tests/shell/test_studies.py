@@ -32,9 +32,9 @@ from harness.shell.tracking import run_links
 from harness.shell.tracking.store import Store, open_store
 from harness.shell.tracking.sync import SyncCounts, sync
 from harness.shell.tracking.tracker import study_lock
-from tests.support.command_place import Workspace, check_consistent, cleanup, end
 from tests.support.compose import composing, config_of
 from tests.support.paths import ROOT
+from tests.support.workspace import Workspace, check_consistent, cleanup, end
 
 T0 = 1_760_000_000_000
 

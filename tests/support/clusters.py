@@ -7,7 +7,7 @@ import contextlib
 import psutil
 
 from harness.core.runs.run_folder import RunFolder
-from tests.support.command_place import Workspace
+from tests.support.workspace import Workspace
 
 EPOCHS = 12
 RUNS = 3

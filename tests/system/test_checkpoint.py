@@ -31,10 +31,10 @@ from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.session.session import Session
 from tests.support.adapter_process import Adapters, frameworks
-from tests.support.command_place import Run, Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.compose import composing, config_of
 from tests.support.paths import FAULTY
 from tests.support.tasks import EPOCHS, make_run, make_task, same
+from tests.support.workspace import Run, Workspace, check_consistent, cleanup, end, wait_until
 
 PAIRS = [(name, execution) for name, found in frameworks().items() for execution in found.executions]
 LAYERS: list[dict[str, Any]] = [

@@ -19,8 +19,8 @@ from harness.shell.environment import devices
 from harness.shell.environment.cards import Card
 from harness.shell.reports.progress import reporter
 from harness.shell.session.session import Session
-from tests.support.command_place import Run, Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.paths import FAULTY
+from tests.support.workspace import Run, Workspace, check_consistent, cleanup, end, wait_until
 
 FAULTS = (
     "",

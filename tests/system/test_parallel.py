@@ -33,9 +33,9 @@ from harness.shell.runs.inputs import DatasetCache
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from harness.shell.session.session import Session
-from tests.support.command_place import Run, Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.forked_command import Command
 from tests.support.paths import FAULTY
+from tests.support.workspace import Run, Workspace, check_consistent, cleanup, end, wait_until
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import pytest
 from harness.core.runs.run_folder import RunFolder
 from harness.core.storage import locks
 from harness.shell.tracking.tracker import study_is_left_open, study_lock
-from tests.support.command_place import Workspace, check_consistent, cleanup, end, wait_until
 from tests.support.forked_command import Command
+from tests.support.workspace import Workspace, check_consistent, cleanup, end, wait_until
 
 
 @pytest.fixture

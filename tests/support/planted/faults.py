@@ -372,7 +372,7 @@ def _arguments(
     process: AdapterProcess, traced: Case, plant: str, execution: Execution | None = None
 ) -> dict[str, Any]:
     name = process.framework.name
-    modules = ["planted_torch", "planted_training"] if name == "torch" else ["planted_keras"]
+    modules = ["torch_faults", "training_faults"] if name == "torch" else ["keras_faults"]
     where = {"modules": modules, "plant": plant, "execution": execution or EXECUTIONS[name]}
     return {"training": to_plain(traced), **where}
 
@@ -385,7 +385,9 @@ def _tracer(adapter: Adapter, training: dict[str, Any], execution: Execution) ->
 def _planted(modules: list[str], plant: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if plant:
-            found = [vars(importlib.import_module(f"tests.{name}")).get(plant) for name in modules]
+            found = [
+                vars(importlib.import_module(f"tests.support.planted.{name}")).get(plant) for name in modules
+            ]
             (function,) = filter(None, found)
             function(patch)
         yield

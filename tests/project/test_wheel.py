@@ -78,7 +78,7 @@ def test_wheel_holds_the_packages_and_every_config(repository: Path, wheel: Path
     assert expected, "conf/ has no YAML"
     for package in ("harness", "adapters"):
         expected |= {path.relative_to(repository).as_posix() for path in (repository / package).rglob("*.py")}
-    datafiles = repository / "harness" / "datafiles"
+    datafiles = repository / "harness" / "core" / "data" / "files"
     files = [datafiles / "SOURCES.md", *datafiles.glob("*.npz")]
     assert len(files) > 1
     expected |= {path.relative_to(repository).as_posix() for path in files}

@@ -13,7 +13,6 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from harness.shell.compose import hydra
 
 
 class EvenbenchSweeper(BasicSweeper):
@@ -24,7 +23,10 @@ class EvenbenchSweeper(BasicSweeper):
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         if self.config.get("search") is None:
             return super().sweep(arguments)
-        return hydra.search(self.config, arguments, self.hydra_context.config_loader, self.launcher)
+        # Hydra imports its plugins for every command, and only searches need Optuna
+        from harness.shell.search.hydra import search
+
+        return search(self.config, arguments, self.hydra_context.config_loader, self.launcher)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Nothing: the launcher does it."""

@@ -27,7 +27,7 @@ def choices(group: str) -> list[str]:
 def composing() -> Iterator[None]:
     """Within it, `composed` and `config_of` work."""
     GlobalHydra.instance().clear()
-    task._prepare_hydra([CONF])
+    task.prepare_hydra([CONF])
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 

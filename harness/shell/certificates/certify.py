@@ -18,13 +18,12 @@ from harness.core.adapter import Execution
 from harness.core.certificates import gates
 from harness.core.certificates.cases import STEPS, Case
 from harness.core.config.run_config import RunConfig
-from harness.core.data.dataset import Dataset
 from harness.core.storage import npz
 from harness.core.storage.dates import today
 from harness.core.training import schedules
 from harness.core.validation import to_plain
 from harness.shell.certificates.store import Certificate, CertificateStore, CertifiedFramework, certificate_id
-from harness.shell.environment.versions import versions
+from harness.shell.runs.records import PreparedRun
 from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.process import Worker, WorkerDiedError
 
@@ -33,64 +32,68 @@ STEPS_PER_EPOCH = 5  # of the schedule in a certificate: its 20 steps are 4 epoc
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to certify: a network with an optimizer, and the frameworks that are to agree on it."""
+    """A network with an optimizer, and the frameworks that have to agree on it: a run of each."""
 
     id: str
     model: str
     case: Case
-    frameworks: Mapping[str, RunConfig]
+    frameworks: Mapping[str, PreparedRun]
 
     def parties(self) -> dict[str, CertifiedFramework]:
-        """The frameworks in the versions that are installed."""
-        found = self.frameworks.items()
-        return {name: CertifiedFramework(_execution(c), versions(c.framework)) for name, c in found}
+        """The frameworks with their execution and installed versions."""
+        return {name: _certified_framework(run) for name, run in self.frameworks.items()}
 
 
-def subjects(configs: Iterable[tuple[RunConfig, Dataset]]) -> list[Subject]:
+def subjects(runs: Iterable[PreparedRun]) -> list[Subject]:
     """What has to be certified so that all of these runs are covered."""
-    found: dict[str, Subject] = {}
-    for config, dataset in configs:
-        identifier, case = _case(config, dataset)
-        known = found.get(identifier)
-        frameworks = dict(known.frameworks) if known else {}
-        frameworks.setdefault(config.framework.name, config)
-        found[identifier] = Subject(identifier, config.model.name, case, frameworks)
-    return list(found.values())
+    by_id: dict[str, Subject] = {}
+    for run in runs:
+        identifier, case = _case(run)
+        subject = by_id.get(identifier)
+        frameworks = dict(subject.frameworks) if subject else {}
+        frameworks.setdefault(run.config.framework.name, run)
+        by_id[identifier] = Subject(identifier, run.config.model.name, case, frameworks)
+    return list(by_id.values())
 
 
-def make_missing(
-    requests: Sequence[tuple[RunConfig, Dataset]], shelf: CertificateStore, note: Callable[[str], None]
-) -> None:
-    """Certify what several frameworks are asked to train and no stored certificate covers."""
+def make_missing(runs: Sequence[PreparedRun], store: CertificateStore, note: Callable[[str], None]) -> None:
+    """Certify what several frameworks are to train and no stored certificate covers."""
     missing = [
         subject
-        for subject in subjects(requests)
-        if len(subject.frameworks) > 1 and not shelf.covers(subject.id, subject.parties())
+        for subject in subjects(runs)
+        if len(subject.frameworks) > 1 and not store.covers(subject.id, subject.parties())
     ]
     if not missing:
         return
     names = sorted({name for subject in missing for name in subject.frameworks})
-    what = ", ".join(f"{s.model} {s.case.optimizer.name}" for s in missing)
-    note(f"certifying {what} in {', '.join(names)} (certify=off leaves it out)")
+    pairs = ", ".join(f"{s.model} {s.case.optimizer.name}" for s in missing)
+    note(f"certifying {pairs} in {', '.join(names)} (certify=off leaves it out)")
 
-    def done(certificate: Certificate) -> None:
-        shelf.put(certificate)
+    def report(certificate: Certificate) -> None:
+        store.put(certificate)
         if not certificate.passed:
             title = f"{certificate.model} {certificate.optimizer}"
-            note(f"{title}: the frameworks do NOT agree, see {shelf.path(certificate.id)}")
+            note(f"{title}: the frameworks do NOT agree, see {store.path(certificate.id)}")
 
-    certify(missing, done)
+    certify(missing, report)
 
 
-def statement(config: RunConfig, dataset: Dataset, shelf: CertificateStore) -> dict[str, str]:
-    """What a run can say of itself: its verdict, and the id of the certificate that it comes from."""
-    identifier = _case(config, dataset)[0]
-    name = config.framework.name
-    party = CertifiedFramework(_execution(config), versions(config.framework))
-    known = shelf.get(identifier)
-    if known is None or known.parties.get(name) != to_plain(party):
-        return {"status": "none"}
-    return {"status": known.verdict(name, config.optimizer.impl), "id": identifier}
+def statements(runs: Iterable[PreparedRun], store: CertificateStore) -> dict[str, dict[str, str]]:
+    """For each run by its id: the verdict of its certificate, and the certificate's id."""
+    certificates: dict[str, Certificate | None] = {}
+    stated: dict[str, dict[str, str]] = {}
+    for run in runs:
+        identifier, _ = _case(run)
+        if identifier not in certificates:
+            certificates[identifier] = store.get(identifier)
+        certificate, name = certificates[identifier], run.config.framework.name
+        current = to_plain(_certified_framework(run))
+        if certificate is None or certificate.parties.get(name) != current:
+            stated[run.job.run_id] = {"status": "none"}
+        else:
+            verdict = certificate.verdict(name, run.config.optimizer.impl)
+            stated[run.job.run_id] = {"status": verdict, "id": identifier}
+    return stated
 
 
 def certify(wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> None:
@@ -102,7 +105,7 @@ def certify(wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> N
         return
     with tempfile.TemporaryDirectory(prefix="evenbench-certify-") as name:
         desk = TraceCollector(Path(name), wanted, done)
-        frameworks = {n: c for subject in wanted for n, c in subject.frameworks.items()}
+        frameworks = {n: run.config for subject in wanted for n, run in subject.frameworks.items()}
         threads = [threading.Thread(target=desk.trace, args=item) for item in frameworks.items()]
         for thread in threads:
             thread.start()
@@ -141,7 +144,7 @@ class TraceCollector:
                 self._inbox.put((framework, event))
         except WorkerDiedError as error:
             for identifier in left:
-                self._inbox.put((framework, {"case": identifier, "error": error.death.message}))
+                self._inbox.put((framework, {"case": identifier, "error": error.exit.message}))
         finally:
             worker.close()
             self._inbox.put((framework, None))
@@ -184,8 +187,8 @@ class TraceCollector:
         )
 
 
-def _case(config: RunConfig, dataset: Dataset) -> tuple[str, Case]:
-    plan = config.plan(dataset)
+def _case(run: PreparedRun) -> tuple[str, Case]:
+    config, plan = run.config, run.plan
     rate = config.optimizer.learning_rate
     rates = schedules.learning_rates(config.schedule, rate, STEPS // STEPS_PER_EPOCH, STEPS_PER_EPOCH)
     case = Case(
@@ -206,6 +209,10 @@ def _case(config: RunConfig, dataset: Dataset) -> tuple[str, Case]:
         **({"freeze": case.freeze} if case.freeze else {}),
     }
     return certificate_id(network, to_plain(case.optimizer), case.rates), case
+
+
+def _certified_framework(run: PreparedRun) -> CertifiedFramework:
+    return CertifiedFramework(_execution(run.config), run.job.versions)
 
 
 def _execution(config: RunConfig) -> Execution:

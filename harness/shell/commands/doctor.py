@@ -1,7 +1,8 @@
-"""The command itself: look at everything in turn, show it, and say by the exit status whether it is well."""
+"""`evenbench doctor`: what is installed, which devices exist, how fast and how steady the machine is."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -12,29 +13,45 @@ from rich.console import Console
 from harness.core.machine.noise import Noise
 from harness.core.runs import autotune
 from harness.core.validation import to_plain
+from harness.shell.commands.parser import Parser, Subcommand
 from harness.shell.doctor.findings import DeviceLimit, Findings, FrameworkState, Problem
 from harness.shell.doctor.frameworks import examine, missing_extras
 from harness.shell.doctor.host import host, storage
 from harness.shell.doctor.report import print_findings
 from harness.shell.doctor.timings import measure_limits, measure_noise, verdict
-from harness.shell.environment.frameworks import frameworks
+from harness.shell.environment.frameworks import conf_folder, frameworks
 from harness.shell.environment.versions import project_version
 from harness.shell.reports.tables import screen
 from harness.shell.workers import matmul_limits
 
+EXAMPLES = """\
+  evenbench doctor
+  evenbench doctor --again --json
+  evenbench doctor --config-dir my_conf            also check the frameworks of your own folder"""
 
-def doctor_command(results_dir: Path, folders: Sequence[Path], as_json: bool, again: bool) -> int:
-    """Examine and print; 0 if nothing is broken, else 1. Raises ConfigError for folders it can't read."""
+
+def _options(parser: Parser) -> None:
+    own = "also check the frameworks of this folder"
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help=own)
+    parser.add_argument("--again", action="store_true", help="repeat measurements that exist")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Examine and print; returns 1 if something is broken. Raises ConfigError for unreadable folders."""
+    folders = [conf_folder(), *([options.config_dir] if options.config_dir else [])]
     console = Console(stderr=True, highlight=False)
-    found = findings(results_dir, folders, again, lambda text: console.print(text, markup=False))
-    if as_json:
-        plain = to_plain(found)
-        if found.noise is not None:
-            plain["noise"] |= {"quiet": found.noise.quiet, "verdict": verdict(found.noise)}
-        print(json.dumps(plain | {"well": found.well}, indent=1))
+    report = findings(
+        options.results_dir.resolve(), folders, options.again, lambda text: console.print(text, markup=False)
+    )
+    if options.json:
+        plain = to_plain(report)
+        if report.noise is not None:
+            plain["noise"] |= {"quiet": report.noise.quiet, "verdict": verdict(report.noise)}
+        print(json.dumps(plain | {"well": report.well}, indent=1))
     else:
-        print_findings(found, screen())
-    return 0 if found.well else 1
+        print_findings(report, screen())
+    return 0 if report.well else 1
 
 
 def findings(
@@ -51,7 +68,9 @@ def findings(
         state, found = examine(framework, bool(here.cards))
         states.append(state)
         problems += found
-    working = matmul_limits.measurers(f for f, state in zip(known, states, strict=True) if state.works)
+    working = matmul_limits.measuring_frameworks(
+        f for f, state in zip(known, states, strict=True) if state.works
+    )
     measured: list[DeviceLimit] = []
     noise: Noise | None = None
     if not working:
@@ -77,3 +96,12 @@ def findings(
         storage=stored,
         problems=tuple(problems),
     )
+
+
+COMMAND = Subcommand(
+    name="doctor",
+    summary="Check what is installed, which devices exist, and how fast and steady the machine is.",
+    examples=EXAMPLES,
+    run=_run,
+    options=_options,
+)

@@ -7,10 +7,12 @@ gets its name only when that went well, so there is a whole, checked model or no
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -24,10 +26,11 @@ from harness.core.export.refit import Preprocessing, preprocessing
 from harness.core.runs.run_folder import Job, RunFolder
 from harness.core.storage import npz
 from harness.core.storage.dates import today
-from harness.core.storage.json_files import write_json
-from harness.core.validation import ConfigError, Mistake, parse
+from harness.core.validation import ConfigError, Mistake, nearest, parse
+from harness.shell.commands.parser import Parser, Subcommand
 from harness.shell.environment.frameworks import conf_folder, frameworks
 from harness.shell.environment.versions import installed, look_up, versions
+from harness.shell.reports.export_readme import write_description
 from harness.shell.runs.find_run import find_run
 from harness.shell.runs.inputs import DatasetCache
 from harness.shell.workers.key import WorkerKey
@@ -52,48 +55,6 @@ ROUGH_LOSS_BOUND = 0.05  # of a run in tf32 or bf16: a model is checked, and use
 """Of the difference between the test loss that the run recorded and the one that its weights have now,
 relative to a loss of at least 1: a run on a GPU may have multiplied in TF32, which resolves 1e-3 of a factor.
 Data or weights that are not the run's are further off."""
-
-USAGE: dict[Target, str] = {
-    "torch": """\
-```python
-import torch
-from model import load  # model.py: plain PyTorch; pip install torch safetensors
-
-network = load()
-with torch.inference_mode():
-    outputs = network({arguments})
-```""",
-    "keras": """\
-```python
-import keras  # on any backend
-
-network = keras.saving.load_model("model.keras")
-outputs = network.predict({listed})
-```""",
-    "onnx": """\
-```python
-import onnxruntime
-
-session = onnxruntime.InferenceSession("model.onnx")
-(outputs,) = session.run(None, {{{fed}}})
-```""",
-}
-README = """\
-# {model} on {data}
-The network of evenbench run {run_id}, trained in {framework}. It takes rows as they come from their source
-and needs no evenbench:
-
-{usage}
-
-{described}
-{vocabulary}
-`export.json` says with which versions it was made, and how far its predictions are from the run's network
-on the {rows} test rows: {deviation:.1e} of at most {bound:g}.
-"""
-VOCABULARY = """
-`vocabulary.json` has the id of each word. The words of a text in lower case are what the regular expression
-`pattern` in it finds.
-"""
 
 
 class FailedExportError(Exception):
@@ -144,7 +105,7 @@ def export(results_dir: Path, name: str, to: Target, output: Path | None) -> tup
             "precision": config.precision,
             **{key: said[key] for key in ("inputs", "outputs", "rows", "deviation", "bound", "test_loss")},
         }
-        _describe(described, fitted, staging)
+        write_description(described, fitted, staging)
     return target, described
 
 
@@ -184,9 +145,7 @@ def _work(
             given = {"raw": raw, "folder": staging, **paths}
             return worker.export({**command, **{name: str(path.resolve()) for name, path in given.items()}})
     except WorkerDiedError as error:
-        raise FailedExportError(
-            "\n".join(filter(None, (error.death.log_tail, error.death.message)))
-        ) from error
+        raise FailedExportError("\n".join(filter(None, (error.exit.log_tail, error.exit.message)))) from error
     finally:
         worker.close()
 
@@ -207,28 +166,6 @@ def _check(said: Mapping[str, Any], folder: RunFolder, loss_bound: float) -> Non
             f"the weights of run {folder.run_id} give a test loss of {said['test_loss']:.6g}, "
             f"and {recorded:.6g} was recorded: its data or weights are not what they were"
         )
-
-
-def _describe(described: Mapping[str, Any], fitted: Preprocessing, staging: Path) -> None:
-    """Write `export.json`, `README.md`, and the vocabulary where there is one."""
-    write_json(staging / "export.json", described)
-    if fitted.words:
-        content = {"padding": 0, "unknown": 1, "pattern": fitted.pattern, "words": fitted.words}
-        write_json(staging / "vocabulary.json", content)
-    names = ["x"] if len(described["inputs"]) == 1 else ["x", "lengths"]
-    usage = USAGE[described["to"]].format(
-        arguments=", ".join(names),
-        listed="x" if len(names) == 1 else f"[{', '.join(names)}]",
-        fed=", ".join(f'"{name}": {name}' for name in names),
-    )
-    text = README.format(
-        usage=usage,
-        framework=described["trained_in"],
-        vocabulary=VOCABULARY if fitted.words else "",
-        described="\n".join(f"- {line}" for line in (*described["inputs"], described["outputs"])),
-        **{key: described[key] for key in ("model", "data", "run_id", "rows", "deviation", "bound")},
-    )
-    (staging / "README.md").write_text(text, encoding="utf-8")
 
 
 def _check_output(target: Path) -> None:
@@ -262,10 +199,44 @@ def _staged(target: Path) -> Iterator[Path]:
 
 
 def report(target: Path, described: Mapping[str, Any]) -> str:
-    """What was done, for people."""
-    what = f"{described['model']} on {described['data']}, trained in {described['trained_in']}"
+    """The result for the user, two lines."""
+    model = f"{described['model']} on {described['data']}, trained in {described['trained_in']}"
     return (
-        f"{what}: {target}\n"
+        f"{model}: {target}\n"
         f"deviation {described['deviation']:.1e} of at most {described['bound']:g} "
-        f"on {described['rows']} test rows, loaded anew; README.md there says how to use it"
+        f"on {described['rows']} test rows after loading; see README.md there for its use"
     )
+
+
+EXAMPLES = """\
+  evenbench export last --to torch                 the run that finished last
+  evenbench export 1f3a --to keras                 the beginning of a run id is enough
+  evenbench export 1f3a --to onnx --output served/digits"""
+
+
+def _options(parser: Parser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run id or its beginning, or last")
+    parser.add_argument("--to", required=True, metavar="TARGET", help="torch, keras or onnx")
+    folder = "default: exports/ in the results folder"
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=folder)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.to not in FRAMEWORKS:
+        problem, targets = f"unknown target {options.to!r}", tuple(FRAMEWORKS)
+        raise ConfigError([Mistake("--to", problem, ", ".join(targets), nearest(options.to, targets))])
+    try:
+        print(report(*export(options.results_dir.resolve(), options.run, options.to, options.output)))
+    except FailedExportError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+COMMAND = Subcommand(
+    name="export",
+    summary="Export a finished run's network as a standalone model, checked against the run.",
+    examples=EXAMPLES,
+    run=_run,
+    options=_options,
+)

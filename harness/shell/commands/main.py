@@ -42,7 +42,7 @@ Exit status: 0 success, 1 a run failed, 2 a mistake in the request."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the arguments ask for; returns the exit status: 0 success, 1 a failed run, 2 a wrong request."""
+    """Run the command; returns the exit status: 0 success, 1 a failed run, 2 a mistake in the request."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)

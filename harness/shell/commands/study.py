@@ -1,91 +1,101 @@
-"""The subcommand `study`: list studies, look at one, remove one."""
+"""`evenbench study ls|show|rm`: list studies, inspect one, remove one."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
 
-from harness.core.validation import ConfigError, Mistake, nearest
+from harness.core.validation import ConfigError, Mistake
+from harness.shell.commands.parser import Parser, Subcommand, SubcommandGroup
 from harness.shell.studies.listing import print_studies, print_study
 from harness.shell.studies.removal import Plan, carry_out, plan
 from harness.shell.tracking.store import Unreachable
 
-MakeParser = Callable[[str, str, str], argparse.ArgumentParser]
-"""From the command's name, what it does, and examples."""
-
-HELP = """\
-usage: evenbench study ls|show|rm [--help]
-
-Studies: the names (`study=`) that group runs.
-
-examples:
-  evenbench study ls                      all of them: runs by status, models, frameworks, size
-  evenbench study show first              what its runs share, and a line a run
+EXAMPLES = """\
+  evenbench study ls                      all studies: runs by status, models, frameworks, size
+  evenbench study show first              the settings that its runs share, and one line per run
   evenbench study show first --json
-  evenbench study rm first                remove its runs, from MLflow too; asks before it does
-  evenbench study rm first --yes          without asking
-"""
+  evenbench study rm first                remove its runs, from MLflow too, after confirmation
+  evenbench study rm first --yes          without confirmation"""
 
 
-def study_command(arguments: Sequence[str], parser: MakeParser) -> int:
-    """Do one of the actions; returns the exit status."""
-    actions = {"ls": _list, "show": _show, "rm": _remove}
-    word, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if word in ("-h", "--help"):
-        print(HELP, end="")
-        return 0
-    if word not in actions:
-        problem = f"{word!r} is nothing that can be done with studies"
-        raise ConfigError([Mistake("", problem, ", ".join(actions), nearest(word, actions))])
-    return actions[word](rest, parser)
+def _json_option(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _list(arguments: Sequence[str], make: MakeParser) -> int:
-    parser = make("study ls", "The studies in the results folder.", "  evenbench study ls --json")
-    parser.add_argument("--json", action="store_true", help="print them as JSON")
-    options = parser.parse_args(arguments)
+def _show_options(parser: Parser) -> None:
+    parser.add_argument("study", metavar="NAME")
+    _json_option(parser)
+
+
+def _remove_options(parser: Parser) -> None:
+    parser.add_argument("study", metavar="NAME")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+
+
+def _list(options: argparse.Namespace) -> int:
     print_studies(options.results_dir, options.json)
     return 0
 
 
-def _show(arguments: Sequence[str], make: MakeParser) -> int:
-    parser = make("study show", "What a study holds, run by run.", "  evenbench study show first --json")
-    parser.add_argument("study", metavar="NAME")
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
-    options = parser.parse_args(arguments)
+def _show(options: argparse.Namespace) -> int:
     print_study(options.results_dir, options.study, options.json)
     return 0
 
 
-def _remove(arguments: Sequence[str], make: MakeParser) -> int:
-    description = "Remove a study: its run folders, what MLflow has of it, the data that only it needs."
-    parser = make("study rm", description, "  evenbench study rm first\n  evenbench study rm first --yes")
-    parser.add_argument("study", metavar="NAME")
-    parser.add_argument("--yes", action="store_true", help="don't ask")
-    options = parser.parse_args(arguments)
+def _remove(options: argparse.Namespace) -> int:
     try:
-        found = plan(options.results_dir.resolve(), options.study)
-        print("\n".join(found.lines()))
-        if not options.yes and not _agreed(found):
+        removal = plan(options.results_dir.resolve(), options.study)
+        print("\n".join(removal.lines()))
+        if not options.yes and not _confirmed(removal):
             print("nothing was removed")
             return 0
-        busy = carry_out(found)
+        busy = carry_out(removal)
     except Unreachable as error:
-        print(f"MLflow does not answer, so not all can be removed; ask again later: {error}", file=sys.stderr)
+        problem = "MLflow does not answer, so not everything can be removed; run the command again later"
+        print(f"{problem}: {error}", file=sys.stderr)
         return 1
     for folder in busy:
-        print(f"run {folder.run_id} stays: a process has begun to work on it", file=sys.stderr)
+        print(f"run {folder.run_id} is kept: a process has started to work on it", file=sys.stderr)
     print("removed" if not busy else f"removed all but {len(busy)}")
     return 1 if busy else 0
 
 
-def _agreed(found: Plan) -> bool:
-    """Ask; raises ConfigError where there is nobody to ask."""
+def _confirmed(removal: Plan) -> bool:
+    """Ask the user; raises ConfigError where stdin is not a terminal."""
     if not sys.stdin.isatty():
-        problem = f"nobody can be asked here whether to remove {found.study!r}"
+        problem = f"cannot ask whether to remove {removal.study!r}: stdin is not a terminal"
         raise ConfigError([Mistake("--yes", problem, "--yes removes it without asking")])
     try:
         return input("Remove it? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
+
+
+LIST = Subcommand(
+    name="study ls",
+    summary="List the studies in the results folder.",
+    examples="  evenbench study ls\n  evenbench study ls --json",
+    run=_list,
+    options=_json_option,
+)
+SHOW = Subcommand(
+    name="study show",
+    summary="Print what a study contains, run by run.",
+    examples="  evenbench study show first\n  evenbench study show first --json",
+    run=_show,
+    options=_show_options,
+)
+REMOVE = Subcommand(
+    name="study rm",
+    summary="Remove a study: its run folders, its MLflow runs, and data that only it needs.",
+    examples="  evenbench study rm first\n  evenbench study rm first --yes",
+    run=_remove,
+    options=_remove_options,
+)
+COMMAND = SubcommandGroup(
+    name="study",
+    summary="List, inspect and delete studies, the names (`study=`) that group runs.",
+    examples=EXAMPLES,
+    members={"ls": LIST, "show": SHOW, "rm": REMOVE},
+)

@@ -1,8 +1,8 @@
-"""The Hydra task: read the command line, let Hydra compose, run what came out, show it.
+"""Drive Hydra: from the command line to checked configurations, and on to what the command does with them.
 
-Hydra calls back into here, once for a single run or through the launcher for a sweep, so what the callbacks
-share (the session and the mistakes found before Hydra started) is kept in this module for the length of the
-command.
+Hydra calls back into this module, once for a single run or through the launcher for a sweep. What the
+callbacks share (the command's action and the mistakes found before Hydra started) is kept in a stack here for
+the duration of the command.
 """
 
 from __future__ import annotations
@@ -19,166 +19,122 @@ from typing import Any
 
 import hydra
 import yaml
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import harness
-from harness.core.config.run_config import RunConfig, fit
-from harness.core.data import dataset
+from harness.core.config.run_config import RunConfig
 from harness.core.validation import ConfigError, Mistake
 from harness.shell.compose import overrides
 from harness.shell.compose.origins import Origins, locate
-from harness.shell.compose.run_config import run_config
+from harness.shell.compose.run_config import read_run_configs
 from harness.shell.compose.suggestions import with_alternatives
 from harness.shell.engines.protocol import Engine, JobShouldContinue
-from harness.shell.environment.frameworks import conf_folder
-from harness.shell.environment.versions import installed
-from harness.shell.reports.leaderboard import print_leaderboard
-from harness.shell.reports.progress import reporter
-from harness.shell.runs.inputs import DatasetCache
-from harness.shell.runs.interning import Interner
+from harness.shell.environment.frameworks import conf_folder, is_installed
 from harness.shell.session.session import Session
 
 PACKAGE = Path(harness.__file__).resolve().parent
-OK, FAILED, WRONG = 0, 1, 2
+OK, WRONG = 0, 2
 
-
-CarryOut = Callable[[list[RunConfig], Engine | None, JobShouldContinue | None], Sequence[object]]
-"""What is done with the runs that Hydra composed; what it returns for each is given back to Hydra."""
+Action = Callable[[list[RunConfig], Engine | None, JobShouldContinue | None], Sequence[object]]
+"""What a command does with its configurations; the values it returns, one for each, are given to Hydra."""
 
 
 @dataclass
-class _Command:
-    """The command that is being carried out."""
+class ComposedCommand:
+    """The command in progress.
 
-    carry_out: CarryOut
-    mistakes: list[Mistake]
-    refused: bool = False
-    session: Session | None = None  # of a command that does runs, and so may search
-    searching: bool = False  # a combination that can't be is then a failed trial
-    options: Sequence[str] = ()  # those of Hydra
-    groups: overrides.Groups = field(default_factory=dict)
-
-
-_commands: list[_Command] = []
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run or sweep as the arguments (in Hydra's syntax) say; returns the exit status."""
-    with Session(reporter()) as session:
-        status = compose(arguments, session.execute, session)
-    if session.report is not None:
-        session.report()
-    elif session.outcomes:
-        print_leaderboard(session.outcomes)
-    if session.outcomes:
-        return FAILED if any(outcome.failed for outcome in session.outcomes) else OK
-    return status
-
-
-def collect(arguments: Sequence[str]) -> list[RunConfig]:
-    """The runs that the arguments of a sweep describe, checked; nothing is run. Raises ConfigError."""
-    found: list[RunConfig] = []
-
-    def take(
-        configs: list[RunConfig], engine: Engine | None, judge: JobShouldContinue | None
-    ) -> Sequence[object]:
-        found.extend(configs)
-        return configs
-
-    status = compose(["--multirun", *arguments], take)
-    if status:
-        raise SystemExit(status)
-    return found
-
-
-def compose(arguments: Sequence[str], carry_out: CarryOut, session: Session | None = None) -> int:
-    """Have Hydra compose what the arguments say, and carry it out; returns Hydra's exit status.
-
-    `session` is that of `carry_out` where a sweep may be a search.
+    `mistakes` were found before Hydra started. `session` is set for a command that trains, and so may search;
+    while it does (`searching`), an impossible combination is a failed trial. `options` are Hydra's own.
     """
-    options, asked, others = overrides.split(arguments)
+
+    action: Action
+    mistakes: list[Mistake]
+    session: Session | None = None
+    options: Sequence[str] = ()
+    groups: overrides.Groups = field(default_factory=dict)
+    refused: bool = False
+    searching: bool = False
+
+
+_commands: list[ComposedCommand] = []
+
+
+def current_command() -> ComposedCommand:
+    """The command in progress."""
+    return _commands[-1]
+
+
+def compose(arguments: Sequence[str], action: Action, session: Session | None = None) -> int:
+    """Have Hydra compose what the arguments describe, and act on it; returns Hydra's exit status.
+
+    `session` is that of `action` if a sweep may be a search. Raises ConfigError.
+    """
+    options, texts, others = overrides.split(arguments)
     folders = [conf_folder()]
     if options.config_dir:
         folders.append(Path(options.config_dir))
         overrides.check_folder(folders[1], folders[0])
     if options.shell_completion:
-        _prepare_hydra(folders)
-        return _run_hydra(asked + others)
+        prepare_hydra(folders)
+        return _run_hydra(texts + others)
     groups = overrides.find_groups(folders)
-    kept, mistakes = overrides.check(asked, groups)
+    valid, mistakes = overrides.check(texts, groups)
     if mistakes and (options.cfg or options.info):
         raise ConfigError(mistakes)
-    _prepare_hydra(folders)
-    command = _Command(carry_out, mistakes, session=session, options=others, groups=groups)
+    prepare_hydra(folders)
+    command = ComposedCommand(action, mistakes, session, others, groups)
     _commands.append(command)
     try:
-        status = _run_hydra(kept + others)
+        status = _run_hydra(valid + others)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError([*mistakes, *overrides.refusal(error, folders[1:])]) from error
     finally:
         _commands.pop()
-    if mistakes and not command.refused:  # Hydra ended before it called us
+    if mistakes and not command.refused:  # Hydra ended before it called back
         raise ConfigError(mistakes)
     return status
 
 
+def collect(arguments: Sequence[str]) -> list[RunConfig]:
+    """The checked configurations of a sweep; nothing is run. Raises ConfigError."""
+    collected: list[RunConfig] = []
+
+    def take(
+        configs: list[RunConfig], engine: Engine | None, should_continue: JobShouldContinue | None
+    ) -> Sequence[object]:
+        collected.extend(configs)
+        return configs
+
+    status = compose(["--multirun", *arguments], take)
+    if status:
+        raise SystemExit(status)
+    return collected
+
+
 def execute(
-    composed: Iterable[DictConfig], engine: Engine | None = None, judge: JobShouldContinue | None = None
+    composed: Iterable[DictConfig],
+    engine: Engine | None = None,
+    should_continue: JobShouldContinue | None = None,
 ) -> Sequence[Any]:
-    """Check composed configurations and carry them out; a wrong request ends the command.
+    """Check composed configurations and act on them; a wrong request ends the command.
 
-    `engine` and `judge` are those of the launcher, see `harness.shell.engines.protocol`. Returns what the
-    command has for each: an `Outcome` where runs are done.
+    `engine` and `should_continue` come from the launcher, see `harness.shell.engines.protocol`. Returns what
+    the command's action returns for each: an `Outcome` if it trains.
     """
-    command = _commands[-1]
-    configs: list[RunConfig] = []
-    origins: list[Origins] = []
-    mistakes, shelf, shared = list(command.mistakes), DatasetCache(), Interner()
-    for config in composed:
-        origin = Origins.of(config)
-        origins.append(Origins(origin.places, shared.parts(origin.raw)))
-        try:
-            run = run_config(config, origins[-1], shelf)
-            fit(run.model, run.train.loss, dataset.sample(run.data))  # before any data are loaded
-            configs.append(shared.config(run))
-        except ConfigError as error:
-            mistakes.extend(locate(error.mistakes, origins[-1:]))
+    command = current_command()
+    configs, origins, mistakes = read_run_configs(composed)
     with _refusing(command, origins):
-        if mistakes:
-            raise ConfigError(mistakes)
-        return command.carry_out(configs, engine, judge)
-
-
-def search(composed: DictConfig, arguments: Sequence[str], loader: ConfigLoader, launcher: object) -> None:
-    """Carry out a sweep that is a search; raises ConfigError.
-
-    `composed` is what Hydra composed for the sweep, `arguments` are its overrides.
-    """
-    from harness.shell.search.plan import Composer, plan_search  # Optuna: for searches alone
-    from harness.shell.search.sweep import Launcher, SearchSweep
-
-    command = _commands[-1]
-    if command.session is None:
-        problem = "searches among runs, which this command does not do"
-        raise ConfigError([*command.mistakes, Mistake("search", problem)])
-    if not isinstance(launcher, Launcher):
-        problem = f"a search can't use {type(launcher).__name__}"
-        raise ConfigError([*command.mistakes, Mistake("hydra/launcher", problem, "evenbench, ray, slurm")])
-    composer = Composer(composed, loader, command.groups)
-    try:
-        request = plan_search(composed, arguments, composer, command.mistakes, launcher.engine)
-        command.searching = True
-        SearchSweep(request, composer, launcher, command.session, command.options).run()
-    except ConfigError as error:
-        raise ConfigError(with_alternatives(error.mistakes)) from error
+        if command.mistakes or mistakes:
+            raise ConfigError([*command.mistakes, *mistakes])
+        return command.action(configs, engine, should_continue)
 
 
 @contextmanager
-def _refusing(command: _Command, origins: Sequence[Origins]) -> Iterator[None]:
+def _refusing(command: ComposedCommand, origins: Sequence[Origins]) -> Iterator[None]:
+    """Print the mistakes of a ConfigError with their origins, and end Hydra with status 2."""
     try:
         yield
     except ConfigError as error:
@@ -191,54 +147,42 @@ def _refusing(command: _Command, origins: Sequence[Origins]) -> Iterator[None]:
 
 
 def _run_hydra(arguments: list[str]) -> int:
-    """Let Hydra compose and call back; what it refuses itself (a bad defaults list, say) it raises."""
+    """Let Hydra compose and call back; raises its errors, such as a bad defaults list."""
 
     def task(config: DictConfig) -> object:
-        # the task's own argument lacks the `hydra` node, which says where each value came from
+        # the task's own argument lacks the `hydra` node, which knows the origin of each value
         full = HydraConfig.instance().cfg
         merged = OmegaConf.merge(full, config) if full is not None else config
         assert isinstance(merged, DictConfig)
         return execute([merged])
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what is wrong instead of printing it
-    before = sys.argv
-    with tempfile.TemporaryDirectory() as scratch:  # Hydra leaves a multirun.yaml in the folder of a sweep
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors instead of printing them
+    argv = sys.argv
+    with tempfile.TemporaryDirectory() as scratch:  # Hydra writes a multirun.yaml into the folder of a sweep
         sys.argv = ["evenbench", f"hydra.sweep.dir={scratch!r}", *arguments]
         try:
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
         except SystemExit as stop:
             return WRONG if stop.code else OK
         finally:
-            sys.argv = before
+            sys.argv = argv
     return OK
 
 
-def installed_frameworks() -> list[str]:
-    """The project's own frameworks whose packages are in this environment, by name."""
-    folder = conf_folder()
-    names = sorted(path.stem for path in (folder / "framework").glob("*.yaml"))
-    return [name for name in names if _is_installed(name, [folder])]
-
-
-def _prepare_hydra(folders: Sequence[Path]) -> None:
+def prepare_hydra(folders: Sequence[Path]) -> None:
+    """Make our plugins and the resolvers of `conf/` known to Hydra; `folders` hold the framework files."""
     plugins = str(PACKAGE)
     if plugins not in sys.path:
-        sys.path.append(plugins)  # holds `hydra_plugins`; last, so that it hides nothing
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a server that is away is reported once, by us
+        sys.path.append(plugins)  # contains `hydra_plugins`; last, so that it hides nothing
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the tracking thread reports an outage once
 
-    def present(*names: str) -> str:
+    def installed(*names: str) -> str:
         """Those of the named frameworks that are installed, as choices of a sweep."""
-        return ",".join(name for name in names if _is_installed(name, folders))
+        return ",".join(name for name in names if is_installed(name, folders))
 
-    def mode(search: object) -> str | None:
-        """Hydra's mode: a search is a sweep without `-m` too."""
+    def mode_of(search: object) -> str | None:
+        """Hydra's mode: a search is a sweep even without `-m`."""
         return None if search is None else "MULTIRUN"
 
-    OmegaConf.register_new_resolver("installed", present, replace=True)
-    OmegaConf.register_new_resolver("mode_of", mode, replace=True)
-
-
-def _is_installed(framework: str, folders: Sequence[Path]) -> bool:
-    files = [folder / "framework" / f"{framework}.yaml" for folder in folders]
-    found = [OmegaConf.load(path) for path in files if path.exists()]
-    return bool(found) and installed(tuple(found[0].distributions))
+    OmegaConf.register_new_resolver("installed", installed, replace=True)
+    OmegaConf.register_new_resolver("mode_of", mode_of, replace=True)

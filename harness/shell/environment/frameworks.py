@@ -13,6 +13,7 @@ from yaml import YAMLError
 import harness
 from harness.core.config.run_config import FrameworkConfig
 from harness.core.validation import ConfigError, Mistake, parse
+from harness.shell.environment.versions import installed
 
 PACKAGE = Path(harness.__file__).resolve().parent
 
@@ -41,3 +42,17 @@ def frameworks(folders: Sequence[Path]) -> dict[str, FrameworkConfig]:
     if mistakes:
         raise ConfigError(mistakes)
     return found
+
+
+def installed_frameworks() -> list[str]:
+    """The project's own frameworks whose packages are installed in this environment, by name."""
+    folder = conf_folder()
+    names = sorted(path.stem for path in (folder / "framework").glob("*.yaml"))
+    return [name for name in names if is_installed(name, [folder])]
+
+
+def is_installed(framework: str, folders: Sequence[Path]) -> bool:
+    """Whether the packages of a framework are installed; `folders` are searched for its file in order."""
+    files = [folder / "framework" / f"{framework}.yaml" for folder in folders]
+    existing = [path for path in files if path.exists()]
+    return bool(existing) and installed(tuple(OmegaConf.load(existing[0]).distributions))

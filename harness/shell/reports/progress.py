@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from harness.core.runs.run_folder import INTENDED
+from harness.core.runs.warm_start import WarmStart
 
 Better = Callable[[float, float], float]
 SCORES: tuple[tuple[str, Better], ...] = (
@@ -318,3 +319,16 @@ def outcome_text(result: Mapping[str, Any]) -> str:
 
 def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
+
+
+def start_text(start: WarmStart) -> str:
+    """Where a run's weights come from, in words; empty for a run that starts with new ones."""
+    parts = []
+    if start.from_run is not None:
+        epochs = f" after its {start.epochs} epochs" if start.resume else ""
+        parts.append(f"{'resuming' if start.resume else 'starting from'} run {start.from_run}{epochs}")
+        parts.append(f"weights taken: {', '.join(start.taken) or 'none'}")
+        parts += [f"initialised: {', '.join(start.new)}"] if start.new else []
+    if start.frozen:
+        parts.append(f"frozen: {', '.join(start.frozen)}")
+    return "; ".join(parts)

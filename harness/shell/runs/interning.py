@@ -1,4 +1,4 @@
-"""Equal parts of many configurations, kept once: the runs of a sweep have almost everything in common."""
+"""Interning of configurations: the runs of a sweep have most sections in common, which are stored once."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ T = TypeVar("T")
 
 
 class Interner:
-    """What was seen so far, by how it is written."""
+    """Returns one object for all equal values, which are compared by `repr` and must not be mutated."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
 
-    def of(self, value: T) -> T:
-        """The first value that was equal to this one, which nobody may alter."""
-        known: T = self._known.setdefault(repr(value), value)
-        return known
+    def intern(self, value: T) -> T:
+        """The first value that was equal to this one."""
+        interned: T = self._values.setdefault(repr(value), value)
+        return interned
 
-    def parts(self, sections: Mapping[str, Any]) -> dict[str, Any]:
-        """A mapping whose values are shared."""
-        return {key: self.of(value) for key, value in sections.items()}
+    def intern_values(self, sections: Mapping[str, Any]) -> dict[str, Any]:
+        """The mapping with interned values."""
+        return {key: self.intern(value) for key, value in sections.items()}
 
-    def config(self, config: RunConfig) -> RunConfig:
-        """A configuration whose sections are shared."""
+    def intern_config(self, config: RunConfig) -> RunConfig:
+        """The configuration with interned sections."""
         names = [field.name for field in dataclasses.fields(config)]
-        return dataclasses.replace(config, **{name: self.of(getattr(config, name)) for name in names})
+        return dataclasses.replace(config, **{name: self.intern(getattr(config, name)) for name in names})

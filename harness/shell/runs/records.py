@@ -1,4 +1,4 @@
-"""What packages of the shell pass around: runs that can start, and what came out of them."""
+"""What the packages of the shell pass to each other: runs that can start, and what came out of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.core.adapter import Plan
 from harness.core.config.run_config import RunConfig
 from harness.core.runs.run_folder import INTENDED, Job, RunFolder
 from harness.core.runs.warm_start import WarmStart
@@ -14,14 +15,16 @@ from harness.shell.workers.key import WorkerKey
 
 
 @dataclass(frozen=True)
-class PreparedRun:
-    """A run that can start. Runs of equal `program` can share a compiled one, in equal workers."""
+class RunTask:
+    """What a slot needs to execute a run, on this machine or on another one.
+
+    Runs of equal `program` can share a compiled program in workers of equal key.
+    """
 
     config: RunConfig
     job: Job
     folder: RunFolder
     worker: WorkerKey
-    start: WarmStart
     program: int
 
     @property
@@ -31,9 +34,20 @@ class PreparedRun:
 
 
 @dataclass(frozen=True)
+class PreparedRun(RunTask):
+    """A run that was checked and can start: `plan` holds its resolved network, `start` its initial weights'
+    origin."""
+
+    start: WarmStart
+    plan: Plan
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """A run and what came out of it; `skipped` if that was known before. `result` is that of the run's folder
-    without its epochs, which would fill the memory in a long sweep."""
+    """A run and its result; `skipped` if an earlier command had finished it.
+
+    `result` is the content of `result.json` without the epochs, which would fill the memory in a long sweep.
+    """
 
     config: RunConfig
     result: Mapping[str, Any]
@@ -46,5 +60,5 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether something is wrong with it."""
+        """Whether the run ended other than finished or pruned."""
         return self.result["status"] not in INTENDED

@@ -1,10 +1,8 @@
-"""What one command does with the runs that are asked for: which are done already, which are to be done.
+"""What one command does with its runs: prepare, skip finished ones, certify, execute, record.
 
-A session lasts as long as the command, so that a sweep which hands over its runs in several portions (as a
-search does) keeps its workers, its store and its progress bar. It prepares runs, leaves out those that are
-finished, has certificates and limits made, and hands the rest to an engine (see `engines`), whose news it
-passes on to MLflow and to people. Workers are started together and waited for before the first run, and
-MLflow is imported meanwhile: nothing of that may happen beside a run that is timed.
+A session lasts as long as the command, so that a sweep which submits its runs in several portions (as
+a search does) keeps its workers, its stores and its progress bar. Workers are started together and waited for before
+the first run, and MLflow is imported meanwhile: none of this may overlap with a timed run.
 """
 
 from __future__ import annotations
@@ -18,49 +16,48 @@ from types import FrameType
 from typing import Any
 
 from harness.core.config.run_config import RunConfig
-from harness.core.data.dataset import Dataset
-from harness.core.runs.run_folder import CONCLUSIVE, INTENDED, RunFolder
-from harness.core.runs.warm_start import WarmStart
-from harness.shell.certificates.certify import make_missing, statement
+from harness.core.runs.run_folder import CONCLUSIVE, RunFolder
+from harness.shell.certificates.certify import make_missing, statements
 from harness.shell.certificates.store import CertificateStore
 from harness.shell.engines.local import LocalEngine
 from harness.shell.engines.protocol import Engine, JobShouldContinue, Record, ShouldContinue
 from harness.shell.reports.axes import labels
-from harness.shell.reports.progress import Reporter
-from harness.shell.runs.inputs import DatasetCache
+from harness.shell.reports.progress import Reporter, start_text
+from harness.shell.runs.inputs import RunInputs
+from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import Outcome, PreparedRun
 from harness.shell.session.autotune import ExecutionTuner
-from harness.shell.session.recorder import RunRecorder, store_key, without_epochs
-from harness.shell.tracking import run_links
-from harness.shell.tracking.background import TrackingThread
-from harness.shell.tracking.store import resolve_uri, sqlite_path
-from harness.shell.tracking.tracker import study_is_left_open
+from harness.shell.session.recorder import RunRecorder, without_epochs
+from harness.shell.session.stores import StoreThreads
 from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.matmul_limits import MatmulLimits
 from harness.shell.workers.process import Worker
 
 SWITCH_S = 0.0005
-"""How long a slot's thread, which has a run to hand over, waits for MLflow's; Python's default is 5 ms."""
+"""How long a slot's thread with a run to start waits for MLflow's thread; Python's default is 5 ms."""
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # from a batch system, from a terminal that is closed
+
+Results = dict[str, dict[str, Any]]
+"""Results without epochs, by run id."""
 
 
 class Session:
-    """Runs what it is given; use it as a context manager, in the main thread.
+    """Executes runs; use it as a context manager, in the main thread.
 
-    Meanwhile SIGTERM and SIGHUP end it as Ctrl-C does: by a KeyboardInterrupt, with the signal's number.
+    Within it SIGTERM and SIGHUP act as Ctrl-C: they raise a KeyboardInterrupt, with the signal's number.
     """
 
     def __init__(self, reporter: Reporter) -> None:
         self.outcomes: list[Outcome] = []
-        self.report: Callable[[], None] | None = None  # what a search has to say when all is done
+        self.report: Callable[[], None] | None = None  # prints what a search found, at the end
         self._reporter = reporter
-        self._shelf = DatasetCache()
+        self._inputs = RunInputs()
         self._limits = MatmulLimits(reporter.note)
-        self._choices = ExecutionTuner(reporter.note)
+        self._tuner = ExecutionTuner(reporter.note)
         self._engines: list[Engine] = [LocalEngine(reporter.note)]
-        self._tracking: dict[tuple[str, str | None], TrackingThread] = {}
+        self._stores = StoreThreads(reporter)
         self._switch_s = sys.getswitchinterval()
-        # those that are ignored stay so: `nohup` does that
+        # ignored signals stay ignored: `nohup` relies on it
         self._signals = [number for number in END_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
 
     def __enter__(self) -> Session:
@@ -71,100 +68,122 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
-            self._close(kind is not None)
+            for engine in self._engines:
+                engine.close(kill=kind is not None)
+            self._reporter.close()
+            self._stores.close()
         finally:
             sys.setswitchinterval(self._switch_s)
             for number in self._signals:
                 signal.signal(number, signal.SIG_DFL)
 
-    def _close(self, broken: bool) -> None:
-        for engine in self._engines:
-            engine.close(kill=broken)
-        self._reporter.close()
-        for tracking in self._tracking.values():
-            missed = tracking.close()
-            if missed.folders:
-                what = f"{len(missed.folders)} runs are not in MLflow ({missed.error})"
-                self._reporter.note(f"{what}; `evenbench sync` adds them")
-
     def execute(
         self,
         configs: Sequence[RunConfig],
         engine: Engine | None = None,
-        judge: JobShouldContinue | None = None,
+        should_continue: JobShouldContinue | None = None,
     ) -> list[Outcome]:
-        """Do the runs that are not done; raises ConfigError before anything starts.
+        """Execute the runs that are not finished; raises ConfigError before anything starts.
 
-        `engine` is this machine's by default; one that is given is closed with the session. `judge` ends runs
-        early. Returns an outcome for each configuration; those that describe the same run share one.
+        `engine` is this machine's by default; another one is closed with the session. `should_continue` ends
+        runs early. Returns an outcome for each configuration; those that describe the same run share one.
         """
         engine = self._adopt(engine)
-        asked = self._choices.prepare(configs, self._shelf, here=engine is self._engines[0])
-        runs = list({run.job.run_id: run for run in asked}.values())
-        engine.check(runs)
-        done = {run.job.run_id: result for run in runs if (result := _known(run)) is not None}
-        todo = self._certified([run for run in runs if run.job.run_id not in done])
-        for text in dict.fromkeys(text for run in todo if (text := starting(run.start))):
+        runs = self._prepare(configs, engine)
+        finished, todo = _skip_finished(runs)
+        todo = self._certify(todo)
+        results = self._execute(todo, runs, finished, engine, should_continue)
+        return self._record(runs, todo, finished, results)
+
+    # -- the steps -------------------------------------------------------------------------------------------
+
+    def _prepare(self, configs: Sequence[RunConfig], engine: Engine) -> list[PreparedRun]:
+        """A run for each configuration, checked, with its execution tuned where `best` was requested."""
+        runs = prepare(configs, self._inputs)
+        runs = self._tuner.tune(runs, self._inputs, local=engine is self._engines[0])
+        engine.check(_unique(runs))
+        return runs
+
+    def _certify(self, todo: Sequence[PreparedRun]) -> list[PreparedRun]:
+        """The runs with what their certificates state; missing certificates are made first."""
+        by_folder: dict[Path, list[PreparedRun]] = {}
+        for run in todo:
+            by_folder.setdefault(run.results_dir, []).append(run)
+        stated: dict[str, dict[str, str]] = {}
+        for results_dir, runs in by_folder.items():
+            store = CertificateStore(results_dir)
+            make_missing([run for run in runs if run.config.certify == "auto"], store, self._reporter.note)
+            stated |= statements(runs, store)
+        return [replace(run, job=replace(run.job, certificate=stated[run.job.run_id])) for run in todo]
+
+    def _execute(
+        self,
+        todo: Sequence[PreparedRun],
+        runs: Sequence[PreparedRun],
+        finished: Results,
+        engine: Engine,
+        should_continue: JobShouldContinue | None,
+    ) -> Results:
+        """The results of the runs to do. Stores are opened, and finished runs synced, while workers start."""
+        for text in dict.fromkeys(text for run in todo if (text := start_text(run.start))):
             self._reporter.note(text)
         epochs = sum(run.config.train.epochs - run.start.epochs for run in todo)
-        self._reporter.begin(epochs, len(todo), len(done))
+        self._reporter.begin(epochs, len(todo), len(finished))
         engine.begin(todo)
-        _join([run for run in asked if run.job.run_id in done])
-        self._catch_up([(run.config, run.folder) for run in runs if run.job.run_id in done])
-        for run in todo:
-            self._track(run.config).study(run.config.study)
-        for tracking in self._tracking.values():
-            tracking.wait_open()
+        done = [run for run in runs if run.job.run_id in finished]
+        _join_studies(done)
+        self._stores.catch_up([(run.config, run.folder) for run in _unique(done)])
+        self._stores.open_studies(todo)
         workers = engine.ready()
-        desk = RunRecorder(self._tracking, self._reporter, labels([run.config for run in todo]), todo)
+        recorder = RunRecorder(self._stores, self._reporter, todo, labels([run.config for run in todo]))
         if todo:
-            limited = todo if workers is None else self._limited(todo, workers)
-            engine.execute(limited, desk, _verdict(judge, asked))
-        for run in _join([run for run in asked if run.job.run_id not in done]):
-            self._track(run.config).sync(run.folder.path)
-        results = done | desk.results
-        worked_on = {run.config.study: run for run in todo}
-        for run in worked_on.values():
-            self._track(run.config).finish_study(run.config.study, _study_status(desk.results.values()))
-        self._end_studies([run for run in runs if run.config.study not in worked_on], results)
+            limited = todo if workers is None else self._with_limits(todo, workers)
+            engine.execute(limited, recorder, _by_run(should_continue, runs))
+        return recorder.results
+
+    def _record(
+        self,
+        runs: Sequence[PreparedRun],
+        todo: Sequence[PreparedRun],
+        finished: Results,
+        results: Results,
+    ) -> list[Outcome]:
+        """The outcome of each run; studies that share a run are told, and all studies ended."""
+        for run in _join_studies([run for run in runs if run.job.run_id not in finished]):
+            self._stores.thread(run.config).sync(run.folder.path)
+        unique, every = _unique(runs), finished | results
+        self._stores.finish_studies(unique, todo, every)
         outcomes = {
-            run.job.run_id: Outcome(run.config, results[run.job.run_id], run.job.run_id in done)
-            for run in runs
+            run.job.run_id: Outcome(run.config, every[run.job.run_id], run.job.run_id in finished)
+            for run in unique
         }
         self.outcomes += outcomes.values()
-        return [outcomes[run.job.run_id] for run in asked]
+        return [outcomes[run.job.run_id] for run in runs]
+
+    # -- for searches ----------------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
-        """Tell people."""
+        """Print a line."""
         self._reporter.note(text)
 
     def search(self, runs: int, epochs: int, objective: str, direction: str) -> None:
-        """What comes is a search of so many runs of so many epochs each."""
+        """Announce a search of so many runs with so many epochs each."""
         self._reporter.search(runs, epochs, objective, max if direction == "maximize" else min)
 
     def catch_up(self, config: RunConfig, run_ids: Iterable[str]) -> None:
-        """See to it that MLflow has runs of earlier commands, which may have been killed between the end of a
-        run and its logging. Those that were removed since are passed over."""
-        home = Path(config.results_dir).resolve() / "runs"
-        folders = [RunFolder(home / run_id) for run_id in run_ids]
-        self._catch_up([(config, folder) for folder in folders if folder.path.exists()])
+        """Log runs of earlier commands, which may have been killed between the end of a run and its logging.
 
-    def _catch_up(self, runs: Sequence[tuple[RunConfig, RunFolder]]) -> None:
-        # all are looked at before the first one is synced, which makes a database that was removed
-        unseen = [run for run in runs if not _is_tracked(*run)]
-        for config, folder in unseen:
-            self._track(config).sync(folder.path)
-
-    def _end_studies(self, runs: Sequence[PreparedRun], results: Mapping[str, Mapping[str, Any]]) -> None:
-        """End the studies that a command which was killed after its last run has left open."""
-        for run in {run.config.study: run for run in runs}.values():
-            if study_is_left_open(run.results_dir, run.config.study):
-                self._track(run.config).finish_study(run.config.study, _study_status(results.values()))
+        Runs that were removed since are skipped.
+        """
+        parent = Path(config.results_dir).resolve() / "runs"
+        folders = [RunFolder(parent / run_id) for run_id in run_ids]
+        self._stores.catch_up([(config, folder) for folder in folders if folder.path.exists()])
 
     def conclude(self, config: RunConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Say in MLflow what the study of a run came to altogether, after its last runs."""
-        if store_key(config) in self._tracking:  # else nothing was done, and it is said already
-            self._tracking[store_key(config)].finish_study(config.study, "finished", metrics, tags)
+        """Log the summary of a run's study, after its last run."""
+        self._stores.conclude(config, metrics, tags)
+
+    # -- helpers ---------------------------------------------------------------------------------------------
 
     def _adopt(self, engine: Engine | None) -> Engine:
         if engine is None:
@@ -173,24 +192,12 @@ class Session:
             self._engines.append(engine)
         return engine
 
-    def _certified(self, runs: Sequence[PreparedRun]) -> list[PreparedRun]:
-        """The runs with their certificates, of which those that are missing are made first."""
-        requests: dict[Path, list[tuple[RunConfig, Dataset]]] = {}
-        for run in runs:
-            if run.config.certify == "auto":
-                requests.setdefault(run.results_dir, []).append((run.config, self._dataset(run)))
-        for results_dir, wanted in requests.items():
-            make_missing(wanted, CertificateStore(results_dir), self._reporter.note)
-        return [self._with_statement(run) for run in runs]
-
-    def _with_statement(self, run: PreparedRun) -> PreparedRun:
-        said = statement(run.config, self._dataset(run), CertificateStore(run.results_dir))
-        return replace(run, job=replace(run.job, certificate=said))
-
-    def _limited(self, runs: Sequence[PreparedRun], workers: Mapping[WorkerKey, Worker]) -> list[PreparedRun]:
-        """The runs with the limits that they are held against; those not known are measured first."""
+    def _with_limits(
+        self, runs: Sequence[PreparedRun], workers: Mapping[WorkerKey, Worker]
+    ) -> list[PreparedRun]:
+        """The runs with the matrix limits of their devices; those not yet measured are measured now."""
         limits = [
-            self._limits.of(run.results_dir, run.config, workers) if run.config.limit == "auto" else None
+            self._limits.get(run.results_dir, run.config, workers) if run.config.limit == "auto" else None
             for run in runs
         ]
         return [
@@ -198,68 +205,44 @@ class Session:
             for run, limit in zip(runs, limits, strict=True)
         ]
 
-    def _dataset(self, run: PreparedRun) -> Dataset:
-        return self._shelf.get(run.config.data, run.results_dir)[0]
 
-    def _track(self, config: RunConfig) -> TrackingThread:
-        key = store_key(config)
-        if key not in self._tracking:
-            thread = TrackingThread(Path(key[0]).resolve(), key[1], warn=self._reporter.note)
-            thread.close_orphans()
-            self._tracking[key] = thread
-        return self._tracking[key]
+def _skip_finished(runs: Sequence[PreparedRun]) -> tuple[Results, list[PreparedRun]]:
+    """The results of runs that an earlier command finished, and the runs to do."""
+    unique = _unique(runs)
+    finished = {run.job.run_id: result for run in unique if (result := _finished_result(run)) is not None}
+    return finished, [run for run in unique if run.job.run_id not in finished]
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
-
-
-def starting(start: WarmStart) -> str:
-    """Where runs start that have no new weights alone, in words; empty for those that have."""
-    parts = []
-    if start.from_run is not None:
-        done = f" after its {start.epochs} epochs" if start.resume else ""
-        parts.append(f"{'going on' if start.resume else 'starting'} from run {start.from_run}{done}")
-        parts.append(f"weights taken: {', '.join(start.taken) or 'none'}")
-        parts += [f"made anew: {', '.join(start.new)}"] if start.new else []
-    if start.frozen:
-        parts.append(f"frozen: {', '.join(start.frozen)}")
-    return "; ".join(parts)
-
-
-def _verdict(judge: JobShouldContinue | None, asked: Sequence[PreparedRun]) -> ShouldContinue | None:
-    if judge is None:
-        return None
-    places = {run.job.run_id: place for place, run in reversed(list(enumerate(asked)))}
-
-    def verdict(run: PreparedRun, record: Record) -> bool:
-        return judge(places[run.job.run_id], record)
-
-    return verdict
-
-
-def _known(run: PreparedRun) -> dict[str, Any] | None:
-    """The result of an earlier command, unless it is to be had again."""
+def _finished_result(run: PreparedRun) -> dict[str, Any] | None:
+    """The result of an earlier command, unless the run is to be repeated."""
     result = run.folder.result()
     if run.config.force or result is None or result["status"] not in CONCLUSIVE:
         return None
     return without_epochs(result)
 
 
-def _is_tracked(config: RunConfig, folder: RunFolder) -> bool:
-    """Whether the store that is asked for has all of the run; a database may have been removed since."""
-    link = run_links.read_link(folder.path)
-    uri = resolve_uri(Path(config.results_dir).resolve(), config.tracking.uri)
-    database = sqlite_path(uri)
-    if link is None or link.tracking_uri != uri or (database is not None and not database.exists()):
-        return False
-    return link.digest == run_links.digest(folder.path) and link.studies == folder.studies()
+def _unique(runs: Iterable[PreparedRun]) -> list[PreparedRun]:
+    """One run per id: several configurations may describe the same run."""
+    return list({run.job.run_id: run for run in runs}.values())
 
 
-def _join(runs: Sequence[PreparedRun]) -> list[PreparedRun]:
-    """Let runs that were done for one study belong to the others that ask for them; those that did not."""
+def _join_studies(runs: Iterable[PreparedRun]) -> list[PreparedRun]:
+    """Add runs to the studies that request them; returns those that were new to a study."""
     return [run for run in runs if run.folder.join(run.config.study)]
 
 
-def _study_status(results: Iterable[Mapping[str, Any]]) -> str:
-    return "finished" if all(result["status"] in INTENDED for result in results) else "failed"
+def _by_run(should_continue: JobShouldContinue | None, runs: Sequence[PreparedRun]) -> ShouldContinue | None:
+    """The callback as an engine calls it: with the run instead of the number of its configuration."""
+    if should_continue is None:
+        return None
+    numbers = {run.job.run_id: number for number, run in reversed(list(enumerate(runs)))}
+    callback = should_continue
+
+    def by_run(run: PreparedRun, record: Record) -> bool:
+        return callback(numbers[run.job.run_id], record)
+
+    return by_run
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)

@@ -21,13 +21,12 @@ from typing import Any
 
 from harness.core.config.run_config import RunConfig
 from harness.core.runs.run_folder import CHECKPOINT, Job, RunFolder
-from harness.core.runs.warm_start import WarmStart
 from harness.core.storage.atomic import replacing
 from harness.core.validation import ConfigError, parse, to_plain
 from harness.shell.engines.local import WorkerSlot
 from harness.shell.engines.slots import SlotSpec
 from harness.shell.environment.versions import versions
-from harness.shell.runs.records import PreparedRun
+from harness.shell.runs.records import RunTask
 from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.matmul_limits import MatmulLimits
 from harness.shell.workers.process import Worker, WorkerDiedError
@@ -86,15 +85,14 @@ class NodeAgent:
             job = replace(job, limit_gflops=limit)
         folder = RunFolder(self._folder / "runs" / job.run_id)
         folder.write_job(to_plain(job))
-        start = WarmStart(None, False, 0, (), (), ())  # of people's interest alone, who were told
-        run = PreparedRun(config, job, folder, WorkerKey.of(config), start, int(order["program"]))
+        run = RunTask(config, job, folder, WorkerKey.of(config), int(order["program"]))
         try:
             yield from self._run(run, bool(order["judged"]))
         finally:
             shutil.rmtree(folder.path)
         yield {"event": "ended"}
 
-    def _run(self, run: PreparedRun, judged: bool) -> Iterator[dict[str, Any]]:
+    def _run(self, run: RunTask, judged: bool) -> Iterator[dict[str, Any]]:
         checkpoint, death = run.folder.checkpoint, None
         sent = _written(checkpoint)  # the one that it goes on from
         try:

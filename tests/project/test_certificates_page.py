@@ -1,4 +1,5 @@
-"""docs/certificates.md is made by a command that takes minutes: here only that nothing is missing on it."""
+"""The certificates page is complete. The command that writes it takes minutes, so tests only read the
+page."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ from harness.core.certificates import native_rules
 from harness.core.certificates.cases import STEPS
 from harness.core.certificates.gates import BOUND, GATES
 from tests.support.compose import choices
-from tests.support.paths import ROOT
+from tests.support.pages import page_named
 from tests.support.planted.faults import FAULTS
 
-PAGE = ROOT / "docs" / "certificates.md"
-AGAIN = "make it anew: python -m tests.bench.write_certificates"
+PAGE = page_named("certificates.md")
+OUTDATED = "the page is out of date: run python -m tests.bench.write_certificates"
 
 
 @pytest.fixture(scope="module")
@@ -23,37 +24,38 @@ def rows() -> list[list[str]]:
 
 
 def test_every_model_with_every_optimizer_is_on_the_page(rows: list[list[str]]) -> None:
-    """Catches: a model, an optimizer or a framework that came after the page, a certificate that fails."""
+    """Catches: a model, an optimizer or a framework added after the page was written, a failing
+    certificate."""
     gates = {(row[0], row[1]): row for row in rows if len(row) == 2 + len(GATES) + 1}
     own = {(row[0], row[1]): row for row in rows if len(row) == 2 + len(choices("framework"))}
-    assert {"model", *choices("model")} == {model for model, _ in gates}, AGAIN
+    assert {"model", *choices("model")} == {model for model, _ in gates}, OUTDATED
     for model in choices("model"):
         for optimizer in choices("optimizer"):
-            assert (model, optimizer) in own, AGAIN
-            assert gates[model, optimizer][-1] == "agrees", AGAIN
-            assert all(float(cell) <= BOUND for cell in gates[model, optimizer][2:-1]), AGAIN
-            assert "fails" not in " ".join(own[model, optimizer]), AGAIN
-    assert own["model", "optimizer"][2:] == choices("framework"), AGAIN
+            assert (model, optimizer) in own, OUTDATED
+            assert gates[model, optimizer][-1] == "agrees", OUTDATED
+            assert all(float(cell) <= BOUND for cell in gates[model, optimizer][2:-1]), OUTDATED
+            assert "fails" not in " ".join(own[model, optimizer]), OUTDATED
+    assert own["model", "optimizer"][2:] == choices("framework"), OUTDATED
 
 
 def test_every_deviation_on_the_page_is_proven(rows: list[list[str]]) -> None:
-    """Catches: a named deviation that covers more than its name, or that no rule is written for."""
+    """Catches: a named deviation that covers more than its name, or that has no rule."""
     named = [row for row in rows if row[0].startswith("`")]
-    assert {row[0].strip("`") for row in named} == {name for _, name in native_rules.WRITTEN}, AGAIN
-    assert all(row[-1] == "proven" and float(row[-2]) <= BOUND for row in named), AGAIN
+    assert {row[0].strip("`") for row in named} == {name for _, name in native_rules.WRITTEN}, OUTDATED
+    assert all(row[-1] == "proven" and float(row[-2]) <= BOUND for row in named), OUTDATED
 
 
 def test_every_planted_fault_is_on_the_page_with_its_gate(rows: list[list[str]]) -> None:
-    """Catches: a fault that was added, or that another gate catches now than the page says."""
-    found = {tuple(row[:5]) for row in rows}
-    wanted = {(f.what, f.framework, f.network, f.rule, f.gate) for f in FAULTS}
-    assert not wanted - found, AGAIN
-    assert f"{len(FAULTS)} of {len(FAULTS)} planted faults were caught" in _flat(), AGAIN
+    """Catches: an added fault, or one that a different gate catches than the page says."""
+    on_page = {tuple(row[:5]) for row in rows}
+    planted = {(f.what, f.framework, f.network, f.rule, f.gate) for f in FAULTS}
+    assert not planted - on_page, OUTDATED
+    assert f"{len(FAULTS)} of {len(FAULTS)} planted faults were caught" in _flat(), OUTDATED
 
 
 def test_the_page_states_what_holds() -> None:
-    """Catches: a bound or a number of steps that was changed since."""
-    assert f"made of {STEPS} training steps" in _flat() and f"The bound is {BOUND:g}" in _flat(), AGAIN
+    """Catches: a bound or a number of steps that changed after the page was written."""
+    assert f"made of {STEPS} training steps" in _flat() and f"The bound is {BOUND:g}" in _flat(), OUTDATED
 
 
 def _flat() -> str:

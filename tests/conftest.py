@@ -1,7 +1,7 @@
-"""What every test can rely on: one thread a process, quiet libraries, and an empty folder to work in.
+"""Fixtures and the environment of all tests: one thread per process, quiet libraries, a cache of their own.
 
-The environment is set here, at import, because the numerical libraries read it when they load; child
-processes that tests start inherit it.
+The environment is set at import, because numerical libraries read it when they load. Child processes that
+tests start inherit it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
 os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have that of the process that started them
+if "PYTEST_XDIST_WORKER" not in os.environ:  # xdist workers inherit it from the process that started them
     os.environ["EVENBENCH_CACHE"] = tempfile.mkdtemp(prefix="evenbench-cache-")
     atexit.register(shutil.rmtree, os.environ["EVENBENCH_CACHE"], ignore_errors=True)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # so a shell starts what goes on in its background, and whoever tests what Ctrl-C does would wait for ever
+    # a shell ignores SIGINT for its background jobs, and tests of Ctrl-C would wait forever
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BENCHMARKS = Path(__file__).parent / "bench"
@@ -50,8 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_logging_left() -> Iterator[None]:
-    """Takes away what `--info` in this process logs to: the output of a test that is over."""
+def remove_log_handlers() -> Iterator[None]:
+    """Remove the log handlers that `--info` added in this process: they write to the output of a finished test."""
     yield
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
@@ -67,14 +67,14 @@ def repository() -> Path:
 
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that is the working folder during the test, so that `results/` is made there."""
+    """An empty folder, the working folder during the test, so that commands create `results/` in it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache for the test and what it starts, which otherwise have that of the whole session."""
+    """An empty cache for the test and its child processes; otherwise the session shares one cache."""
     folder = tmp_path / "own cache"
     monkeypatch.setenv("EVENBENCH_CACHE", str(folder))
     return folder
@@ -82,7 +82,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database: migrating costs seconds, copying 0.03 s."""
+    """A migrated, empty database. Migrating takes seconds, copying 0.03 s."""
     from mlflow.tracking import MlflowClient
 
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
@@ -92,7 +92,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def results(tmp_path: Path, template: Path) -> Path:
-    """A results folder, in a path with a space, whose store is migrated already."""
+    """A results folder with a migrated store, in a path with a space."""
     folder = tmp_path / "my results"
     folder.mkdir()
     shutil.copyfile(template, folder / "mlflow.db")
@@ -109,16 +109,14 @@ def store(results: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adapters]:
-    """`lab("torch", "float64")`: a child process with that adapter in it, which lives as long as the session.
+    """`adapters("torch", "float64")`: a child process with that adapter, which lives as long as the session.
 
     Skips the test if the framework is not installed.
     """
-    from tests.support.adapter_process import (
-        AdapterProcesses,
-        frameworks,
-    )  # not above: NumPy must not load before the threads are set
+    # imported here because NumPy must not load before the number of threads is set
+    from tests.support.adapter_process import AdapterProcesses, frameworks
 
-    processes = AdapterProcesses(tmp_path_factory.mktemp("lab"))
+    processes = AdapterProcesses(tmp_path_factory.mktemp("adapters"))
 
     def start(framework: str, precision: str) -> AdapterProcess:
         missing = frameworks()[framework].missing()

@@ -1,6 +1,6 @@
-"""What the contract tests ask an adapter, run inside a lab's child (see `tests/support/adapter_process.py`).
+"""Cases of the contract tests, run in an adapter's process (see `tests/support/adapter_process.py`).
 
-Programs are kept by their plan, as a worker keeps them, so that tests find out what that does to a run.
+Programs are cached by their plan, as in a worker, so that tests also see the effects of the cache on runs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from harness.worker import train as worker
 from harness.worker.program_cache import Programs
 
 _programs: dict[Plan, Program] = {}
-_of_worker: list[Programs] = []
+_worker_programs: list[Programs] = []
 
 
 def network(task: dict[str, Any]) -> Any:
     """The network of a task: `layers`, `in_shape`, `outputs`, maybe `vocabulary`, `lengths`, `freeze`."""
-    given = Input(tuple(task["in_shape"]), task.get("vocabulary", 0), task.get("lengths") is not None)
+    shape = Input(tuple(task["in_shape"]), task.get("vocabulary", 0), task.get("lengths") is not None)
     spec = ModelSpec.parse(task["layers"]).freeze(task.get("freeze", ()))
-    return spec.resolve(given, task["outputs"])
+    return spec.resolve(shape, task["outputs"])
 
 
 def examples(task: dict[str, Any]) -> Examples:
@@ -41,27 +41,27 @@ def rule(raw: dict[str, Any]) -> optimizers.Rule:
     return parse(optimizers.Rule, raw)  # type: ignore[arg-type]
 
 
-def follow(
+def train_epochs(
     trainer: Trainer,
     run: dict[str, Any],
-    look: Callable[[Trainer], Any] = lambda trainer: trainer.losses(),
+    observe: Callable[[Trainer], Any] = lambda trainer: trainer.losses(),
     which: slice = slice(None),
 ) -> list[Any]:
-    """Train epochs of a run; what one sees after each."""
-    seen = []
+    """Train epochs of a run; return what `observe` returns after each of them."""
+    observed = []
 
     def epochs() -> Iterator[Epoch]:
         for order, rates in zip(run["orders"][which], run["rates"][which], strict=True):
             yield Epoch(order, rates)
             trainer.sync()
-            seen.append(look(trainer))
+            observed.append(observe(trainer))
 
     trainer.train(epochs())
-    return seen
+    return observed
 
 
 def plan(task: dict[str, Any], raw_rule: dict[str, Any]) -> Plan:
-    """The plan of a task with a rule; the data's rows and the batch size are those of its arrays."""
+    """The plan of a task with a rule; numbers of rows and batch size come from the task."""
     train, val, test = (len(task["x"][split]) for split in ("train", "val", "test"))
     steps, batch_size = task["batches"]
     return Plan(
@@ -80,11 +80,11 @@ def plan(task: dict[str, Any], raw_rule: dict[str, Any]) -> Plan:
 def train(
     adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], runs: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Do runs one after the other on one program.
+    """Execute runs one after the other with one program.
 
-    Each has `weights`, `orders` `[epochs, steps, batch]`, `rates` `[epochs, steps]`, and may have `seed`,
-    `numbers` (of the rule, in place of the given ones) and `again` (load into the trainer of the run before).
-    One that begins with a `state` gets what an earlier one left as such.
+    Each has `weights`, `orders` `[epochs, steps, batch]`, `rates` `[epochs, steps]`, and optionally `seed`,
+    `numbers` (which replace those of the rule), `again` (load into the trainer of the previous run) and `state`
+    (the training state to start from, as an earlier run returned it).
     """
     key, data = plan(task, rule), examples(task)
     program = _program(adapter, key)
@@ -97,12 +97,12 @@ def train(
         trainer.load(run["weights"], State(**run["state"]) if "state" in run else None)
         loaded = trainer.weights()
         before = {split: trainer.predict(split) for split in ("train", "val", "test")}
-        found = follow(trainer, run)
+        losses = train_epochs(trainer, run)
         results.append(
             {
                 "loaded": loaded,
                 "before": before,
-                "losses": found,
+                "losses": losses,
                 "weights": trainer.weights(),
                 "state": vars(trainer.state()),
                 "after": trainer.predict("test"),
@@ -113,22 +113,22 @@ def train(
 
 
 def _program(adapter: Adapter, of: Plan) -> Program:
-    """The program of a plan, the one that was built for it before if there is one."""
+    """The program of a plan, from the cache if it was built before."""
     return _programs.get(of) or _programs.setdefault(of, adapter.build(of))
 
 
 class _BreakError(Exception):
-    """What no framework knows."""
+    """An exception that no framework raises."""
 
 
 def broken_then_again(
     adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], run: dict[str, Any]
 ) -> dict[str, Any]:
-    """A run that ends by an exception after the first epoch of a new program, and then the whole run by the
-    same trainer."""
+    """End a run of a new program by an exception after its first epoch, then train it whole with the same
+    trainer."""
     program = adapter.build(plan(task, rule))
     trainer = program.trainer(examples(task), parse(optimizers.Rule, rule), 0)  # type: ignore[arg-type]
-    caught = []
+    messages = []
 
     def end(trainer: Trainer) -> None:
         trainer.predict("val")
@@ -136,14 +136,14 @@ def broken_then_again(
 
     trainer.load(run["weights"])
     try:
-        follow(trainer, run, end)
+        train_epochs(trainer, run, end)
     except _BreakError as error:
-        caught.append(str(error))
+        messages.append(str(error))
     before = program.compilations()
     trainer.load(run["weights"])
-    losses = follow(trainer, run)
+    losses = train_epochs(trainer, run)
     counts = [before, program.compilations()]
-    return {"caught": caught, "losses": losses, "weights": trainer.weights(), "compilations": counts}
+    return {"caught": messages, "losses": losses, "weights": trainer.weights(), "compilations": counts}
 
 
 def refusal(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) -> str:
@@ -162,7 +162,7 @@ def load_refusal(
     weights: dict[str, Any],
     state: dict[str, Any] | None = None,
 ) -> str:
-    """The message with which `load` refuses weights or a state; empty if it takes them."""
+    """The message with which `load` refuses weights or a state; empty if it accepts them."""
     program = _program(adapter, plan(task, rule))
     trainer = program.trainer(examples(task), parse(optimizers.Rule, rule), 0)  # type: ignore[arg-type]
     try:
@@ -173,17 +173,17 @@ def load_refusal(
 
 
 def products(adapter: Adapter, sizes: list[int], repeats: int) -> list[list[float]]:
-    """The seconds of products of matrices, by size, and after them those that the call as a whole took."""
-    found = []
+    """Seconds of each matrix product, then seconds of the whole call; one list per size."""
+    seconds = []
     for size in sizes:
         start = time.perf_counter()
-        taken = adapter.multiply(size, repeats)
-        found.append([*taken, time.perf_counter() - start])
-    return found
+        products_s = adapter.multiply(size, repeats)
+        seconds.append([*products_s, time.perf_counter() - start])
+    return seconds
 
 
 def description(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
-    """What the adapter says of itself, and of a program."""
+    """The adapter's executions and environment, and the settings of a program."""
     settings = adapter.build(plan(task, rule)).settings()
     return {
         "executions": list(adapter.executions()),
@@ -193,47 +193,46 @@ def description(adapter: Adapter, task: dict[str, Any], rule: dict[str, Any]) ->
 
 
 def do_run(adapter: Adapter, folder: str, epochs: int | None = None) -> dict[str, Any]:
-    """What a worker does with the folder of a run that was prepared, where it is told to stop after so many
-    epochs; gives its result."""
-    if not _of_worker:
-        _of_worker.append(Programs(adapter))
+    """Execute a prepared run as a worker does, pruned after a number of epochs; return its result."""
+    if not _worker_programs:
+        _worker_programs.append(Programs(adapter))
     run = RunFolder(Path(folder))
     run.set_aside()
-    asked = itertools.count(1)
-    judge = None if epochs is None else lambda: next(asked) < epochs
-    worker.run(run, _of_worker[0], 0.0, lambda event: None, judge)
+    trained = itertools.count(1)
+    should_continue = None if epochs is None else lambda: next(trained) < epochs
+    worker.run(run, _worker_programs[0], 0.0, lambda event: None, should_continue)
     return run.result() or {}
 
 
-def broken_off(
+def interrupted(
     adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], run: dict[str, Any], after: int
 ) -> list[dict[str, Any]]:
-    """The run of a task (see `train`) unbroken; with its weights and state read after each epoch; and gone on
-    with, in a program of its own, from what was read `after` so many. Each has `losses`, `predictions` of the
-    validation part after each epoch, `weights`, `slots`."""
+    """Train a run of a task (see `train`) three times: uninterrupted; with its weights and state read after each
+    epoch; and resumed in a program of its own from what was read after epoch `after`. Each result has `losses`
+    and `predictions` of the validation split after each epoch, and `weights` and `slots` at the end."""
     key = plan(task, rule)
     real = parse(optimizers.Rule, rule)  # type: ignore[arg-type]
     data = examples(task)
 
     def parts(trainer: Trainer, which: slice, read: bool) -> dict[str, Any]:
-        def look(trainer: Trainer) -> Any:
-            said = trainer.losses(), trainer.predict("val")
-            return *said, (trainer.weights(), trainer.state()) if read else None
+        def observe(trainer: Trainer) -> Any:
+            outputs = trainer.losses(), trainer.predict("val")
+            return *outputs, (trainer.weights(), trainer.state()) if read else None
 
-        losses, predictions, states = zip(*follow(trainer, run, look, which), strict=True)
-        read_then.append(states)
+        losses, predictions, states = zip(*train_epochs(trainer, run, observe, which), strict=True)
+        states_read.append(states)
         end = {"weights": trainer.weights(), "slots": trainer.state().slots}
         return {"losses": list(losses), "predictions": list(predictions), **end}
 
-    read_then: list[Any] = []
+    states_read: list[Any] = []
     trainer = adapter.build(key).trainer(data, real, run["seed"])
-    found = []
+    results = []
     for read in (False, True):
         trainer.load(run["weights"])
-        found.append(parts(trainer, slice(None), read))
-    weights, state = read_then[1][after - 1]
+        results.append(parts(trainer, slice(None), read))
+    weights, state = states_read[1][after - 1]
     trainer = adapter.build(key).trainer(data, real, run["seed"])
     trainer.load(run["weights"])
     trainer.load(weights, state)
-    found.append(parts(trainer, slice(after, None), False))
-    return found
+    results.append(parts(trainer, slice(after, None), False))
+    return results

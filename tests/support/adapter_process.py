@@ -1,9 +1,9 @@
-"""A child process with one adapter in it, so that one test session can ask several frameworks.
+"""A child process with one adapter, so that one test session can use several frameworks.
 
-Keras fixes its backend at import and JAX its precision, so frameworks can't share a process, and starting
-one costs seconds, so a process serves a whole session. A case is a function `case(adapter, **arguments)` that
-runs in the child; what it is given and what it returns are JSON values with arrays anywhere in them. Arrays
-go through an npz file, so they arrive bit for bit, and nothing is pickled.
+Keras fixes its backend at import and JAX its precision, so frameworks cannot share a process. Starting one takes
+seconds, so a process serves a whole session. A case is a function `case(adapter, **arguments)` that runs in the
+child. Its arguments and results are JSON values with arrays anywhere in them. Arrays travel in an npz file: they
+arrive bit for bit, and nothing is pickled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIMEOUT_S = 240.0
 
 @dataclass(frozen=True)
 class Framework:
-    """What `conf/framework/<name>.yaml` says, as far as tests need it."""
+    """The part of `conf/framework/<name>.yaml` that tests need."""
 
     name: str
     adapter: str
@@ -45,7 +45,7 @@ class Framework:
     env: dict[str, str] = field(default_factory=dict)
 
     def missing(self) -> str:
-        """Which of its distributions is not installed; empty if none is (or another interpreter has them)."""
+        """The first distribution that is not installed; empty if none is missing or another interpreter is used."""
         for name in self.distributions if self.python is None else ():
             try:
                 importlib.metadata.version(name)
@@ -55,11 +55,11 @@ class Framework:
 
 
 def frameworks() -> dict[str, Framework]:
-    """Every framework that has a file in conf/framework, installed or not; executions are those of a CPU."""
-    found = {}
+    """Every framework with a file in conf/framework, installed or not, with its executions on a CPU."""
+    by_name = {}
     for path in sorted((ROOT / "conf/framework").glob("*.yaml")):
         raw = yaml.safe_load(path.read_text("utf-8"))
-        found[path.stem] = Framework(
+        by_name[path.stem] = Framework(
             name=raw["name"],
             adapter=raw["adapter"],
             backend=raw["backend"],
@@ -68,15 +68,15 @@ def frameworks() -> dict[str, Framework]:
             python=raw["python"],
             env={key: str(value) for key, value in (raw["env"] or {}).items()},
         )
-    return found
+    return by_name
 
 
 class CaseError(AssertionError):
-    """A case raised in the child; the message is the child's traceback."""
+    """An exception in a case; the message is the child's traceback."""
 
 
 class AdapterProcess:
-    """One framework in one precision, in a process of its own. `call` runs a case in it; `close` ends it."""
+    """A process with one framework in one precision: `call` runs a case in it, `close` ends it."""
 
     def __init__(self, framework: Framework, precision: str, folder: Path) -> None:
         self.framework, self.precision = framework, precision
@@ -98,20 +98,20 @@ class AdapterProcess:
         """Run `case` ("tests.support.adapter_cases:function") in the child and return what it returns.
 
         Arguments and results: None, bool, int, float, str, lists, dicts with text keys, and NumPy arrays.
-        Raises CaseError if the case raises, the child dies or gives no answer in time.
+        Raises CaseError if the case raises, if the child dies, and if no reply arrives within `TIMEOUT_S`.
         """
         self._calls += 1
         request = _write({"case": case, "arguments": arguments}, self._folder / f"{self._calls}.in.npz")
-        answer = self._folder / f"{self._calls}.out.npz"
+        reply = self._folder / f"{self._calls}.out.npz"
         assert self._child.stdin and self._child.stdout
         try:
-            self._child.stdin.write(json.dumps({"request": request, "arrays": str(answer)}).encode() + b"\n")
+            self._child.stdin.write(json.dumps({"request": request, "arrays": str(reply)}).encode() + b"\n")
             self._child.stdin.flush()
         except BrokenPipeError:
             raise self._death(case) from None
         if not select.select([self._child.stdout], [], [], TIMEOUT_S)[0]:
             self.close()
-            raise CaseError(f"{case}: no answer within {TIMEOUT_S:g} s\n{self._log()}")
+            raise CaseError(f"{case}: no reply within {TIMEOUT_S:g} s\n{self._log()}")
         line = self._child.stdout.readline()
         if not line:
             raise self._death(case)
@@ -138,24 +138,24 @@ Adapters = Callable[[str, str], AdapterProcess]
 
 
 class AdapterProcesses:
-    """The labs of a session, each started when it is first asked for."""
+    """The processes of a session, each started on first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._labs: dict[tuple[str, str], AdapterProcess] = {}
+        self._processes: dict[tuple[str, str], AdapterProcess] = {}
 
     def __call__(self, framework: str, precision: str) -> AdapterProcess:
-        """The lab of a framework ("torch", "keras", ...) in "float32", "float64" or "bf16"."""
+        """The process of a framework ("torch", "keras", ...) in "float32", "float64" or "bf16"."""
         key = (framework, precision)
-        if key not in self._labs:
+        if key not in self._processes:
             folder = self._folder / "-".join(key)
             folder.mkdir()
-            self._labs[key] = AdapterProcess(frameworks()[framework], precision, folder)
-        return self._labs[key]
+            self._processes[key] = AdapterProcess(frameworks()[framework], precision, folder)
+        return self._processes[key]
 
     def close(self) -> None:
         """End all children."""
-        for adapters in self._labs.values():
+        for adapters in self._processes.values():
             adapters.close()
 
 
@@ -165,7 +165,7 @@ def _precision(name: str) -> Any:
 
 
 def _environment(options: AdapterOptions) -> dict[str, str]:
-    """What the frameworks and their numerical libraries read when they are imported."""
+    """The variables that frameworks and their numerical libraries read at import."""
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
     return {
         **dict.fromkeys((*threads, "TF_NUM_INTEROP_THREADS", "NPROC"), str(options.threads)),
@@ -178,7 +178,7 @@ def _environment(options: AdapterOptions) -> dict[str, str]:
 
 
 def _write(value: Any, path: Path) -> dict[str, Any]:
-    """`value` with its arrays replaced by their names in the file at `path`."""
+    """Save the arrays of `value` to `path`; return the rest of it with their names in the place of arrays."""
     arrays: dict[str, Any] = {}
 
     def replace(part: Any) -> Any:
@@ -214,9 +214,9 @@ def _read(written: dict[str, Any]) -> Any:
 
 
 def _serve(module: str, options: AdapterOptions) -> None:
-    """The child: one request a line on standard input, one answer a line on what was standard output."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a framework prints goes to the log
+    """Serve requests in the child: one per line of standard input, one reply per line of standard output."""
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # a framework's own output goes to the log
     adapter = importlib.import_module(module).adapter(options)
     for line in sys.stdin:
         message = json.loads(line)
@@ -224,11 +224,11 @@ def _serve(module: str, options: AdapterOptions) -> None:
         try:
             name, _, function = request["case"].partition(":")
             case = getattr(importlib.import_module(name), function)
-            answer = _write({"value": case(adapter, **request["arguments"])}, Path(message["arrays"]))
-            text = json.dumps(answer)
+            reply = _write({"value": case(adapter, **request["arguments"])}, Path(message["arrays"]))
+            text = json.dumps(reply)
         except Exception:
             text = json.dumps({"plain": {"error": traceback.format_exc()}, "file": None})
-        answers.write(text.encode() + b"\n")
+        replies.write(text.encode() + b"\n")
 
 
 if __name__ == "__main__":

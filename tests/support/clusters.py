@@ -1,4 +1,4 @@
-"""What holds of a sweep on any cluster one of whose places was killed in the middle of a run."""
+"""Checks of a sweep on a cluster, one of whose slots was killed in the middle of a run."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ SWEEP = (f"seed=range({RUNS})", f"train.epochs={EPOCHS}", "checkpoint.every_epoc
 
 
 def kill_tree(pid: int) -> None:
-    """End a process and whatever it started at once, as the death of a machine would."""
+    """Kill a process and all its descendants at once, as a crash of the machine would."""
     process = psutil.Process(pid)
-    for one in (process, *process.children(recursive=True)):
+    for member in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
+            member.kill()
 
 
-def two_under_way(workspace: Workspace) -> bool:
-    """Whether two runs go on at a time, each with a checkpoint that came back."""
-    going = [run for run in workspace.runs() if run.status is None]
-    return sum(run.folder.checkpoint.exists() and len(run.events) < 5 for run in going) == 2
+def two_are_running(workspace: Workspace) -> bool:
+    """Whether two runs are in progress at a time, each with a checkpoint that came back from its slot."""
+    running = [run for run in workspace.runs() if run.status is None]
+    return sum(run.folder.checkpoint.exists() and len(run.events) < 5 for run in running) == 2
 
 
-def check_done_once_more(workspace: Workspace, printed: str) -> None:
-    """All runs are finished; one was done again, from where it was, which its folder and MLflow tell."""
+def check_retried_once(workspace: Workspace, printed: str) -> None:
+    """Check that all runs finished and one was retried from its checkpoint, in the run folder and in MLflow."""
     assert "was lost" in printed and "is done again" in printed, printed
     assert len(printed.splitlines()) < 15, printed
     runs = workspace.runs()
     assert [run.status for run in runs] == ["finished"] * RUNS
     for run in runs:
         assert [event.get("epoch") for event in run.events] == [None, *range(1, EPOCHS + 1)]
-        left = {path.name for path in run.folder.path.iterdir()}
-        assert {"weights.npz", "state.npz", "worker.log", "result.json"} <= left
-        assert "checkpoint.npz" not in left
+        files = {path.name for path in run.folder.path.iterdir()}
+        assert {"weights.npz", "state.npz", "worker.log", "result.json"} <= files
+        assert "checkpoint.npz" not in files
         assert (run.folder.job() or {})["limit_gflops"] > 0
     (lost,) = [run for run in runs if run.attempts]
     assert lost.result["timing"]["resumed_from_epoch"] >= 1

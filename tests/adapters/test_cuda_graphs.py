@@ -40,7 +40,7 @@ def both(adapter: Any, task: Task, rule: dict[str, Any], run: Run, after: int) -
     found = []
 
     def follow(trainer: Any, which: slice) -> None:
-        losses = adapter_cases.follow(trainer, run, which=which)
+        losses = adapter_cases.train_epochs(trainer, run, which=which)
         found.append({"losses": losses, "weights": trainer.weights(), "state": trainer.state()})
 
     of_card, cuda_graphs.recorder = cuda_graphs.recorder, lambda device: record

@@ -146,7 +146,9 @@ def compiled(adapter: Any, task: Task, rule: dict[str, Any], runs: list[Run], du
         )
         trainer.load(run["weights"])
 
-        modules = adapter_cases.follow(trainer, run, lambda trainer: sorted(Path(dump).glob("module_*")))
+        modules = adapter_cases.train_epochs(
+            trainer, run, lambda trainer: sorted(Path(dump).glob("module_*"))
+        )
         counts += [len({path.name.split(".")[0] for path in paths}) for paths in modules]
     return counts
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.clusters import SWEEP, check_done_once_more, kill_tree, two_under_way
+from tests.support.clusters import SWEEP, check_retried_once, kill_tree, two_are_running
 from tests.support.workspace import Workspace, check_consistent, cleanup, end, wait_until
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -45,12 +45,12 @@ def test_a_node_that_dies(workspace: Workspace, cluster: Any) -> None:
     workspace.plant({"*": "slow"})
     sweep = ("hydra/launcher=ray", f"hydra.launcher.address={cluster.address}", *SWEEP)
     process = workspace.sweep(*sweep)
-    wait_until(lambda: two_under_way(workspace), process)
+    wait_until(lambda: two_are_running(workspace), process)
     (raylet,) = second.all_processes["raylet"]
     kill_tree(raylet.process.pid)
     status, printed = end(process)
     assert status == 0, printed
-    check_done_once_more(workspace, printed)
+    check_retried_once(workspace, printed)
     status, printed = end(workspace.sweep(*sweep))
     assert (status, "nothing to do" in printed) == (0, True), printed
     cluster.shutdown()

@@ -21,7 +21,7 @@ from harness.shell.engines.cluster.mailbox import Mailbox, SilenceError
 from harness.shell.engines.cluster.options import SlurmOptions
 from harness.shell.engines.cluster.protocol import Need
 from harness.shell.engines.cluster.slurm import parameters
-from tests.support.clusters import EPOCHS, RUNS, SWEEP, check_done_once_more, kill_tree, two_under_way
+from tests.support.clusters import EPOCHS, RUNS, SWEEP, check_retried_once, kill_tree, two_are_running
 from tests.support.workspace import Workspace, check_consistent, cleanup, end, wait_until
 
 pytest.importorskip("submitit", reason="the extra 'slurm' is not installed")
@@ -59,11 +59,11 @@ def test_a_job_that_dies(workspace: Workspace) -> None:
     """Catches: a sweep that ends, hangs or leaves a run out when a job dies; a run that starts anew though
     its checkpoint came back; a lost attempt that nobody is told of; a folder that stays in the results."""
     process = workspace.sweep(*LOCAL, *SWEEP)
-    wait_until(lambda: two_under_way(workspace), process)
+    wait_until(lambda: two_are_running(workspace), process)
     kill_tree(job_of_a_run(workspace))
     status, printed = end(process)
     assert status == 0, printed
-    check_done_once_more(workspace, printed)
+    check_retried_once(workspace, printed)
     assert len({run.pid for run in workspace.runs()}) < RUNS + 1  # workers stay warm
     assert list((workspace.results / "slurm").iterdir()) == []
     check_clean(workspace)
@@ -73,7 +73,7 @@ def test_a_job_that_dies(workspace: Workspace) -> None:
 def test_a_run_whose_job_died_too_often(workspace: Workspace) -> None:
     """Catches: a run that is tried for ever; one that is left without a result, or without a reason."""
     process = workspace.sweep(*LOCAL, *SWEEP, "hydra.launcher.retries=0")
-    wait_until(lambda: two_under_way(workspace), process)
+    wait_until(lambda: two_are_running(workspace), process)
     kill_tree(job_of_a_run(workspace))
     status, printed = end(process)
     assert status == 1, printed
@@ -91,14 +91,14 @@ def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
     """Catches: jobs and workers that go on after Ctrl-C or after the death of the command, runs without an
     end, a command that can't go on."""
     process = workspace.sweep(*LOCAL, *SWEEP)
-    wait_until(lambda: two_under_way(workspace), process)
+    wait_until(lambda: two_are_running(workspace), process)
     os.killpg(process.pid, signal.SIGINT)
     status, printed = end(process)
     assert (status, "Traceback" in printed) == (130, False), printed
     assert [run.result["error"]["type"] for run in workspace.runs()] == ["interrupted"] * 2
     check_clean(workspace)
     process = workspace.sweep(*LOCAL, *SWEEP)
-    wait_until(lambda: two_under_way(workspace), process)
+    wait_until(lambda: two_are_running(workspace), process)
     process.kill()
     end(process)
     wait_until(lambda: not workspace.processes())  # the jobs hear nothing more
@@ -254,13 +254,13 @@ def test_a_real_slurm(workspace: Workspace, slurm: None) -> None:
     """Catches: a job that Slurm does not take, one that waits for accounting that is not there, a cancelled
     job whose run is lost, jobs that stay in the queue."""
     process = workspace.sweep(*JOBS, *SWEEP)
-    wait_until(lambda: two_under_way(workspace), process)
+    wait_until(lambda: two_are_running(workspace), process)
     asked = ["squeue", "--noheader", "--format", "%i"]
     first, *more = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
     assert len(more) == 1
     subprocess.run(["scancel", first], check=True)
     status, printed = end(process)
     assert status == 0, printed
-    check_done_once_more(workspace, printed)
+    check_retried_once(workspace, printed)
     wait_until(lambda: not subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
     check_clean(workspace)

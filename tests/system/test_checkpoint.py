@@ -61,7 +61,7 @@ def test_a_training_goes_on_to_the_last_bit(framework: str, execution: str, adap
     run, rule = make_run(task, 0.02, seed=5), {"name": "adam", "learning_rate": 0.02}
     after = EPOCHS // 2
     whole, read, gone_on = adapters(framework, "float32").call(
-        "tests.support.adapter_cases:broken_off", task=task, rule=rule, run=run, after=after
+        "tests.support.adapter_cases:interrupted", task=task, rule=rule, run=run, after=after
     )
     assert same(read, whole)
     for values in ("losses", "predictions"):

@@ -20,11 +20,12 @@ import pytest
 from harness.core.config.flatten import flatten
 from harness.core.storage import locks
 from harness.core.validation import ConfigError
-from harness.shell.tracking import run_links
+from harness.shell.tracking import background, run_links
 from harness.shell.tracking.background import TrackingThread
-from harness.shell.tracking.store import Store, open_store, resolve_uri
+from harness.shell.tracking.store import Store, open_store
 from harness.shell.tracking.sync import SyncCounts, close_orphans, sync, sync_run
 from harness.shell.tracking.tracker import Tracker
+from harness.shell.tracking.uri import resolve_uri
 from harness.shell.tracking.views import view_tags
 from tests.support.paths import ROOT
 
@@ -216,10 +217,10 @@ def test_a_kill_while_the_store_is_made_is_overcome(
     ("uri", "says"),
     [
         ("mlruns", "did you mean 'sqlite:////"),
-        ("file:///tmp/mlruns", "no longer keeps runs in plain folders"),
+        ("file:///tmp/mlruns", "no longer stores runs in plain folders"),
         ("sqllite:///a.db", "did you mean 'sqlite:///a.db'"),
         ("htp://host:5000", "did you mean 'http://host:5000'"),
-        ("http://:5000", "names no host"),
+        ("http://:5000", "has no host"),
         ("http://host:port", "port"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
@@ -268,13 +269,13 @@ def test_a_run_that_ends_has_all_of_its_epochs(store: Store, results: Path) -> N
 def test_a_run_is_a_child_of_its_study_with_params_tags_and_files(store: Store, results: Path) -> None:
     """Catches: a missing axis, lost params, private files among the artifacts, a wrong final status."""
     tracker = Tracker(store)
-    parent = tracker.study("main")
+    parent = tracker.studies.open("main")
     folder, job = make_run(results, "a1")
     tracker.begin(folder, job)
     tracker.epochs(folder, epochs())
     (folder / "lock").touch()
     tracker.finish(folder, end_run(folder))
-    tracker.finish_study("main", metrics={"trials": 1})
+    tracker.studies.finish("main", metrics={"trials": 1})
 
     (run,) = trials(store)
     tags, params = run.data.tags, run.data.params
@@ -384,11 +385,11 @@ def test_sigkill_between_begin_and_finish(store: Store, results: Path) -> None:
     folder, job = make_run(results, "a1")
     process = child(
         "tracker = Tracker(open_store(Path(sys.argv[1])))\n"
-        "tracker.study('main')\n"
+        "tracker.studies.open('main')\n"
         "folder = Path(sys.argv[2])\n"
         "lock = (folder / 'lock').open('w')\n"
         "fcntl.flock(lock, fcntl.LOCK_EX)\n"
-        "tracker.begin(folder, run_links.read_json(folder / 'job.json'))\n"
+        "tracker.begin(folder, json.loads((folder / 'job.json').read_text()))\n"
         "tracker.epochs(folder, epochs(count=2))\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)",
@@ -405,11 +406,11 @@ def test_sigkill_between_begin_and_finish(store: Store, results: Path) -> None:
     assert close_orphans(tracker) == 2
     assert running(store) == []
     assert [run.info.status for run in trials(store)] == ["KILLED"]
-    tracker.study("main")
+    tracker.studies.open("main")
     tracker.begin(folder, job)
     tracker.epochs(folder, epochs(1))
     tracker.finish(folder, end_run(folder, 1))
-    tracker.finish_study("main")
+    tracker.studies.finish("main")
     assert running(store) == []
     (run,) = trials(store)
     assert run.info.status == "FINISHED"
@@ -444,13 +445,13 @@ def test_a_study_is_found_again_and_shared(store: Store) -> None:
     """Catches: two parent runs of a study, trouble with quotes, one process ending another's study."""
     name = 'it\'s "mine"'
     one, two = Tracker(store), Tracker(store)
-    first = one.study(name, {"description": "d"})
-    assert two.study(name) == first
-    one.finish_study(name)
+    first = one.studies.open(name)
+    assert two.studies.open(name) == first
+    one.studies.finish(name)
     assert store.client.get_run(first).info.status == "RUNNING"  # the other still works on it
-    two.finish_study(name)
+    two.studies.finish(name)
     assert store.client.get_run(first).info.status == "FINISHED"
-    assert Tracker(store).study(name) == first
+    assert Tracker(store).studies.open(name) == first
     assert store.client.get_run(first).info.status == "RUNNING"
 
 
@@ -480,7 +481,7 @@ def test_sync_completes_what_a_crash_cut_off(store: Store, results: Path) -> Non
     end_run(folder)
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"event": "epoch", "time_')
-    tracker.close()
+    tracker.studies.close()
     assert sync(results, store) == SyncCounts(completed=1)
     (run,) = trials(store)
     assert run.info.run_id == run_id and run.info.status == "FINISHED"
@@ -508,7 +509,7 @@ def test_sync_does_not_mix_attempts(store: Store, results: Path) -> None:
     tracker.begin(folder, job)
     tracker.epochs(folder, epochs(count=1))
     end_run(folder, attempt=1)
-    tracker.close()
+    tracker.studies.close()
     assert sync(results, store) == SyncCounts(added=1)
     (run,) = trials(store)
     assert len(points(store, run.info.run_id)) == 3 * 3 + 3 and running(store) == []
@@ -548,10 +549,11 @@ def test_runs_of_another_results_folder_are_left_alone(results: Path, tmp_path: 
 # -- the thread -------------------------------------------------------------------------------
 
 
-def test_metrics_show_while_the_run_goes_on(results: Path) -> None:
+def test_metrics_show_while_the_run_goes_on(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: epochs that are kept back until the run ends."""
+    monkeypatch.setattr(background, "BATCH_S", 0.0)
     folder, job = make_run(results, "a1")
-    with TrackingThread(results, gather_s=0.0) as tracking:
+    with TrackingThread(results) as tracking:
         store = tracking.wait_open()
         assert store is not None
         tracking.study("main")
@@ -584,8 +586,9 @@ def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyP
 
     for name in ("begin", "epochs", "finish", "whole"):
         monkeypatch.setattr(Tracker, name, spy(name, getattr(Tracker, name)))
+    monkeypatch.setattr(background, "BATCH_S", 3600)
     warnings: list[str] = []
-    with TrackingThread(results, gather_s=3600, warn=warnings.append) as tracking:
+    with TrackingThread(results, warn=warnings.append) as tracking:
         folders = [make_run(results, run_id) for run_id in ("a1", "a2")]
         for folder, job in folders:
             tracking.begin(folder, job)
@@ -620,7 +623,7 @@ def test_a_run_whose_logging_was_cut_off_in_its_middle_is_completed(
         raise Cut
 
     tracker = Tracker(store)
-    tracker.study("main")
+    tracker.studies.open("main")
     with monkeypatch.context() as patch, pytest.raises(Cut):
         patch.setattr(store.client, "log_batch", cut)
         tracker.whole(folder, job, result)
@@ -633,9 +636,10 @@ def test_a_run_whose_logging_was_cut_off_in_its_middle_is_completed(
 def test_an_unreachable_server_loses_nothing(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a dead server that stops or slows a sweep, a warning per call, and runs that never arrive."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(background, "TRIES", 2)
     warnings: list[str] = []
     uri = f"http://127.0.0.1:{closed_port()}"
-    with TrackingThread(results, uri, tries=2, warn=warnings.append) as tracking:
+    with TrackingThread(results, uri, warn=warnings.append) as tracking:
         tracking.close_orphans()
         tracking.study("main")
         folders = [make_run(results, run_id) for run_id in ("a1", "a2")]
@@ -667,8 +671,10 @@ def test_a_run_that_was_missed_arrives_when_it_ends(results: Path, monkeypatch: 
         method(self, folder, records)
 
     monkeypatch.setattr(Tracker, "epochs", fail_once)
+    for name, value in (("TRIES", 1), ("PAUSE_S", 0.0), ("BATCH_S", 0.0)):
+        monkeypatch.setattr(background, name, value)
     warnings: list[str] = []
-    with TrackingThread(results, tries=1, pause_s=0.0, gather_s=0.0, warn=warnings.append) as tracking:
+    with TrackingThread(results, warn=warnings.append) as tracking:
         folder, job = make_run(results, "a1")
         tracking.begin(folder, job)
         tracking.epochs(folder, epochs())
@@ -682,10 +688,13 @@ def test_a_run_that_was_missed_arrives_when_it_ends(results: Path, monkeypatch: 
     assert run.info.status == "FINISHED" and len(points(store, run.info.run_id)) == 3 * 3 + 3
 
 
-def test_a_run_that_cannot_be_logged_does_not_hold_up_the_others(results: Path) -> None:
+def test_a_run_that_cannot_be_logged_does_not_hold_up_the_others(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches: one run's trouble taken for an outage, so that all runs of the next half minute are missed."""
+    monkeypatch.setattr(background, "TRIES", 1)
     warnings: list[str] = []
-    with TrackingThread(results, tries=1, warn=warnings.append) as tracking:
+    with TrackingThread(results, warn=warnings.append) as tracking:
         bad, _ = make_run(results, "bad")
         tracking.begin(bad, {"config": {}})
         folder, job = make_run(results, "good")

@@ -18,7 +18,7 @@ import pytest
 
 from harness.core.runs.run_folder import RunFolder
 from harness.core.storage import locks
-from harness.shell.tracking.tracker import study_is_left_open, study_lock
+from harness.shell.tracking.studies import study_is_left_open, study_lock
 from tests.support.forked_command import Command
 from tests.support.workspace import Workspace, check_consistent, cleanup, end, wait_until
 
@@ -175,12 +175,12 @@ def test_two_commands_bring_the_same_run_into_mlflow(workspace: Workspace) -> No
     job = {"run_id": "0", "study": "both", "config": {}}
 
     def begin(tracker: Tracker) -> None:
-        tracker.study("both")
+        tracker.studies.open("both")
         for _ in range(5):
             barrier.wait()
             tracker.begin(folder, job)
         barrier.wait()
-        tracker.finish_study("both")
+        tracker.studies.finish("both")
 
     threads = [threading.Thread(target=begin, args=(tracker,)) for tracker in trackers]
     for thread in threads:
@@ -234,7 +234,7 @@ def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
         (os.killpg if whole_group else os.kill)(process.pid, number)
         status, printed = end(process)
         assert status == 128 + number, printed
-        assert "the same command goes on where it stopped" in printed
+        assert "run the same command again to resume" in printed
         assert "Traceback" not in printed
         stopped = workspace.runs()[seed]
         assert (stopped.status, stopped.result["error"]["type"]) == ("killed", "interrupted")

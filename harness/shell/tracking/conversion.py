@@ -1,9 +1,11 @@
-"""Plain values -> what MLflow takes: params, tags, metrics, within its limits on keys and lengths."""
+"""Convert plain values to MLflow's params, tags, metrics and statuses, within its limits on keys and
+lengths."""
 
 from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +18,26 @@ AXES = (
     *("model", "framework", "data", "optimizer", "schedule", "execution", "precision", "device"),
     *("threads", "seed", "repeat", "isolation"),
 )
-# MLflow's limits: characters of a key, a param's value, a tag's value; params or tags in one call, and
-# metrics (1000 with all else).
+STATUS = {
+    "finished": "FINISHED",
+    # as Optuna's and Ray Tune's loggers do: pruning is not a failure; the tag `status` tells them apart
+    "pruned": "FINISHED",
+    "failed": "FAILED",
+    "timeout": "FAILED",
+    "diverged": "FAILED",
+    "killed": "KILLED",
+}
+"""MLflow's status for each of ours."""
+
+# MLflow's limits: characters of a key, of a param's value and of a tag's value; params or tags per call, and
+# metrics per call (1000 including the params and tags).
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
 ENTITIES_PER_CALL, METRICS_PER_CALL = 100, 900
-ENVIRONMENT_TAGS = 40  # what a run says of its environment is cut here; all of it is in result.json
+ENVIRONMENT_TAGS = 40  # at most, of a run's environment; result.json has all of it
 
 
 def run_name(axes: Mapping[str, str]) -> str:
-    """What people call the run: `fnn torch digits s0`."""
+    """Build the run's display name, for example `fnn torch digits s0`."""
     words = [axes[axis] for axis in ("model", "framework", "data") if axis in axes]
     words += [f"s{axes['seed']}"] if "seed" in axes else []
     words += [f"r{axes['repeat']}"] if axes.get("repeat", "0") != "0" else []
@@ -32,13 +45,13 @@ def run_name(axes: Mapping[str, str]) -> str:
 
 
 def group_name(axes: Mapping[str, str]) -> str:
-    """What repetitions with other seeds share: `fnn torch digits adam epoch float32`."""
+    """Build the name that repetitions with other seeds share: `fnn torch digits adam epoch float32`."""
     shared = ("model", "framework", "data", "optimizer", "execution", "precision")
     return " ".join(axes[axis] for axis in shared if axis in axes)
 
 
 def axis_name(section: object) -> str:
-    """An axis' value: a section of the configuration goes by its name."""
+    """Return an axis' value: the name of a section of the configuration, or the value itself."""
     if isinstance(section, Mapping):
         return str(section.get("name") or section.get("kind") or "")
     return str(section)
@@ -49,21 +62,24 @@ def _key(text: str) -> str:
 
 
 def params_of(pairs: Iterable[tuple[str, str]]) -> list[Any]:
-    """Params from keys and texts; what is too long is cut."""
+    """Build params from keys and texts; texts that are too long are cut."""
     from mlflow.entities import Param
 
     return [Param(_key(key), value[:PARAM_LENGTH]) for key, value in pairs]
 
 
 def tags_of(pairs: Mapping[str, str]) -> list[Any]:
-    """Tags from keys and texts; what is too long is cut."""
+    """Build tags from keys and texts; texts that are too long are cut."""
     from mlflow.entities import RunTag
 
     return [RunTag(_key(key), str(value)[:TAG_LENGTH]) for key, value in pairs.items()]
 
 
 def metrics_of(values: Mapping[str, Any], time_ms: int, step: int) -> list[Metric]:
-    """Numbers alone (a result may hold null). Infinity becomes NaN: MLflow would make 1.8e308 of it."""
+    """Build metrics from the numbers among the values (a result may hold null).
+
+    Infinity becomes NaN, because MLflow would store it as 1.8e308.
+    """
     from mlflow.entities import Metric
 
     return [
@@ -74,19 +90,24 @@ def metrics_of(values: Mapping[str, Any], time_ms: int, step: int) -> list[Metri
 
 
 def parts(items: list[Any], size: int) -> Iterator[list[Any]]:
-    """The items in lists of at most `size`."""
+    """Split the items into lists of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
+def now_ms() -> int:
+    """The current unix time in ms, as MLflow's timestamps."""
+    return int(time.time() * 1000)
+
+
 def result_tags(result: Mapping[str, Any]) -> dict[str, str]:
-    """What is worth a tag of a `result.json`: status, error, certificate, environment."""
+    """Build the tags of a `result.json`: status, error, certificate, environment."""
     tags = {"status": str(result["status"])}
     if error := result.get("error"):
         tags["error"] = f"{error.get('type')}: {error.get('message')}"[:300]
         if tail := error.get("log_tail"):
             text = tail if isinstance(tail, str) else "\n".join(map(str, tail))
-            # The note is what a run's page shows first.
+            # MLflow shows the note first on a run's page.
             tags["mlflow.note.content"] = f"**{tags['error']}**\n\n```\n{text[-2000:]}\n```"
     timing = result.get("timing") or {}
     if (disturbed := timing.get("disturbed")) is not None:

@@ -1,12 +1,12 @@
-"""`mlflow.json` in a run's folder: which MLflow run it was copied to, and whether all of it has arrived.
+"""`mlflow.json` in a run's folder: which MLflow run it was copied to, and whether the copy is complete.
 
-The rules that keep MLflow free of doubles after a kill at any instant:
+These rules keep MLflow free of duplicates after a kill at any instant:
 
-- A link names its attempt by the time of the attempt's first event. One of another attempt counts as missing:
-  the engine removes it when a run begins, but may be killed before it gets there.
-- It is written as soon as the MLflow run exists, and marked closed, with a digest of what was copied, last.
-- So a missing link means "begin anew, and replace what MLflow has of this run", an open one "go on", and a
-  closed one whose digest still fits "nothing to do".
+- A link identifies its attempt by the time of the attempt's first event. A link of another attempt counts as
+  missing: the session removes it when a run begins, but may be killed before that.
+- It is written as soon as the MLflow run exists. Closing it, with a digest of what was copied, comes last.
+- So a missing link means "start over and replace the run in MLflow", an open one "continue", and a closed one
+  whose digest still matches "nothing to do".
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+from harness.core.runs.run_folder import RunFolder
+from harness.core.storage import locks
+from harness.core.storage.json_files import read_json
 
 LINK = "mlflow.json"
 LOCK = "lock"
@@ -24,8 +27,8 @@ LOCK = "lock"
 
 @dataclass(frozen=True)
 class RunLink:
-    """What is in `mlflow.json`. `attempt`: see `attempt()`; `epochs`: the last one that MLflow has; `digest`:
-    empty while open; `studies`: those that MLflow says the run is of."""
+    """The contents of `mlflow.json`. `attempt`: see `attempt()`; `epochs`: the last one that MLflow has;
+    `digest`: empty while the link is open; `studies`: those that MLflow lists the run under."""
 
     tracking_uri: str
     store: str
@@ -38,16 +41,16 @@ class RunLink:
 
     @property
     def closed(self) -> bool:
-        """Whether everything of the attempt is in MLflow."""
+        """Whether the whole attempt is in MLflow."""
         return bool(self.digest)
 
 
 def read_link(folder: Path) -> RunLink | None:
-    """The folder's link; None where there is none, or one that is not ours."""
-    data = read_json(folder / LINK)
+    """Read the folder's link; None if it is missing, damaged, or written by something else."""
     try:
-        return RunLink(**data) if data else None
-    except TypeError:
+        link = read_json(folder / LINK)
+        return RunLink(**link) if link else None
+    except (TypeError, ValueError):
         return None
 
 
@@ -58,19 +61,19 @@ def write_link(folder: Path, link: RunLink) -> None:
     os.replace(temporary, folder / LINK)
 
 
-def forget(folder: Path) -> None:
-    """Remove the link: a new attempt starts, which MLflow knows nothing of."""
+def remove_link(folder: Path) -> None:
+    """Remove the link, because a new attempt starts that MLflow does not know."""
     (folder / LINK).unlink(missing_ok=True)
 
 
 def attempt(folder: Path) -> int:
-    """When the attempt began, by its first event: unix time in ms; 0 while there is none."""
-    events = read_events(folder)
+    """Return when the attempt began, by its first event: unix time in ms; 0 before the first event."""
+    events = RunFolder(folder).events()
     return int(events[0].get("time_ms", 0)) if events else 0
 
 
 def digest(folder: Path) -> str:
-    """What tells one attempt from another: the result with its raw timings, or the events if it has none."""
+    """Identify the attempt by the contents of its result with raw timings, or of its events without one."""
     for name in ("result.json", "events.jsonl"):
         path = folder / name
         if path.exists():
@@ -78,27 +81,6 @@ def digest(folder: Path) -> str:
     return "nothing"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is missing or was cut off by a crash."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def read_events(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of `events.jsonl`; a kill may have cut the last one."""
-    try:
-        lines = (folder / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+def is_live(folder: Path) -> bool:
+    """Whether a process works on the run: it holds the folder's `lock`."""
+    return locks.is_held(folder / LOCK)

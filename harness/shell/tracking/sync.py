@@ -1,28 +1,27 @@
-"""Put into MLflow what is missing there, from the run folders, and close what a killed process left open.
+"""Add to MLflow what is missing there, from the run folders, and close what a killed process left open.
 
-Running it twice changes nothing: a folder whose link is closed and whose digest fits is passed over, all else
-is replayed with the timestamps of the folder's own events. Runs that a living process works on are left
-alone.
+Running it twice changes nothing: it skips a folder whose link is closed and whose digest matches, and replays
+all others with the timestamps of the folder's own events. It leaves runs alone that a process works on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from harness.core.runs.run_folder import RunFolder
 from harness.shell.tracking import run_links
+from harness.shell.tracking.run_links import is_live
 from harness.shell.tracking.store import Store
-from harness.shell.tracking.tracker import Tracker, is_live
+from harness.shell.tracking.tracker import Tracker
 
-Outcome = Literal["added", "completed", "present", "live", "unreadable"]
+SyncOutcome = Literal["added", "completed", "present", "live", "unreadable"]
 
 
 @dataclass
 class SyncCounts:
-    """How many run folders there were of each kind, and how many runs and studies were closed."""
+    """The number of run folders by outcome, and of runs and studies closed."""
 
     added: int = 0
     completed: int = 0
@@ -31,8 +30,8 @@ class SyncCounts:
     unreadable: int = 0
     closed: int = 0
 
-    def count(self, outcome: Outcome) -> None:
-        """Add one."""
+    def count(self, outcome: SyncOutcome) -> None:
+        """Count one run folder."""
         setattr(self, outcome, getattr(self, outcome) + 1)
 
 
@@ -40,56 +39,54 @@ def sync(results_dir: Path, store: Store) -> SyncCounts:
     """Bring MLflow up to date with every folder under `results_dir/runs`, then close orphans."""
     tracker = Tracker(store)
     counts = SyncCounts()
-    for folder in run_folders(results_dir):
+    for folder in _run_folders(results_dir):
         counts.count(sync_run(tracker, folder))
     counts.closed = close_orphans(tracker)
     return counts
 
 
-def run_folders(results_dir: Path) -> Iterator[Path]:
-    """The folders of all runs, by name."""
-    runs = results_dir / "runs"
-    if runs.is_dir():
-        yield from (
-            path for path in sorted(runs.iterdir()) if path.is_dir() and not path.name.startswith(".")
-        )
+def _run_folders(results_dir: Path) -> list[Path]:
+    """List the folders of all runs by name, those without a readable `job.json` included."""
+    paths = sorted((results_dir / "runs").glob("*"))
+    return [path for path in paths if path.is_dir() and not path.name.startswith(".")]
 
 
-def sync_run(tracker: Tracker, folder: Path, *, own: bool = False) -> Outcome:
-    """Bring MLflow up to date with one folder. `own`: the caller itself holds the folder's lock."""
+def sync_run(tracker: Tracker, folder: Path, *, own: bool = False) -> SyncOutcome:
+    """Bring MLflow up to date with one folder. `own`: the caller holds the folder's lock."""
     if not own and is_live(folder):
         return "live"
+    run = RunFolder(folder)
+    try:
+        job, result = run.job() or {}, run.result() or {}
+    except ValueError:  # damaged by a crash
+        job, result = {}, {}
     link = run_links.read_link(folder)
-    known = link is not None and link.store == tracker.store.id
-    whole = link is not None and known and link.digest == run_links.digest(folder)
-    job = run_links.read_json(folder / "job.json")
-    if link is not None and whole:
-        if "run_id" not in job or link.studies == RunFolder(folder).studies():
+    if link is not None and link.store != tracker.store.id:
+        link = None
+    if link is not None and link.digest == run_links.digest(folder):
+        if "run_id" not in job or link.studies == run.studies():
             return "present"
-        if not _is_active(tracker, link.run_id):  # its user has deleted it
+        if not _is_active(tracker, link.run_id):  # the user deleted it
             return "present"
-        tracker.place(folder)
+        tracker.update_studies(folder)
         return "completed"
     if "run_id" not in job:
         return "unreadable"
-    result = run_links.read_json(folder / "result.json")
-    current = (
-        link is not None and known and not link.closed and link.attempt in (0, run_links.attempt(folder))
-    )
-    if link is None or not current or not _is_active(tracker, link.run_id):
+    is_current = link is not None and not link.closed and link.attempt in (0, run_links.attempt(folder))
+    if link is None or not is_current or not _is_active(tracker, link.run_id):
         tracker.whole(folder, job, result)
         return "added"
-    tracker.finish(folder, result, job)  # a kill may have been faster than the params
+    tracker.finish(folder, result, job)  # a kill may have come before the params were logged
     return "completed"
 
 
 def close_orphans(tracker: Tracker) -> int:
-    """Close what is RUNNING though no process works on it; the number of runs and studies closed.
+    """Close what is RUNNING without a process that works on it; return the number of runs and studies closed.
 
-    A run with a result gets it; one without is KILLED.
+    A run with a result is completed from it; one without becomes KILLED.
     """
     store, closed = tracker.store, 0
-    for run in tracker.search("attributes.status = 'RUNNING' and tags.kind = 'trial'"):
+    for run in store.search("attributes.status = 'RUNNING' and tags.kind = 'trial'"):
         folder = store.results_dir / "runs" / run.data.tags["run_id"]
         link = run_links.read_link(folder)
         current = link is not None and link.run_id == run.info.run_id
@@ -99,8 +96,8 @@ def close_orphans(tracker: Tracker) -> int:
             store.client.set_tag(run.info.run_id, "status", "killed")
             store.client.set_terminated(run.info.run_id, "KILLED")
         closed += 1
-    for run in tracker.search("attributes.status = 'RUNNING' and tags.kind = 'study'"):
-        if not tracker.study_is_live(run.data.tags["study"]):
+    for run in store.search("attributes.status = 'RUNNING' and tags.kind = 'study'"):
+        if not tracker.studies.is_live(run.data.tags["study"]):
             store.client.set_tag(run.info.run_id, "status", "killed")
             store.client.set_terminated(run.info.run_id, "KILLED")
             closed += 1
@@ -108,7 +105,7 @@ def close_orphans(tracker: Tracker) -> int:
 
 
 def _is_active(tracker: Tracker, run_id: str) -> bool:
-    """Whether the store still has the run, and its user has not deleted it."""
+    """Whether the store has the run, and the user has not deleted it."""
     from mlflow.exceptions import MlflowException
 
     try:

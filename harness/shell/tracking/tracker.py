@@ -1,24 +1,21 @@
-"""Studies and runs in MLflow: a study is a parent run, every run of ours a child of it.
+"""Training runs in MLflow, as children of their study's run.
 
-The run's folder is the truth and MLflow a copy, so every call here can be repeated: metrics carry the
-timestamps of the folder's own events (MLflow drops a point that it has already), and a run that is done again
-replaces what MLflow had of it. Calls wait for MLflow and raise what it raises; the front that doesn't is in
-`thread`.
+The run's folder is the original and MLflow a copy, so every call can be repeated: metrics carry the
+timestamps of the folder's own events (MLflow drops a point that it already has), and a run that is done again
+replaces its MLflow run. Calls wait for MLflow and raise its errors; `background` makes the same calls without
+waiting.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from harness.core.config.flatten import flatten
 from harness.core.runs.run_folder import CHECKPOINT, UNUSABLE, RunFolder
@@ -28,9 +25,11 @@ from harness.shell.tracking.conversion import (
     AXES,
     ENTITIES_PER_CALL,
     METRICS_PER_CALL,
+    STATUS,
     axis_name,
     group_name,
     metrics_of,
+    now_ms,
     params_of,
     parts,
     result_tags,
@@ -39,166 +38,54 @@ from harness.shell.tracking.conversion import (
 )
 from harness.shell.tracking.run_links import RunLink
 from harness.shell.tracking.store import Store
+from harness.shell.tracking.studies import StudyTracker
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Metric
 
-STATUS = {
-    "finished": "FINISHED",
-    # as the loggers of Optuna and Ray Tune have it: nothing went wrong; the tag `status` tells them apart
-    "pruned": "FINISHED",
-    "failed": "FAILED",
-    "timeout": "FAILED",
-    "diverged": "FAILED",
-    "killed": "KILLED",
-}
-# What is logged for an attempt that left no result: its process was killed together with its parent.
+# Logged for an attempt without a result: its process was killed together with its parent.
 NO_RESULT: Mapping[str, Any] = {
     "status": "killed",
     "error": {"type": "Killed", "message": "the process ended without leaving a result"},
 }
-# Files of a run's folder that are no results.
+# Files of a run's folder that are not results.
 PRIVATE = {run_links.LINK, run_links.LOCK, "studies.jsonl", CHECKPOINT, UNUSABLE}
-IMMUTABLE = (".json", ".npz")  # written under another name and renamed, never altered: may be linked
+IMMUTABLE = (".json", ".npz")  # replaced by renaming, never altered: may be hard-linked
 
 
 class Tracker:
-    """Writes studies and runs into a store. One thread at a time may use it."""
+    """Writes runs into a store, and studies through `studies`. Not thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._studies: dict[str, str] = {}  # those that are open
-        self._parents: dict[str, str] = {}  # those that are not
-        self._locks: dict[str, IO[str]] = {}
-        self._noted: set[str] = set()  # studies whose parent says that runs of theirs are elsewhere
-
-    # -- studies ---------------------------------------------------------------------------------------------
-
-    def study(self, name: str, tags: Mapping[str, str] | None = None) -> str:
-        """The MLflow run of the study: found and reopened, or created. Open until `finish_study`."""
-        if name in self._studies and not tags:
-            return self._studies[name]
-        client = self.store.client
-        path = self.study_lock(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locks.held(path.with_suffix(".making")):  # two commands may name the same new study at once
-            run_id = self._studies.get(name) or self._find_study(name)
-            _open_mark(path).touch()  # before MLflow says so: a kill in between leaves a mark too many
-            if run_id is None:
-                own = {"kind": "study", "study": name, "results": self.store.results_id}
-                run = client.create_run(self.store.experiment_id, tags={**own, **(tags or {})}, run_name=name)
-                run_id = run.info.run_id
-            else:
-                client.update_run(run_id, status="RUNNING")
-                if tags:
-                    client.log_batch(run_id, tags=tags_of(tags))
-            if name not in self._locks:
-                self._locks[name] = path.open("a")
-                fcntl.flock(self._locks[name], fcntl.LOCK_SH)
-        self._studies[name] = run_id
-        return run_id
-
-    def finish_study(
-        self,
-        name: str,
-        status: str = "finished",
-        metrics: Mapping[str, float] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """End the study with what sums it up, unless another process still works on it."""
-        run_id = self.study(name)
-        now = _now_ms()
-        self.store.client.log_batch(
-            run_id,
-            metrics=metrics_of(metrics or {}, now, 0),
-            tags=tags_of({"status": status, "kind": "study", **(tags or {})}),
-        )
-        self._end(name, run_id, STATUS[status], now)
-
-    def close(self) -> None:
-        """End the studies that nobody finished, as an exception leaves them."""
-        for name in list(self._studies):
-            self._end(name, self._studies[name], "KILLED")
-
-    def study_lock(self, name: str) -> Path:
-        """The file that processes lock (shared) while they work on the study."""
-        return study_lock(self.store.results_dir, name)
-
-    def study_is_live(self, name: str) -> bool:
-        """Whether this or another process works on the study."""
-        return name in self._locks or study_is_live(self.store.results_dir, name)
-
-    def _end(self, name: str, run_id: str, status: str, end_ms: int | None = None) -> None:
-        """End the study in MLflow unless another process still works on it, and take its mark away unless one
-        has opened it again meanwhile."""
-        if not self._release(name):
-            return
-        self.store.client.set_terminated(run_id, status, end_time=end_ms)
-        path = self.study_lock(name)
-        with locks.held(path.with_suffix(".making")):
-            if not locks.is_held(path):
-                _open_mark(path).unlink(missing_ok=True)
-
-    def _parent(self, name: str) -> str:
-        """The study's run for a child to point at; a study that nobody works on is not reopened for it."""
-        if name in self._studies:
-            return self._studies[name]
-        if name not in self._parents:
-            found = self._find_study(name)
-            if found is None:
-                found = self.study(name)
-                self.finish_study(name)
-            self._parents[name] = found
-        return self._parents[name]
-
-    def _find_study(self, name: str) -> str | None:
-        # Matched here rather than in the query, whose strings have no way to quote a quote.
-        for run in self.search("tags.kind = 'study'"):
-            if run.data.tags.get("study") == name:
-                return str(run.info.run_id)
-        return None
-
-    def _release(self, name: str) -> bool:
-        """Give up our share of the study; True where nobody else holds one."""
-        self._studies.pop(name, None)
-        handle = self._locks.pop(name, None)
-        if handle is None:
-            return True
-        # one at a time: of two that try at once, each would find the other still there
-        with locks.held(self.study_lock(name).with_suffix(".making")), handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
-
-    # -- runs ------------------------------------------------------------------------------------------------
+        self.studies = StudyTracker(store)
+        self._noted: set[str] = set()  # studies whose parent mentions runs that are children of another study
 
     def begin(self, folder: Path, job: Mapping[str, Any]) -> str:
-        """Create the MLflow run of a new attempt; its id. What MLflow had of the same run is deleted."""
-        with locks.held(folder / ".mlflow.lock"):  # two commands may bring in the same run at once
+        """Create the MLflow run of a new attempt and return its id. Earlier MLflow runs of it are deleted."""
+        with locks.held(folder / ".mlflow.lock"):  # two commands may log the same run at once
             link = self._create(folder, job)
             for part in parts(_params(job), ENTITIES_PER_CALL):
                 self.store.client.log_batch(link.run_id, params=params_of(part))
         return link.run_id
 
     def whole(self, folder: Path, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        """`begin` and `finish` of a run that ended before MLflow was told of it, in fewer calls."""
+        """Do `begin` and `finish` for a run that has already ended, in fewer calls."""
         with locks.held(folder / ".mlflow.lock"):
             self._create(folder, job, result_tags(result or NO_RESULT))
         self.finish(folder, result, job, tagged=True)
 
-    def _create(self, folder: Path, job: Mapping[str, Any], more: Mapping[str, str] | None = None) -> RunLink:
-        run_links.forget(folder)
+    def _create(self, folder: Path, job: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> RunLink:
+        run_links.remove_link(folder)
         run_id = str(job["run_id"])
         config = job.get("config") or {}
         studies = RunFolder(folder).studies() or [str(job.get("study") or "default")]
-        placed = self._study_tags(studies)
-        self.supersede(run_id)
+        study_tags = self._study_tags(studies)
+        self._delete_earlier_attempts(run_id)
         attempt = run_links.attempt(folder)
         axes = {axis: axis_name(config[axis]) for axis in AXES if config.get(axis) is not None}
         tags = {
-            **placed,
+            **study_tags,
             "kind": "trial",
             "run_id": run_id,
             "results": self.store.results_id,
@@ -206,12 +93,12 @@ class Tracker:
             "group": group_name(axes),
             **axes,
             **{f"search.{key}": str(value) for key, value in (config.get("search") or {}).items()},
-            **(more or {}),
+            **(tags or {}),
         }
         client = self.store.client
         run = client.create_run(
             self.store.experiment_id,
-            start_time=attempt or _now_ms(),
+            start_time=attempt or now_ms(),
             tags={tag.key: tag.value for tag in tags_of(tags)},
             run_name=run_name(axes),
         )
@@ -220,38 +107,36 @@ class Tracker:
         run_links.write_link(folder, link)
         return link
 
-    def place(self, folder: Path) -> None:
-        """Say anew which studies a run belongs to."""
+    def update_studies(self, folder: Path) -> None:
+        """Log which studies a run belongs to now."""
         link, studies = self._link(folder), RunFolder(folder).studies()
         self.store.client.log_batch(link.run_id, tags=tags_of(self._study_tags(studies)))
         run_links.write_link(folder, dataclasses.replace(link, studies=studies))
 
     def _study_tags(self, studies: Sequence[str]) -> dict[str, str]:
-        """A run is a child of the first of its studies, since MLflow gives it one parent; the tag `studies`
-        has all of them, and the parents of the others say how to find it."""
+        """Build the tags that make a run a child of its first study, because MLflow allows one parent. The
+        tag `studies` has all of them; a note on each other study's parent run says how to find the run."""
         home, *others = studies
         for study in others:
             if study not in self._noted:
-                said = f"tags.studies LIKE '%{json.dumps(study)}%'"
-                note = f"Other studies have runs of this one too, and list them. All of its runs: `{said}`"
-                self.store.client.set_tag(self._parent(study), "mlflow.note.content", note)
+                query = f"tags.studies LIKE '%{json.dumps(study)}%'"
+                note = f"Some runs of this study are listed under other studies. All of its runs: `{query}`"
+                self.store.client.set_tag(self.studies.parent(study), "mlflow.note.content", note)
                 self._noted.add(study)
-        parent = self._parent(home)
+        parent = self.studies.parent(home)
         return {"mlflow.parentRunId": parent, "study": home, "studies": json.dumps(list(studies))}
 
-    def supersede(self, run_id: str) -> int:
-        """Soft-delete every MLflow run that an earlier attempt of ours left, and end it if it still runs."""
-        found = self.search(f"tags.kind = 'trial' and tags.run_id = '{run_id}'")
-        for run in found:
+    def _delete_earlier_attempts(self, run_id: str) -> None:
+        """Soft-delete the MLflow runs of earlier attempts; those that are still RUNNING are ended first."""
+        for run in self.store.search(f"tags.kind = 'trial' and tags.run_id = '{run_id}'"):
             if run.info.status == "RUNNING":
                 self.store.client.set_terminated(run.info.run_id, "KILLED")
             self.store.client.delete_run(run.info.run_id)
-        return len(found)
 
     def epochs(self, folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-        """Log epoch records (lines of `events.jsonl`); those that MLflow has already change nothing."""
+        """Log epoch records (lines of `events.jsonl`); logging one twice changes nothing."""
         link = self._link(folder)
-        for part in parts(_of_epochs(records), METRICS_PER_CALL):
+        for part in parts(_epoch_metrics(records), METRICS_PER_CALL):
             self.store.client.log_batch(link.run_id, metrics=part)
         run_links.write_link(folder, dataclasses.replace(link, epochs=max(link.epochs, _last(records))))
 
@@ -263,21 +148,20 @@ class Tracker:
         *,
         tagged: bool = False,
     ) -> None:
-        """Log final metrics, status and files, and end the MLflow run. An empty result: it left none.
-        With a `job`, its params are logged too; those that MLflow has already change nothing. `tagged`: the
-        run has the tags of the result.
+        """Log final metrics, status and files, and end the MLflow run. `result` is empty if the run left
+        none. With a `job`, also log its params; logging one twice changes nothing. `tagged`: the run already
+        has the tags of the result.
 
-        Epochs that were not logged so far are: of a short run all, or those that whoever was killed had
-        written down without telling anybody. Final metrics that epochs have too are left out: their last
-        epoch is what MLflow shows.
+        Also logs epochs that are in the folder only: all of a short run, or those that a killed process wrote
+        without logging them. Skips final metrics that epochs have too, because MLflow shows the last epoch's.
         """
         link = self._link(folder)
         result = result or NO_RESULT
         fingerprint = run_links.digest(folder)
-        epochs = [event for event in run_links.read_events(folder) if event.get("event") == "epoch"]
-        late = _of_epochs([record for record in epochs if int(record["epoch"]) > link.epochs])
-        seen = {key for record in epochs for key in record.get("metrics") or {}}
-        final = {key: value for key, value in (result.get("metrics") or {}).items() if key not in seen}
+        epochs = [event for event in RunFolder(folder).events() if event.get("event") == "epoch"]
+        late = _epoch_metrics([record for record in epochs if int(record["epoch"]) > link.epochs])
+        per_epoch = {key for record in epochs for key in record.get("metrics") or {}}
+        final = {key: value for key, value in (result.get("metrics") or {}).items() if key not in per_epoch}
         ended = _ended_ms(folder, epochs)
         client = self.store.client
         status = str(result["status"])
@@ -285,34 +169,19 @@ class Tracker:
         *full, rest = [*parts(late + metrics_of(final, ended, 0), METRICS_PER_CALL)] or [[]]
         for part in full:
             client.log_batch(link.run_id, metrics=part)
-        *others, last = [*parts(_params(job or {}), ENTITIES_PER_CALL)] or [[]]
-        for names in others:
-            client.log_batch(link.run_id, params=params_of(names))
+        *full_params, rest_params = [*parts(_params(job or {}), ENTITIES_PER_CALL)] or [[]]
+        for part in full_params:
+            client.log_batch(link.run_id, params=params_of(part))
         tags = [] if tagged else tags_of(result_tags(result))
-        client.log_batch(link.run_id, metrics=rest, tags=tags, params=params_of(last))
+        client.log_batch(link.run_id, metrics=rest, tags=tags, params=params_of(rest_params))
         self._artifacts(link.run_id, folder)
         client.set_terminated(link.run_id, STATUS[status], end_time=ended)
         run_links.write_link(folder, dataclasses.replace(link, epochs=_last(epochs), digest=fingerprint))
 
-    def search(self, query: str, deleted: bool = False) -> list[Run]:
-        """Our own runs (of this results folder) that match the query: active ones, or deleted ones."""
-        from mlflow.entities import ViewType
-
-        found: list[Run] = []
-        token: str | None = None
-        query = f"tags.results = '{self.store.results_id}' and {query}"
-        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
-        while True:
-            page = self.store.client.search_runs([self.store.experiment_id], query, view, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
-
     def _link(self, folder: Path) -> RunLink:
         link = run_links.read_link(folder)
         if link is None or link.store != self.store.id:
-            raise LookupError(f"{folder} has no run in {self.store.uri}; begin() comes first")
+            raise LookupError(f"{folder} has no run in {self.store.uri}; call begin() first")
         return link
 
     def _artifacts(self, run_id: str, folder: Path) -> None:
@@ -327,40 +196,11 @@ class Tracker:
             _link_or_copy(path, target / path.name)
 
 
-def study_lock(results_dir: Path, name: str) -> Path:
-    """The file that processes lock (shared) while they work on a study."""
-    return results_dir / ".studies" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
-
-
-def study_is_live(results_dir: Path, name: str) -> bool:
-    """Whether a process works on the study."""
-    path = study_lock(results_dir, name)
-    if not path.exists():
-        return False
-    with locks.held(path.with_suffix(".making")):  # to look is to lock, which must not hinder `_release`
-        return locks.is_held(path)
-
-
-def study_is_left_open(results_dir: Path, name: str) -> bool:
-    """Whether a command that is gone was killed before it ended the study in MLflow. Asks no store."""
-    return _open_mark(study_lock(results_dir, name)).exists() and not study_is_live(results_dir, name)
-
-
-def _open_mark(lock: Path) -> Path:
-    """The file beside a study's lock that is there while MLflow may show the study as RUNNING."""
-    return lock.with_suffix(".open")
-
-
-def is_live(folder: Path) -> bool:
-    """Whether a living process works on the run: it holds a lock on the folder's `lock` file."""
-    return locks.is_held(folder / run_links.LOCK)
-
-
 def _params(job: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(flatten(job.get("config") or {}).items())
 
 
-def _of_epochs(records: Sequence[Mapping[str, Any]]) -> list[Metric]:
+def _epoch_metrics(records: Sequence[Mapping[str, Any]]) -> list[Metric]:
     return [
         metric
         for record in records
@@ -369,22 +209,18 @@ def _of_epochs(records: Sequence[Mapping[str, Any]]) -> list[Metric]:
 
 
 def _last(records: Sequence[Mapping[str, Any]]) -> int:
-    """The last epoch of all."""
+    """Return the number of the last epoch."""
     return max((int(record["epoch"]) for record in records), default=0)
 
 
-def _now_ms() -> int:
-    return int(time.time() * 1000)
-
-
 def _ended_ms(folder: Path, epochs: Sequence[Mapping[str, Any]]) -> int:
-    """When the run ended. The same each time it is asked, so that repeated final metrics are dropped."""
-    if epochs:  # which an earlier attempt may have trained, before this one began
+    """Return when the run ended. Must be reproducible, so that MLflow drops repeated final metrics."""
+    if epochs:  # an earlier attempt may have trained them, before this one began
         return max(int(epochs[-1]["time_ms"]), run_links.attempt(folder))
     for name in ("result.json", "job.json"):
         with contextlib.suppress(FileNotFoundError):
             return int((folder / name).stat().st_mtime * 1000)
-    return _now_ms()
+    return now_ms()
 
 
 def _is_result(path: Path) -> bool:
@@ -393,7 +229,7 @@ def _is_result(path: Path) -> bool:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Put a file beside the artifacts; no second copy of what can't change and lies on the same disk."""
+    """Add a file to the artifacts: a hard link if it can't change and lies on the same disk, else a copy."""
     target.unlink(missing_ok=True)
     if source.suffix in IMMUTABLE:
         try:

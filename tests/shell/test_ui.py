@@ -70,9 +70,9 @@ def user_interface(results: Path, *arguments: str) -> Iterator[tuple[subprocess.
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip())
-            if line.startswith("Ctrl-C"):
+            if line.startswith("Press Ctrl-C"):
                 break
-        assert lines and lines[-1].startswith("Ctrl-C"), lines
+        assert lines and lines[-1].startswith("Press Ctrl-C"), lines
         yield process, lines
     finally:
         if process.poll() is None:
@@ -182,14 +182,13 @@ def test_a_signal_takes_the_whole_server_down(
 
 
 def test_a_tracking_server_gets_no_second_ui(
-    showcase: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    showcase: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches: a local server started beside a remote one, or an address of the wrong experiment."""
     _, lines = showcase
     base = address(lines, "Leaderboard").split("/#")[0]
-    said: list[str] = []
-    assert run_ui(tmp_path, base, say=said.append) == 0
-    assert address(said, "Leaderboard") == address(lines, "Leaderboard")
+    assert run_ui(tmp_path, base) == 0
+    assert address(capsys.readouterr().out.splitlines(), "Leaderboard") == address(lines, "Leaderboard")
 
 
 def test_runs_reach_a_tracking_server(showcase: tuple[Path, list[str]], tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The MLflow UI on the project's store: one lean server, the address of our views, and a clean end.
+"""`evenbench ui`: serve the MLflow UI on the store, print the URLs of the ready-made views, shut down
+cleanly.
 
-`mlflow server` as it comes is fifteen processes and 2.6 GB; with one worker and without its job runner it is
-two and 0.5 GB. It runs in a process group of its own, so that Ctrl-C and SIGTERM take all of it down.
+By default `mlflow server` uses fifteen processes and 2.6 GB; with one worker and without its job runner it
+uses two and 0.5 GB. It runs in its own process group, so that Ctrl-C and SIGTERM stop all of it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import types
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.core.validation import ConfigError, Mistake
@@ -31,7 +32,7 @@ STOP_TIMEOUT_S = 5.0
 
 
 class StopRequested(Exception):
-    """A signal asked us to stop."""
+    """The process received SIGINT or SIGTERM."""
 
 
 def run_ui(
@@ -40,48 +41,48 @@ def run_ui(
     host: str = "127.0.0.1",
     port: int | None = None,
     open_browser: bool = False,
-    say: Callable[[str], None] = print,
 ) -> int:
-    """Serve the UI until Ctrl-C or SIGTERM, and return the exit status. A tracking server needs no second UI.
+    """Serve the UI until Ctrl-C or SIGTERM, and return the exit status.
 
-    port: None takes the first free one from 5000. Raises ConfigError for a port that is taken and a URI that
-    can't be opened.
+    For a tracking server, which has its own UI, only print the URLs. `port`: None means the first free one
+    from
+    5000. Raises ConfigError for a port in use and for a URI that can't be opened.
     """
     store = open_store(results_dir, uri)
     if store.remote:
-        _announce(store.uri, store.experiment_id, open_browser, say)
+        _announce(store.uri, store.experiment_id, open_browser)
         return 0
     if port is None:
         port = free_port(host)
         if port != FIRST_PORT:
-            say(f"Port {FIRST_PORT} is in use; taking {port}.")
+            print(f"Port {FIRST_PORT} is in use; using {port}.")
     elif not _is_free(host, port):
         free = str(free_port(host, port + 1))
         raise ConfigError([Mistake("port", f"{port} on {host} is in use", "a free port", suggestion=free)])
     with _stop_on_signals(), contextlib.suppress(StopRequested), _server(store, host, port) as (process, log):
         base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"
         if not _wait_until_up(process, base):
-            say(f"The MLflow server did not start. The end of {log}:\n{_tail(log)}")
+            print(f"The MLflow server did not start. The end of {log}:\n{_tail(log)}")
             return 1
-        _announce(base, store.experiment_id, open_browser, say)
-        say("Ctrl-C stops it.")
+        _announce(base, store.experiment_id, open_browser)
+        print("Press Ctrl-C to stop.")
         code = process.wait()
-        say(f"The MLflow server ended with status {code}. The end of {log}:\n{_tail(log)}")
+        print(f"The MLflow server ended with status {code}. The end of {log}:\n{_tail(log)}")
         return 1
     return 0
 
 
 def free_port(host: str = "127.0.0.1", first: int = FIRST_PORT) -> int:
-    """The first free port from `first` on; raises ConfigError if fifty in a row are taken."""
+    """Return the first free port from `first`; raises ConfigError if the next fifty are in use."""
     for port in range(first, min(first + PORTS_TRIED, 65536)):
         if _is_free(host, port):
             return port
-    raise ConfigError([Mistake("port", f"{PORTS_TRIED} ports from {first} on are in use", "a free port")])
+    raise ConfigError([Mistake("port", f"the {PORTS_TRIED} ports from {first} are in use", "a free port")])
 
 
 def _is_free(host: str, port: int) -> bool:
     with socket.socket() as probe:
-        # As the server itself does, or a port that was in use a moment ago counts as taken.
+        # as the server does, else a port that was in use a moment ago counts as taken
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -92,16 +93,16 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _announce(base: str, experiment_id: str, open_browser: bool, say: Callable[[str], None]) -> None:
+def _announce(base: str, experiment_id: str, open_browser: bool) -> None:
     for view in VIEWS:
-        say(f"{view.name:12} {runs_url(base, experiment_id, view)}")
+        print(f"{view.name:12} {runs_url(base, experiment_id, view)}")
     if open_browser:
         webbrowser.open(runs_url(base, experiment_id))
 
 
 @contextlib.contextmanager
 def _server(store: Store, host: str, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Start the server with its output in a file, and end its whole process group on the way out."""
+    """Start the server with its output in a log file; on exit, stop its whole process group."""
     log = store.results_dir / "mlflow-server.log"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
@@ -123,20 +124,20 @@ def _server(store: Store, host: str, port: int) -> Iterator[tuple[subprocess.Pop
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, then SIGKILL to what is left of it."""
-    for number, patience_s in ((signal.SIGTERM, STOP_TIMEOUT_S), (signal.SIGKILL, STOP_TIMEOUT_S)):
+    """Send SIGTERM to the group, then SIGKILL to the processes that remain."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
-        except ProcessLookupError:  # nobody is left
+        except ProcessLookupError:  # no process is left
             break
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + STOP_TIMEOUT_S
         while time.monotonic() < deadline and _group_lives(process):
             time.sleep(0.05)
     process.wait()
 
 
 def _group_lives(process: subprocess.Popen[bytes]) -> bool:
-    process.poll()  # reaps the leader, which would otherwise count as alive
+    process.poll()  # reaps the leader, which otherwise counts as alive
     try:
         os.killpg(process.pid, 0)
     except ProcessLookupError:
@@ -146,7 +147,7 @@ def _group_lives(process: subprocess.Popen[bytes]) -> bool:
 
 def _wait_until_up(process: subprocess.Popen[bytes], base: str) -> bool:
     deadline = time.monotonic() + START_TIMEOUT_S
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with direct.open(f"{base}/health", timeout=5):
@@ -158,8 +159,8 @@ def _wait_until_up(process: subprocess.Popen[bytes], base: str) -> bool:
 
 @contextlib.contextmanager
 def _stop_on_signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `StopRequested`; later ones must not cut the cleaning up
-    short."""
+    """Raise `StopRequested` for the first SIGINT or SIGTERM; ignore later ones, so that cleaning up
+    completes."""
     stopping = False
 
     def stop(number: int, frame: types.FrameType | None) -> None:

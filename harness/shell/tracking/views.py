@@ -1,9 +1,9 @@
-"""Views that are ready-made in MLflow's pages, and the addresses that open them.
+"""Ready-made views for MLflow's runs page, and the URLs that open them.
 
-As it comes, the UI lists a study's runs collapsed under their parent and charts the parent alone. A view is
-an experiment tag `mlflow.sharedViewState.<key>` with the page's own state as JSON; it shows in the Views menu
-and opens by `viewStateShareKey=<key>`. The format is undocumented (read from MLflow 3.17's page), so MLflow
-is pinned and a browser test opens them.
+By default the UI lists a study's runs collapsed under their parent and charts the parent only. A view is an
+experiment tag `mlflow.sharedViewState.<key>` with the page's state as JSON; it appears in the Views menu and
+opens with `viewStateShareKey=<key>`. The format is undocumented (taken from MLflow 3.17's page), so MLflow is
+pinned and a browser test opens the views.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AXES = ("model", "framework", "data", "optimizer", "execution", "precision", "de
 
 @dataclass(frozen=True)
 class View:
-    """A saved state of the runs page: `chart` is LINE or BAR, one for each of `metrics`."""
+    """A saved state of the runs page: one chart (`LINE` or `BAR`) for each of `metrics`."""
 
     key: str
     name: str
@@ -70,12 +70,12 @@ VIEWS = (
 
 
 def view_tags() -> dict[str, str]:
-    """The experiment tags that make the views, by tag key."""
+    """Return the experiment tags that define the views."""
     return {f"mlflow.sharedViewState.{view.key}": _envelope(view) for view in VIEWS}
 
 
 def runs_url(base: str, experiment_id: str, view: View = VIEWS[0]) -> str:
-    """The address that opens `view` as charts, on the UI at `base`."""
+    """Return the URL that opens `view` as charts, on the UI at `base`."""
     query = urlencode(
         {
             "viewStateShareKey": view.key,
@@ -87,7 +87,7 @@ def runs_url(base: str, experiment_id: str, view: View = VIEWS[0]) -> str:
 
 
 def _envelope(view: View) -> str:
-    # The times must be numbers; 1 keeps the tag the same each time it is made.
+    # The times must be numbers; a constant keeps the tag reproducible.
     return json.dumps({"name": view.name, "createdAt": 1, "updatedAt": 1, "state": json.dumps(_state(view))})
 
 

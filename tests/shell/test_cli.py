@@ -110,12 +110,15 @@ WRONG = {
     "package": (["framework.distributions=[torchh]"], ["'torch' needs torchh, not installed here"]),
     "interpreter": (["framework.python=/no/python"], ["framework.python: '/no/python' can't be run"]),
     "folder": (["results_dir=/proc/nowhere"], ["results_dir: '/proc/nowhere' can't be written to"]),
-    "store": (["tracking.uri=postgres://x"], ["tracking.uri: 'postgres' in 'postgres://x' is no known kind"]),
+    "store": (
+        ["tracking.uri=postgres://x"],
+        ["tracking.uri: 'postgres' in 'postgres://x' is not a known kind"],
+    ),
     "several values": (["seed=1,2"], ["seed: '1,2' are several values for a single run", "-m"]),
     "syntax": (["-m", "seed=range(3"], ["'seed=range(3' can't be read"]),
     "launcher": (["hydra/launcher=fast"], ["Could not find 'hydra/launcher/fast'", "evenbench"]),
-    "no command": (["leaderbord"], ["'leaderbord' is no command; did you mean 'leaderboard'?"]),
-    "no command either": (["train"], ["'train' is no command", "or key=value"]),
+    "no command": (["leaderbord"], ["unknown command 'leaderbord'; did you mean 'leaderboard'?"]),
+    "no command either": (["train"], ["unknown command 'train'", "or key=value"]),
     "option": (["--cfgg", "job"], ["--cfgg: is not known here; did you mean '--cfg'?"]),
     "option's value": (["--cfg", "jbo"], ["invalid choice: 'jbo'"]),
     "options that exclude each other": (["-m", "--cfg", "job"], ["--multirun and --cfg can't be combined"]),
@@ -261,7 +264,7 @@ def test_help_names_every_choice_and_its_examples_are_real(evenbench: Evenbench)
         assert path.stem in said.out
     for name in main.COMMANDS:
         assert name in said.out
-    section = said.out.partition("Examples\n")[2].partition("\n\n")[0]
+    section = said.out.partition("examples:\n")[2].partition("\n\n")[0]
     examples = [line.split("  ")[1].split() for line in section.splitlines()]
     own = Path("my_conf/model/mine.yaml")  # the one that an example takes to be there
     own.parent.mkdir(parents=True)

@@ -27,11 +27,11 @@ from harness.core.validation import ConfigError
 from harness.shell.commands import main
 from harness.shell.studies.listing import print_studies, print_study, studies
 from harness.shell.studies.members import load_outcomes
-from harness.shell.studies.removal import carry_out, plan
+from harness.shell.studies.removal import plan_removal, remove
 from harness.shell.tracking import run_links
 from harness.shell.tracking.store import Store, open_store
+from harness.shell.tracking.studies import study_lock
 from harness.shell.tracking.sync import SyncCounts, sync
-from harness.shell.tracking.tracker import study_lock
 from tests.support.compose import composing, config_of
 from tests.support.paths import ROOT
 from tests.support.workspace import Workspace, check_consistent, cleanup, end
@@ -224,10 +224,10 @@ def test_rm_leaves_nothing_and_sync_brings_nothing_back(make: Make, results: Pat
     (results / "searches" / "first").mkdir(parents=True)
     (results / "searches" / "first" / "journal").write_text("{}")
     sync(results, store)
-    run_links.forget(results / "runs" / "a2")
+    run_links.remove_link(results / "runs" / "a2")
     sync(results, store)  # done anew: MLflow has a deleted run too
     kept = files(results)
-    assert carry_out(plan(results, "first")) == []
+    assert remove(plan_removal(results, "first")) == []
     assert list(active(store)) == ["b1"] and list(active(store, "study")) == ["second"]
     left = files(results)
     assert left < kept
@@ -239,7 +239,7 @@ def test_rm_leaves_nothing_and_sync_brings_nothing_back(make: Make, results: Pat
     assert sync(results, store) == SyncCounts(present=1)
     assert list(active(store)) == ["b1"] and list(active(store, "study")) == ["second"]
     with pytest.raises(ConfigError, match="'first' has no runs"):
-        plan(results, "first")
+        plan_removal(results, "first")
 
 
 def test_rm_keeps_a_run_that_another_study_has(make: Make, results: Path, store: Store) -> None:
@@ -248,9 +248,9 @@ def test_rm_keeps_a_run_that_another_study_has(make: Make, results: Path, store:
     make("a2", "first", data="wine")
     RunFolder(shared).join("second")
     sync(results, store)
-    found = plan(results, "first")
-    assert "1 run of second too: kept there" in "\n".join(found.lines())
-    carry_out(found)
+    found = plan_removal(results, "first")
+    assert "1 run of second too: not removed" in "\n".join(found.lines())
+    remove(found)
     assert [study.name for study in studies(results)] == ["second"]
     tags, parents = active(store), active(store, "study")
     assert list(parents) == ["second"]
@@ -265,14 +265,14 @@ def test_rm_refuses_what_a_process_works_on(make: Make, results: Path) -> None:
     """Catches: a folder deleted under a worker, or a study under a sweep that is between two runs."""
     folder = make("a1", "first", None)
     with locks.held(folder / "lock"), pytest.raises(ConfigError, match="while a process works on run a1"):
-        plan(results, "first")
+        plan_removal(results, "first")
     path = study_lock(results, "first")
     path.parent.mkdir()
     with locks.held(path), pytest.raises(ConfigError, match="while a process works on it"):
-        plan(results, "first")
-    found = plan(results, "first")
+        plan_removal(results, "first")
+    found = plan_removal(results, "first")
     with locks.held(folder / "lock"):  # begun after it was asked
-        assert [run.run_id for run in carry_out(found)] == ["a1"]
+        assert [run.run_id for run in remove(found)] == ["a1"]
     assert folder.exists()
 
 
@@ -282,7 +282,7 @@ def test_rm_keeps_data_while_another_sweep_goes_on(make: Make, results: Path) ->
     path = study_lock(results, "second")
     path.parent.mkdir()
     with locks.held(path):
-        carry_out(plan(results, "first"))
+        remove(plan_removal(results, "first"))
     assert (results / "data" / "wine.npz").exists()
 
 
@@ -291,9 +291,9 @@ def test_rm_says_which_runs_started_from_what_goes(make: Make, results: Path, pl
     make("a1", "first")
     make("b1", "second", init={**plain["init"], "from_run": "a1"})
     make("c1", "third", init={**plain["init"], "from_run": "b1"})
-    said = "\n".join(plan(results, "first").lines())
+    said = "\n".join(plan_removal(results, "first").lines())
     assert "run b1 started from a1" in said and "c1" not in said
-    assert "started from" not in "\n".join(plan(results, "third").lines())
+    assert "started from" not in "\n".join(plan_removal(results, "third").lines())
 
 
 def test_rm_asks_first(make: Make, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,7 +359,7 @@ def test_rm_that_is_killed_is_finished_by_the_next_one(make: Make, results: Path
         with pytest.MonkeyPatch.context() as patch:
             killed_after(stop, patch)
             try:
-                carry_out(plan(results, "first"))
+                remove(plan_removal(results, "first"))
                 ended = True
             except Killed:
                 pass
@@ -367,7 +367,7 @@ def test_rm_that_is_killed_is_finished_by_the_next_one(make: Make, results: Path
         counts = sync(results, store)  # whatever somebody does in between
         assert (counts.added, counts.unreadable) == (0, 0), stop
         with contextlib.suppress(ConfigError):  # nothing was left to do
-            assert carry_out(plan(results, "first")) == []
+            assert remove(plan_removal(results, "first")) == []
         assert [study.name for study in studies(results)] == ["second"], stop
         assert sorted(active(store)) == ["a3", "b1"] and list(active(store, "study")) == ["second"], stop
         assert not any((results / ".removed").glob("*")), stop

@@ -1,7 +1,7 @@
-"""`evenbench study ls` and `show`: which studies there are, and what one of them holds, run by run.
+"""`evenbench study ls` and `show`: list the studies, and the runs of one study.
 
-Everything is read from the run folders, so that it is right without MLflow, while a sweep goes on, and for
-runs of a version whose configuration this one can't read.
+Everything is read from the run folders, so that it works without MLflow, during a sweep, and for runs of
+other versions whose configuration this version can't read.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from harness.shell.reports.axes import REPETITIONS, split
 from harness.shell.reports.leaderboard import SCORES
 from harness.shell.reports.tables import plain_table, screen
 from harness.shell.studies.members import members, unknown
-from harness.shell.tracking.tracker import is_live
+from harness.shell.tracking.run_links import is_live
 
 RUNNING, UNFINISHED = "running", "unfinished"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A line of `ls`. `runs` counts by status: a result's own, `running` while a process works on it,
-    `unfinished` if none does; times are unix times in s, `size_mb` is that of the run folders."""
+    """A row of `ls`. `runs` counts by status: that of the result, `running` while a process works on the run,
+    else `unfinished`. Times are unix times in s; `size_mb` is the size of the run folders."""
 
     name: str
     runs: dict[str, int]
@@ -43,7 +43,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Run:
-    """A line of `show`: `score` is of the metric named `metric`; `reason` says why it did not finish."""
+    """A row of `show`: `score` is the value of `metric`; `reason` is why the run did not finish."""
 
     run_id: str
     axes: dict[str, str]
@@ -55,43 +55,42 @@ class Run:
 
 
 def studies(results_dir: Path) -> list[Study]:
-    """All studies, the one that was last worked on last."""
-    found = [_study(name, folders) for name, folders in members(results_dir).items()]
-    return sorted(found, key=lambda study: study.last_s)
+    """List all studies by when they were last active, the latest last."""
+    rows = [_study(name, folders) for name, folders in members(results_dir).items()]
+    return sorted(rows, key=lambda study: study.last_s)
 
 
 def print_studies(results_dir: Path, as_json: bool) -> None:
     """Print the table of `ls`."""
-    found = studies(results_dir)
+    rows = studies(results_dir)
     if as_json:
-        print(json.dumps([asdict(study) for study in found], indent=1))
+        print(json.dumps([asdict(study) for study in rows], indent=1))
         return
-    if not found:
+    if not rows:
         print(f"no studies in {str(results_dir)!r}")
         return
     table = _table("study", "runs", "models", "frameworks", "first", "last", "MB")
     table.columns[-1].justify = "right"
-    for study in found:
+    for study in rows:
         counts = ", ".join(f"{count} {status}" for status, count in study.runs.items())
-        what = ", ".join(study.models), ", ".join(study.frameworks)
-        table.add_row(
-            study.name, counts, *what, _date(study.first_s), _date(study.last_s), f"{study.size_mb:,.1f}"
-        )
+        networks = ", ".join(study.models), ", ".join(study.frameworks)
+        dates = _date(study.first_s), _date(study.last_s)
+        table.add_row(study.name, counts, *networks, *dates, f"{study.size_mb:,.1f}")
     screen().print(table)
 
 
 def print_study(results_dir: Path, name: str, as_json: bool) -> None:
-    """Print what `show` says of one study; raises ConfigError where there is none of that name."""
-    found = members(results_dir)
-    if name not in found:
-        raise unknown(name, found)
-    folders = sorted(found[name], key=lambda folder: _worked_s(folder)[0])
+    """Print the table of `show`; raises ConfigError if there is no study of that name."""
+    all_members = members(results_dir)
+    if name not in all_members:
+        raise unknown(name, all_members)
+    folders = sorted(all_members[name], key=lambda folder: _active_s(folder)[0])
     configs = [_config(folder) for folder in folders]
     shared, axes = split(configs)
-    again = [key for key in REPETITIONS if len({config[key] for config in configs}) > 1]
-    shared |= {key: str(configs[0][key]) for key in REPETITIONS if key not in again}
+    repeated = [key for key in REPETITIONS if len({config[key] for config in configs}) > 1]
+    shared |= {key: str(configs[0][key]) for key in REPETITIONS if key not in repeated}
     rows = [
-        _run(folder, own | {key: str(config[key]) for key in again})
+        _run(folder, own | {key: str(config[key]) for key in repeated})
         for folder, config, own in zip(folders, configs, axes, strict=True)
     ]
     if as_json:
@@ -107,37 +106,37 @@ def print_study(results_dir: Path, name: str, as_json: bool) -> None:
 
 
 def state_of(folder: RunFolder) -> str:
-    """The run's status, or how it stands where there is none yet."""
+    """Return the status of the result, or `running` or `unfinished` without one."""
     return folder.status() or (RUNNING if is_live(folder.path) else UNFINISHED)
 
 
 def size_mb(folders: Iterable[RunFolder]) -> float:
-    """What the files in run folders take, in MB (10^6 bytes)."""
+    """Return the size of the files in run folders, in MB (10^6 bytes)."""
     files = (path for folder in folders for path in folder.path.rglob("*"))
     return sum(path.lstat().st_size for path in files if path.is_file()) / 1e6
 
 
 def dependants(results_dir: Path, removed: Iterable[RunFolder]) -> list[tuple[str, str]]:
-    """The other runs that started from these, as (run, the one that it started from)."""
+    """List the other runs that started from these, as (run, the run that it started from)."""
     sources = {folder.run_id for folder in removed}
-    found = []
+    pairs = []
     for folder in runs(results_dir):
         source = (_config(folder).get("init") or {}).get("from_run")
         if source in sources and folder.run_id not in sources:
-            found.append((folder.run_id, str(source)))
-    return found
+            pairs.append((folder.run_id, str(source)))
+    return pairs
 
 
 def _study(name: str, folders: Sequence[RunFolder]) -> Study:
     configs = [_config(folder) for folder in folders]
-    begun_s, heard_s = zip(*map(_worked_s, folders), strict=True)
+    begun_s, last_s = zip(*map(_active_s, folders), strict=True)
     return Study(
         name,
         dict(Counter(state_of(folder) for folder in folders).most_common()),
         _names(configs, "model"),
         _names(configs, "framework"),
         min(begun_s),
-        max(heard_s),
+        max(last_s),
         size_mb(folders),
     )
 
@@ -180,8 +179,8 @@ def _names(configs: Sequence[Mapping[str, Any]], section: str) -> list[str]:
     return list(dict.fromkeys(str(config[section]["name"]) for config in configs))
 
 
-def _worked_s(folder: RunFolder) -> tuple[float, float]:
-    """When the run began, and when it was last heard of: unix times in s."""
+def _active_s(folder: RunFolder) -> tuple[float, float]:
+    """Return when the run began and when its last event was, as unix times in s."""
     times_s = [event["time_ms"] / 1e3 for event in folder.events()]
     times_s = times_s or [(folder.path / "job.json").stat().st_mtime]
     return times_s[0], times_s[-1]

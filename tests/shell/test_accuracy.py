@@ -158,9 +158,9 @@ def test_the_command(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (("--accuracy", "framework=torch"), "one framework has nothing to compare with"),
-        (("--accuracy", "framework=torch,keras", "seed=3"), "one seed shows no spread"),
-        (("--accuracy", "--margin", "0"), "'0' is no margin"),
+        (("--accuracy", "framework=torch"), "a single framework has nothing to compare with"),
+        (("--accuracy", "framework=torch,keras", "seed=3"), "a single seed shows no spread"),
+        (("--accuracy", "--margin", "0"), "'0' is not a margin"),
         (("--margin", "0.1"), "which only --accuracy compares"),
     ],
 )

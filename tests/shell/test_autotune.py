@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from harness.core.machine.matmul_limits import Device
 from harness.core.runs import autotune
 from harness.core.runs.run_folder import RunFolder
 from harness.core.validation import ConfigError, Mistake, to_plain
-from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.inputs import DatasetCache, RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from harness.shell.session.autotune import ExecutionTuner
@@ -43,6 +43,12 @@ COMMAND = (
 )
 
 
+def tuned(tuner: ExecutionTuner, configs: Sequence[RunConfig], local: bool = True) -> list[PreparedRun]:
+    """The runs as a session prepares them."""
+    inputs = RunInputs()
+    return tuner.tune(prepare(configs, inputs), inputs, local)
+
+
 @dataclass
 class Bench:
     """A results folder, and runs of NumPy that ask for the best execution."""
@@ -53,7 +59,7 @@ class Bench:
 
     def prepare(self, *configs: RunConfig) -> list[PreparedRun]:
         """As a command of its own prepares them."""
-        return ExecutionTuner(self.told.append).prepare(configs or [self.config], DatasetCache(), here=True)
+        return tuned(ExecutionTuner(self.told.append), configs or [self.config])
 
     def calibrated(self) -> int:
         """How often something was measured since it was last asked."""
@@ -114,7 +120,7 @@ def test_a_choice_is_measured_once(bench: Bench) -> None:
 def test_the_chosen_and_the_named_are_one_run(bench: Bench) -> None:
     """Catches: an identity that says `best`; XLA switched on in a run that left it alone."""
     (best,) = bench.prepare()
-    (named,) = prepare([replace(bench.config, execution=best.config.execution)], DatasetCache())
+    (named,) = prepare([replace(bench.config, execution=best.config.execution)], RunInputs())
     assert best.config.execution in THREE and best.job.run_id == named.job.run_id
     assert named.job.calibration is None
 
@@ -127,7 +133,7 @@ def test_what_was_disturbed_is_measured_again(bench: Bench) -> None:
     bench.rewrite({"compiled": 1e-9}, disturbed=["by a test"])
     choices = ExecutionTuner(bench.told.append)
     for _ in range(2):
-        (run,) = choices.prepare([bench.config], DatasetCache(), here=True)
+        (run,) = tuned(choices, [bench.config])
         assert run.config.execution == "compiled"
     assert bench.calibrated() == 1
     assert run.job.calibration is not None
@@ -159,7 +165,9 @@ def test_what_cannot_run_is_left_out(bench: Bench, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("REFUSED", " ".join(THREE))
     (run,) = bench.prepare()
     assert run.config.execution == "eager" and not bench.kept()
-    assert any("eager is taken, the default, because none could be timed" in text for text in bench.told)
+    assert any(
+        "using the default execution eager, because none could be timed" in text for text in bench.told
+    )
 
 
 def test_a_worker_that_dies_costs_the_choice_alone(bench: Bench) -> None:
@@ -184,7 +192,7 @@ def test_one_execution_is_no_choice(bench: Bench) -> None:
 def test_runs_that_go_elsewhere_have_no_best(bench: Bench) -> None:
     """Catches: an execution that was the fastest on one machine in the runs of others."""
     with pytest.raises(ConfigError) as caught:
-        ExecutionTuner(bench.told.append).prepare([bench.config], DatasetCache(), here=False)
+        tuned(ExecutionTuner(bench.told.append), [bench.config], local=False)
     (mistake,) = caught.value.mistakes
     assert mistake.key == "execution" and mistake.allowed == "faulty: eager, compiled, epoch"
 
@@ -284,7 +292,7 @@ def test_xla_is_a_choice_where_it_is_open(tmp_path: Path) -> None:
         both = ("model=fnn", "data=iris", f"results_dir={tmp_path}", "execution=best", "framework=keras")
         left, asked = config_of(*both), config_of(*both, "framework.xla=false")
     told: list[str] = []
-    found = ExecutionTuner(told.append).prepare([left, asked], DatasetCache(), here=True)
+    found = tuned(ExecutionTuner(told.append), [left, asked])
     tried = [
         {(one["execution"], one["xla"]) for one in (run.job.calibration or {})["candidates"]} for run in found
     ]

@@ -13,7 +13,7 @@ import pytest
 
 from harness.core.validation import to_plain
 from harness.shell.engines.cluster.node import PREFIX, NodeAgent, unfit
-from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from tests.support.compose import composing, config_of
@@ -23,7 +23,7 @@ from tests.support.compose import composing, config_of
 def run(workdir: Path) -> PreparedRun:
     with composing():
         config = config_of("data=iris", "train.epochs=3", "limit=off", "checkpoint.every_epochs=1")
-    return prepare([config], DatasetCache())[0]
+    return prepare([config], RunInputs())[0]
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def test_a_search_that_does_not_go_with_the_rest_is_refused(
 def test_a_certificate_is_not_searched_for(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches: a command that composes a sweep and gets trials."""
     assert main.main(["certify", "search=tpe"]) == 2
-    assert "search: searches among runs, which this command does not do" in capsys.readouterr().err
+    assert "search: searches among runs, and this command does not train" in capsys.readouterr().err
 
 
 def test_failed_and_averaged_trials(workspace: Workspace) -> None:

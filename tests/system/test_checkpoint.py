@@ -27,7 +27,7 @@ from harness.core.training.training_state import State
 from harness.core.validation import ConfigError, to_plain
 from harness.shell.reports.leaderboard import rows
 from harness.shell.reports.progress import outcome_text, reporter
-from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.session.session import Session
 from tests.support.adapter_process import Adapters, frameworks
@@ -212,7 +212,7 @@ def test_what_a_kill_may_leave(adapters: Adapters, tmp_path: Path) -> None:
     overrides = ("framework=torch", "data=iris", "model.dropout=0.2", "train.epochs=5", "certify=off")
     with composing():
         config = config_of(f"results_dir={made}", "checkpoint.every_epochs=1", *overrides)
-    (run,) = prepare([config], DatasetCache())
+    (run,) = prepare([config], RunInputs())
     run.folder.write_job(to_plain(run.job))
     shutil.copytree(made, tmp_path / "whole")
 
@@ -306,7 +306,7 @@ def test_a_pace_that_is_none_is_refused(override: str, key: str) -> None:
 
 
 def test_a_run_that_is_pruned(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a worker that does not wait for the verdict, or takes one for a task; a pruned run that counts
+    """Catches: a worker that does not wait for the answer, or takes one for a task; a pruned run that counts
     as failed or as finished, or has test metrics; one that is not asked about the epochs that it goes on
     from."""
     assert end(workspace.sweep("seed=9"))[0] == 0
@@ -317,23 +317,23 @@ def test_a_run_that_is_pruned(workspace: Workspace, monkeypatch: pytest.MonkeyPa
     configs = [RunConfig.parse({**given, "seed": seed}) for seed in range(3)]
     asked: list[tuple[int, int]] = []
 
-    def judge(number: int, record: Any) -> bool:
+    def should_continue(number: int, record: Any) -> bool:
         asked.append((number, record["epoch"]))
         return bool(number != 1 or record["epoch"] < 2)
 
     # a session each: MLflow, which lags behind, may not see an attempt that another one follows at once
     with Session(reporter()) as session:
-        judged = session.execute(configs, judge=judge)
+        first = session.execute(configs, should_continue=should_continue)
     with Session(reporter()) as session:
-        earlier = session.execute(configs[1:2], judge=lambda number, record: False)
+        earlier = session.execute(configs[1:2], should_continue=lambda number, record: False)
     with Session(reporter()) as session:
         plain = session.execute(configs[1:2])
     assert asked == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
-    assert [outcome.finished for outcome in judged + earlier + plain] == [True, False, True, False, True]
-    assert not any(outcome.failed for outcome in judged + earlier + plain)
-    (row,) = rows(judged)
+    assert [outcome.finished for outcome in first + earlier + plain] == [True, False, True, False, True]
+    assert not any(outcome.failed for outcome in first + earlier + plain)
+    (row,) = rows(first)
     assert (row.runs, row.failed, row.pruned) == (3, 0, 1)
-    pruned = judged[1].result
+    pruned = first[1].result
     assert outcome_text(pruned).startswith("pruned at val/accuracy ")
     assert pruned["metrics"].keys() == {"train/loss", "val/loss", "val/accuracy", "val/f1"}
     assert plain[0].result["timing"]["resumed_from_epoch"] == 1

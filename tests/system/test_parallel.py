@@ -26,10 +26,10 @@ from harness.core.validation import ConfigError
 from harness.shell.compose import hydra
 from harness.shell.compose.fast_compose import TemplateComposer
 from harness.shell.engines.protocol import Record
-from harness.shell.engines.slots import check, slot_specs
+from harness.shell.engines.slots import check_concurrency, slot_specs
 from harness.shell.reports import progress
 from harness.shell.reports.progress import reporter
-from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from harness.shell.session.session import Session
@@ -135,7 +135,7 @@ def test_an_interrupt_ends_all_slots(workspace: Workspace, number: signal.Signal
     os.killpg(process.pid, number)
     status, printed = end(process)
     assert status == 128 + number, printed
-    assert "the same command goes on where it stopped" in printed
+    assert "run the same command again to resume" in printed
     assert "Traceback" not in printed
     ended = [run for run in workspace.runs() if run.status != "finished"]
     assert [(run.status, run.result["error"]["type"]) for run in ended] == [("killed", "interrupted")] * 3
@@ -183,7 +183,7 @@ def prepared(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(workspace.folder)
 
     def make(*changes: Mapping[str, Any]) -> list[PreparedRun]:
-        return prepare([RunConfig.parse({**config, **one}) for one in changes], DatasetCache())
+        return prepare([RunConfig.parse({**config, **one}) for one in changes], RunInputs())
 
     return make
 
@@ -192,29 +192,29 @@ def test_what_is_compared_for_speed_is_not_done_side_by_side(prepared: Any) -> N
     """Catches: a comparison of speeds in which the runs disturb each other, unless it was asked for; a search
     over seeds and numbers that is refused; a message without the keys or the way out."""
     two = {"workers": 2}
-    check(prepared({**two, "seed": 1}, {**two, "seed": 2}))
-    check(prepared({"repeat": 0}, {"repeat": 1}))
-    check(prepared(*({**two, "repeat": number, "timings": "shared"} for number in range(2))))
+    check_concurrency(prepared({**two, "seed": 1}, {**two, "seed": 2}))
+    check_concurrency(prepared({"repeat": 0}, {"repeat": 1}))
+    check_concurrency(prepared(*({**two, "repeat": number, "timings": "shared"} for number in range(2))))
     runs = prepared({**two, "repeat": 0}, {**two, "repeat": 1, "threads": 2})
     with pytest.raises(ConfigError, match=r"differ in threads, repeat(.|\n)*workers=1; or timings=shared"):
-        check(runs)
+        check_concurrency(runs)
     with pytest.raises(ConfigError, match="workers: differs between the runs"):
-        check(prepared({"workers": 1}, {"workers": 2, "seed": 1}))
+        check_concurrency(prepared({"workers": 1}, {"workers": 2, "seed": 1}))
 
 
 def test_pinning_needs_enough_cores(prepared: Any) -> None:
     """Catches: slots pinned to no core, or to one that another has."""
     cores = len(os.sched_getaffinity(0))
-    check(fitting := prepared({"workers": cores, "pin": True}))
+    check_concurrency(fitting := prepared({"workers": cores, "pin": True}))
     taken = [seat.cores for seat in slot_specs(fitting)]
     assert sorted(core for seat in taken for core in seat) == sorted(os.sched_getaffinity(0))
     problem = f"{cores} runs at a time with threads=2 need {2 * cores} cores; there are {cores}"
     with pytest.raises(ConfigError, match=problem):
-        check(prepared({"workers": cores, "pin": True, "threads": 2}))
+        check_concurrency(prepared({"workers": cores, "pin": True, "threads": 2}))
 
 
-def test_a_judge_ends_runs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a judge that is not asked after each epoch, is asked by two slots at once or about another
+def test_should_continue_ends_runs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a callback that is not asked after each epoch, is asked by two slots at once or about another
     run; a run that goes on nonetheless, or is taken for failed; a slot that hangs after it."""
     config = plain(workspace)
     monkeypatch.chdir(workspace.folder)
@@ -223,7 +223,7 @@ def test_a_judge_ends_runs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
     asked: list[tuple[int, int]] = []
     busy = threading.Lock()
 
-    def judge(number: int, record: Record) -> bool:
+    def should_continue(number: int, record: Record) -> bool:
         assert busy.acquire(blocking=False)
         asked.append((number, record["epoch"]))
         busy.release()
@@ -231,7 +231,7 @@ def test_a_judge_ends_runs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 
     configs = [RunConfig.parse({**config, "seed": seed, "workers": 2}) for seed in range(4)]
     with Session(reporter()) as session:
-        outcomes = session.execute(configs, judge=judge)
+        outcomes = session.execute(configs, should_continue=should_continue)
     assert [outcome.result["status"] for outcome in outcomes] == ["finished", "pruned"] * 2
     assert sorted(asked) == [(n, epoch) for n in range(4) for epoch in range(1, 3 if n % 2 else 4)]
     ran = workspace.runs()[:4]
@@ -247,12 +247,12 @@ def test_what_a_listener_raises_ends_the_sweep(workspace: Workspace, monkeypatch
     monkeypatch.setenv("FAULTS", str(workspace.folder / "faults.json"))
     workspace.plant({"*": "slow"})
 
-    def judge(number: int, record: Record) -> bool:
+    def should_continue(number: int, record: Record) -> bool:
         raise OSError("no space left")
 
     configs = [RunConfig.parse({**config, "seed": seed, "workers": 2}) for seed in range(4)]
     with pytest.raises(OSError, match="no space left"), Session(reporter()) as session:
-        session.execute(configs, judge=judge)
+        session.execute(configs, should_continue=should_continue)
     assert len([run for run in workspace.runs() if run.config["seed"] < 4]) == 2
     assert all(run.status == "killed" for run in workspace.runs() if run.config["seed"] < 4)
     check_consistent(workspace)

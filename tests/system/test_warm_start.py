@@ -20,10 +20,10 @@ from harness.core.config.run_config import RunConfig
 from harness.core.storage import npz
 from harness.core.training import weights
 from harness.core.validation import ConfigError, to_plain
-from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
-from harness.shell.session.session import starting
+from harness.shell.reports.progress import start_text
 from tests.support.adapter_process import Adapters
 from tests.support.compose import composing, config_of
 
@@ -50,7 +50,7 @@ class Runs:
         """A run that can start, perhaps with whole sections of its own; raises ConfigError."""
         config = config_of(f"results_dir={self.results}", *overrides)
         config = RunConfig.parse(config.to_plain() | sections)
-        (run,) = prepare([config], DatasetCache())
+        (run,) = prepare([config], RunInputs())
         return run
 
     def do(self, *overrides: str) -> str:
@@ -141,8 +141,8 @@ def test_transfer_to_another_task(framework: str, runs: Runs) -> None:
         ("2",),
         ("1.0.0", "1.1.0"),
     )
-    assert starting(run.start) == (
-        f"starting from run {source}; weights taken: 1.0.0, 1.1.0; made anew: 2; frozen: 1.0.0, 1.1.0"
+    assert start_text(run.start) == (
+        f"starting from run {source}; weights taken: 1.0.0, 1.1.0; initialised: 2; frozen: 1.0.0, 1.1.0"
     )
     frozen = runs.do(*task, "init.freeze=[1]")
     assert runs.result(frozen)["start"] == json.loads(json.dumps(to_plain(run.start)))
@@ -201,7 +201,7 @@ def test_the_run_id_is_that_of_what_it_starts_from(runs: Runs) -> None:
         "tests.support.adapter_cases:do_run", folder=str(run.folder.path)
     )
     assert result["status"] == "failed"
-    assert f"run {source} was done again meanwhile" in result["error"]["message"]
+    assert f"run {source} was repeated in the meantime" in result["error"]["message"]
     shutil.rmtree(run.folder.path)
 
 

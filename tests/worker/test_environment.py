@@ -23,7 +23,7 @@ from harness.core.validation import to_plain
 from harness.shell.environment import git_revisions
 from harness.shell.reports import phases
 from harness.shell.runs import prepare
-from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.records import Outcome
 from harness.shell.tracking.conversion import result_tags
 from harness.worker import environment as surroundings
@@ -115,7 +115,7 @@ def test_a_run_says_what_it_took_and_whose_energy_that_is(
         if name == "with":
             counter(tmp_path / name, "intel-rapl:0", "package-0", 1)
         config = replace(base, results_dir=str(tmp_path / name))
-        (run,) = prepare.prepare([config], DatasetCache())
+        (run,) = prepare.prepare([config], RunInputs())
         run.folder.write_job(to_plain(run.job))
         arguments = {"folder": str(run.folder.path), "system": str(tmp_path / name)}
         results[name] = adapters("torch", "float32").call(
@@ -179,9 +179,9 @@ def test_the_revision_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.
 def test_the_revision_goes_with_the_run_and_not_into_its_id(base: RunConfig, tmp_path: Path) -> None:
     """Catches: runs that are done again after every commit; a job that doesn't say whose code it is."""
     config = replace(base, results_dir=str(tmp_path))
-    (before,) = prepare.prepare([config], DatasetCache())
+    (before,) = prepare.prepare([config], RunInputs())
     git_revisions.revision.cache_clear()
-    (after,) = prepare.prepare([config], DatasetCache())
+    (after,) = prepare.prepare([config], RunInputs())
     assert before.job.run_id == after.job.run_id
     assert after.job.revisions == git_revisions.revisions()
 

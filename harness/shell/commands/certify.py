@@ -101,5 +101,6 @@ COMMAND = Subcommand(
     examples=EXAMPLES,
     run=_run,
     options=_options,
+    arguments="[key=value ...]",
     composes=True,
 )

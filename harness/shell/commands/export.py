@@ -239,4 +239,5 @@ COMMAND = Subcommand(
     examples=EXAMPLES,
     run=_run,
     options=_options,
+    arguments="RUN --to TARGET",
 )

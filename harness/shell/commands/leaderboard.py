@@ -16,7 +16,7 @@ EXAMPLES = """\
 
 
 def _options(parser: Parser) -> None:
-    parser.add_argument("study", nargs="?", help="default: all studies")
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="default: all studies")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     phases = "print where the time of a run goes: import, data, build, compile, epochs, evaluation"
     parser.add_argument("--phases", action="store_true", help=phases)
@@ -39,4 +39,5 @@ COMMAND = Subcommand(
     examples=EXAMPLES,
     run=_run,
     options=_options,
+    arguments="[STUDY]",
 )

@@ -8,6 +8,7 @@ any other mistake in a request.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NoReturn, Protocol
 from harness.core.validation import ConfigError, Mistake, nearest
 
 RESULTS_DIR = Path("results")
+LINE_WIDTH = 100
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,10 +54,10 @@ class Command(Protocol):
 class Subcommand:
     """A subcommand of `evenbench`.
 
-    `options` adds arguments to the parser, `run` gets them parsed and returns the exit status. A subcommand
-    reads either a results folder (`--results-dir`, as `options.results_dir`) or a configuration
-    (`composes=True`): then everything that is not an option of its own is passed to Hydra and arrives as
-    `options.overrides`.
+    `options` adds arguments to the parser, `run` gets them parsed and returns the exit status; `arguments`
+    are the positional ones in the usage line. A subcommand reads either a results folder (`--results-dir`, as
+    `options.results_dir`) or a configuration (`composes=True`): then everything that is not an option of its
+    own is passed to Hydra and arrives as `options.overrides`.
     """
 
     name: str
@@ -63,13 +65,14 @@ class Subcommand:
     examples: str
     run: Callable[[argparse.Namespace], int]
     options: Callable[[Parser], None] = no_options
+    arguments: str = ""
     composes: bool = False
 
     def __call__(self, arguments: Sequence[str]) -> int:
         """Parse the arguments, run, return the exit status; raises ConfigError."""
         parser = Parser(
             prog=f"evenbench {self.name}",
-            usage=f"evenbench {self.name} [options] [key=value ...]" if self.composes else None,
+            usage=" ".join(filter(None, (f"evenbench {self.name} [options]", self.arguments))),
             description=self.summary,
             epilog=f"examples:\n{self.examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -81,7 +84,9 @@ class Subcommand:
             options.overrides = overrides
         else:
             help_text = f"default: {RESULTS_DIR}"
-            parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help=help_text)
+            parser.add_argument(
+                "--results-dir", type=Path, metavar="DIR", default=RESULTS_DIR, help=help_text
+            )
             options = parser.parse_args(arguments)
         return self.run(options)
 
@@ -110,7 +115,7 @@ class SubcommandGroup:
         """The help text, laid out as argparse does it."""
         return "\n\n".join(
             (
-                f"usage: evenbench {self.name} {{{','.join(self.members)}}} [options]",
+                f"usage: evenbench {self.name} {'|'.join(self.members)} [options]",
                 self.summary,
                 listing("actions", {name: member.summary for name, member in self.members.items()}),
                 f"examples:\n{self.examples}",
@@ -119,6 +124,16 @@ class SubcommandGroup:
 
 
 def listing(title: str, entries: dict[str, str]) -> str:
-    """A section of a help text: names with a line each."""
-    width = max(map(len, entries)) + 2
-    return "\n".join([f"{title}:", *(f"  {name:{width}}{text}" for name, text in entries.items())])
+    """A section of a help text: names, each with its text, which is wrapped."""
+    width = max(map(len, entries)) + 4
+    lines = [
+        textwrap.fill(
+            text,
+            LINE_WIDTH,
+            initial_indent=f"  {name}".ljust(width),
+            subsequent_indent=" " * width,
+            break_on_hyphens=False,
+        )
+        for name, text in entries.items()
+    ]
+    return "\n".join([f"{title}:", *lines])

@@ -45,5 +45,6 @@ COMMAND = Subcommand(
     examples=EXAMPLES,
     run=_run,
     options=_options,
+    arguments="[key=value ...]",
     composes=True,
 )

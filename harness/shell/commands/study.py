@@ -8,7 +8,7 @@ import sys
 from harness.core.validation import ConfigError, Mistake
 from harness.shell.commands.parser import Parser, Subcommand, SubcommandGroup
 from harness.shell.studies.listing import print_studies, print_study
-from harness.shell.studies.removal import Plan, carry_out, plan
+from harness.shell.studies.removal import RemovalPlan, plan_removal, remove
 from harness.shell.tracking.store import Unreachable
 
 EXAMPLES = """\
@@ -24,12 +24,12 @@ def _json_option(parser: Parser) -> None:
 
 
 def _show_options(parser: Parser) -> None:
-    parser.add_argument("study", metavar="NAME")
+    parser.add_argument("study", metavar="NAME", help="the study's name, as `evenbench study ls` prints it")
     _json_option(parser)
 
 
 def _remove_options(parser: Parser) -> None:
-    parser.add_argument("study", metavar="NAME")
+    parser.add_argument("study", metavar="NAME", help="the study's name, as `evenbench study ls` prints it")
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
@@ -45,12 +45,12 @@ def _show(options: argparse.Namespace) -> int:
 
 def _remove(options: argparse.Namespace) -> int:
     try:
-        removal = plan(options.results_dir.resolve(), options.study)
+        removal = plan_removal(options.results_dir.resolve(), options.study)
         print("\n".join(removal.lines()))
         if not options.yes and not _confirmed(removal):
             print("nothing was removed")
             return 0
-        busy = carry_out(removal)
+        busy = remove(removal)
     except Unreachable as error:
         problem = "MLflow does not answer, so not everything can be removed; run the command again later"
         print(f"{problem}: {error}", file=sys.stderr)
@@ -61,7 +61,7 @@ def _remove(options: argparse.Namespace) -> int:
     return 1 if busy else 0
 
 
-def _confirmed(removal: Plan) -> bool:
+def _confirmed(removal: RemovalPlan) -> bool:
     """Ask the user; raises ConfigError where stdin is not a terminal."""
     if not sys.stdin.isatty():
         problem = f"cannot ask whether to remove {removal.study!r}: stdin is not a terminal"
@@ -85,6 +85,7 @@ SHOW = Subcommand(
     examples="  evenbench study show first\n  evenbench study show first --json",
     run=_show,
     options=_show_options,
+    arguments="NAME",
 )
 REMOVE = Subcommand(
     name="study rm",
@@ -92,6 +93,7 @@ REMOVE = Subcommand(
     examples="  evenbench study rm first\n  evenbench study rm first --yes",
     run=_remove,
     options=_remove_options,
+    arguments="NAME",
 )
 COMMAND = SubcommandGroup(
     name="study",

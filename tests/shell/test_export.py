@@ -123,7 +123,7 @@ def test_models_predict_the_same_without_evenbench(
         "tests.support.exports:written", module=module, commands=commands
     )
     for command, answer in zip(commands, found, strict=True):
-        event, ended = answer["said"]
+        event, ended = answer["events"]
         assert "error" not in event, (command["folder"], event)
         assert event["deviation"] <= event["bound"] == 1e-5, (command["folder"], event)
         assert ended == {"event": "ended"} and event["rows"] == ROWS

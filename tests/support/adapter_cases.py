@@ -83,8 +83,8 @@ def train(
     """Execute runs one after the other with one program.
 
     Each has `weights`, `orders` `[epochs, steps, batch]`, `rates` `[epochs, steps]`, and optionally `seed`,
-    `numbers` (which replace those of the rule), `again` (load into the trainer of the previous run) and `state`
-    (the training state to start from, as an earlier run returned it).
+    `numbers` (which replace those of the rule), `again` (load into the trainer of the previous run) and
+    `state` (the training state to start from, as an earlier run returned it).
     """
     key, data = plan(task, rule), examples(task)
     program = _program(adapter, key)
@@ -207,9 +207,10 @@ def do_run(adapter: Adapter, folder: str, epochs: int | None = None) -> dict[str
 def interrupted(
     adapter: Adapter, task: dict[str, Any], rule: dict[str, Any], run: dict[str, Any], after: int
 ) -> list[dict[str, Any]]:
-    """Train a run of a task (see `train`) three times: uninterrupted; with its weights and state read after each
-    epoch; and resumed in a program of its own from what was read after epoch `after`. Each result has `losses`
-    and `predictions` of the validation split after each epoch, and `weights` and `slots` at the end."""
+    """Train a run of a task (see `train`) three times: uninterrupted; with its weights and state read after
+    each epoch; and resumed in a program of its own from what was read after epoch `after`. Each result has
+    `losses` and `predictions` of the validation split after each epoch, and `weights` and `slots` at the
+    end."""
     key = plan(task, rule)
     real = parse(optimizers.Rule, rule)  # type: ignore[arg-type]
     data = examples(task)

@@ -1,9 +1,9 @@
 """A child process with one adapter, so that one test session can use several frameworks.
 
-Keras fixes its backend at import and JAX its precision, so frameworks cannot share a process. Starting one takes
-seconds, so a process serves a whole session. A case is a function `case(adapter, **arguments)` that runs in the
-child. Its arguments and results are JSON values with arrays anywhere in them. Arrays travel in an npz file: they
-arrive bit for bit, and nothing is pickled.
+Keras fixes its backend at import and JAX its precision, so frameworks cannot share a process. Starting one
+takes seconds, so a process serves a whole session. A case is a function `case(adapter, **arguments)` that
+runs in the child. Its arguments and results are JSON values with arrays anywhere in them. Arrays travel in an
+npz file: they arrive bit for bit, and nothing is pickled.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Framework:
     env: dict[str, str] = field(default_factory=dict)
 
     def missing(self) -> str:
-        """The first distribution that is not installed; empty if none is missing or another interpreter is used."""
+        """The first distribution that is not installed; empty if none is missing or another interpreter is
+        used."""
         for name in self.distributions if self.python is None else ():
             try:
                 importlib.metadata.version(name)
@@ -155,8 +156,8 @@ class AdapterProcesses:
 
     def close(self) -> None:
         """End all children."""
-        for adapters in self._processes.values():
-            adapters.close()
+        for process in self._processes.values():
+            process.close()
 
 
 def _precision(name: str) -> Any:

@@ -29,8 +29,9 @@ def two_are_running(workspace: Workspace) -> bool:
 
 
 def check_retried_once(workspace: Workspace, printed: str) -> None:
-    """Check that all runs finished and one was retried from its checkpoint, in the run folder and in MLflow."""
-    assert "was lost" in printed and "is done again" in printed, printed
+    """Check that all runs finished and one was retried from its checkpoint, in the run folder and in
+    MLflow."""
+    assert "was lost" in printed and "is repeated" in printed, printed
     assert len(printed.splitlines()) < 15, printed
     runs = workspace.runs()
     assert [run.status for run in runs] == ["finished"] * RUNS

@@ -1,4 +1,4 @@
-"""A configuration as the command line would get it, without starting anything, by Hydra's compose call."""
+"""Compose configurations like the command line, by Hydra's compose call, without starting anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def choices(group: str) -> list[str]:
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Within it, `composed` and `config_of` work."""
+    """Initialise Hydra, so that `composed` and `config_of` work inside the context."""
     GlobalHydra.instance().clear()
     task.prepare_hydra([CONF])
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -33,7 +33,7 @@ def composing() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """What Hydra makes of the overrides, with its own node."""
+    """Hydra's configuration for the overrides, with its own `hydra` node."""
     assert str(task.PACKAGE) in sys.path  # else Hydra would not find the launcher that conf/ names
     return hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
 

@@ -1,4 +1,4 @@
-"""What the export tests ask an adapter, inside a lab's child, and what they run without evenbench."""
+"""Cases of the export tests in an adapter's process, and their program that predicts without evenbench."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ try:
 except ModuleNotFoundError:
     pass
 else:
-    sys.exit("evenbench is there")
+    sys.exit("evenbench can be imported")
 
 import numpy as np
 
-def of_torch(folder, x, *lengths):
+def predict_torch(folder, x, *lengths):
     import importlib.util, torch
     spec = importlib.util.spec_from_file_location("model", folder / "model.py")
     model = importlib.util.module_from_spec(spec)
@@ -46,47 +46,49 @@ def of_torch(folder, x, *lengths):
     with torch.inference_mode():
         return model.load()(*map(torch.from_numpy, (x, *lengths))).numpy()
 
-def of_keras(folder, x, *lengths):
+def predict_keras(folder, x, *lengths):
     import keras
     model = keras.saving.load_model(folder / "model.keras", safe_mode=True)
     return model.predict([x, *lengths] if lengths else x, verbose=0)
 
-def of_onnx(folder, x, *lengths):
+def predict_onnx(folder, x, *lengths):
     import onnxruntime
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     return session.run(None, dict(zip(("x", "lengths"), (x, *lengths))))[0]
 
-predict = {"torch": of_torch, "keras": of_keras, "onnx": of_onnx}[sys.argv[1]]
+predict = {"torch": predict_torch, "keras": predict_keras, "onnx": predict_onnx}[sys.argv[1]]
 for folder in map(Path, sys.argv[2:]):
     with np.load(folder / "raw.npz", allow_pickle=False) as raw:
-        given = [raw[name] for name in ("x", "lengths") if name in raw]
-    # five rows: no exporter has seen this size
-    np.save(folder / "alone.npy", predict(folder, *(part[:5] for part in given)))
+        inputs = [raw[name] for name in ("x", "lengths") if name in raw]
+    # five rows: a batch size that the exporter has not seen
+    np.save(folder / "alone.npy", predict(folder, *(part[:5] for part in inputs)))
 assert "harness" not in sys.modules and "adapters" not in sys.modules
 """
-"""A program that predicts with exported models: the target, then folders that hold a model and `raw.npz`."""
+"""A program that predicts with exported models. Arguments: the target, then folders with a model and
+`raw.npz`."""
 
 
 def written(adapter: Adapter, module: str, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Carry out export commands; what the worker says of each, and what the adapter's network predicts."""
-    programs, found = Programs(adapter), []
+    """Execute export commands; return the worker's events of each and the predictions of the adapter's
+    network."""
+    programs, results = Programs(adapter), []
     for command in commands:
-        said: list[Any] = []
-        export(command, module, programs, said.append)
+        events: list[Any] = []
+        export(command, module, programs, events.append)
         config = RunConfig.parse(command["config"])
         dataset = config.model.view(open_dataset(Path(command["data"])))
         examples = Examples(dataset.x, dataset.y, dataset.lengths)
         trainer = programs.get(config.plan(dataset))[0].trainer(examples, config.optimizer, 0)
         trainer.load(npz.load(Path(command["weights"])))
-        found.append({"said": said, "expected": trainer.predict("test")})
-    return found
+        results.append({"events": events, "expected": trainer.predict("test")})
+    return results
 
 
 def deviations(
     adapter: Adapter, module: str, to: Any, tasks: dict[str, Any], weights: dict[str, Any], folder: str
 ) -> dict[str, float]:
-    """How far models of small networks are from the adapter's, their rows scaled and shifted."""
-    exporter, found = importlib.import_module(f"{module}.export").exporter(to), {}
+    """Largest deviation of each small network's export from the adapter, on scaled and shifted rows."""
+    exporter, largest = importlib.import_module(f"{module}.export").exporter(to), {}
     for name, task in tasks.items():
         rule = {"name": "sgd", "impl": "shared", "learning_rate": 0.1}
         plan = adapter_cases.plan(task, rule)
@@ -94,19 +96,19 @@ def deviations(
         trainer.load(weights[name])
         x, scaling = task["x"]["test"], None
         if not plan.network.input.vocabulary:
-            # of each feature for sequences, of each place for all others
+            # one scale per feature of sequences, one per position of all other inputs
             shape = x.shape[-1:] if plan.network.input.lengths else x.shape[1:]
-            places = np.arange(math.prod(shape)).reshape(shape)
-            scaling = Scaling(places % 7 - 3.0, 1.0 + places % 4)
+            index = np.arange(math.prod(shape)).reshape(shape)
+            scaling = Scaling(index % 7 - 3.0, 1.0 + index % 4)
             x = x * scaling.scale + scaling.mean
         classes = Task("classification", task["outputs"], ("a", "b", "c"))
-        wanted = Export(
+        exported = Export(
             "0", "m", "d", classes, plan.network, weights[name], plan.loss, plan.precision, scaling, None
         )
         path = Path(folder) / name
         path.mkdir()
-        exporter.write(wanted, path)
+        exporter.write(exported, path)
         lengths = (task["lengths"]["test"],) if task.get("lengths") else ()
-        outputs = exporter.predict(path, (x.astype(input_dtype(wanted)), *lengths))
-        found[name] = deviation(wanted, outputs, trainer.predict("test"))
-    return found
+        outputs = exporter.predict(path, (x.astype(input_dtype(exported)), *lengths))
+        largest[name] = deviation(exported, outputs, trainer.predict("test"))
+    return largest

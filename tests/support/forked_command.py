@@ -1,14 +1,14 @@
-"""The command in a process that need not import anything: a fork of one that has imported all of it.
+"""Run the command in a fork of a process that has already imported its libraries.
 
-What a test asks of `evenbench` takes a second of work, and importing MLflow and Hydra for it two more. So a
-server, one for each pytest process, imports them once and forks for each command. The fork is a process as
-any other: it has its own working folder, environment, streams, process group and exit status, runs `python -m
-harness` as `__main__`, and starts its workers with `exec`. What it cannot show is whether the imports
-themselves go well: the commands of tests/shell/test_cli.py, tests/system/test_agreement.py,
-tests/system/test_oracles.py and tests/project/test_wheel.py begin from nothing.
+A test's command takes about a second of work, and two more to import MLflow and Hydra. So a server, one for
+each pytest process, imports them once and forks for each command. The fork is an ordinary process: it has its
+own working folder, environment, streams, process group and exit status, runs `python -m harness` as
+`__main__`, and starts its workers with `exec`. It cannot show whether the imports themselves work: the
+commands of tests/shell/test_cli.py, tests/system/test_agreement.py, tests/system/test_oracles.py and
+tests/project/test_wheel.py start as new processes.
 
-In /proc a fork has the environment that its server was started with: who looks for processes by that has to
-know the commands by their ids.
+In /proc a fork has the environment of its server, so processes cannot be recognised as commands by their
+environment, only by their process ids.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ IMPORTED = (
     "mlflow.tracking",
     "sqlalchemy.dialects.sqlite",
 )
-"""What brings with it nearly all that a run or a sweep imports; nothing of a framework."""
-OF_A_COMMAND = ("FAULTS", "PYTHONPATH")
-"""What a test may have set already when it asks for the first command; each command is given its own."""
+"""Modules that import nearly everything that a run or a sweep needs, and no framework."""
+COMMAND_VARIABLES = ("FAULTS", "PYTHONPATH")
+"""Variables that the server must not inherit from a test that starts it; each command gets its own."""
 
 
 class Command:
-    """A command that runs. It can be asked and told what a `subprocess.Popen` can whose standard output and
-    error are one pipe of text."""
+    """A running command with the interface of a `subprocess.Popen` whose standard output and error are one
+    pipe of text."""
 
     def __init__(self, server: _Server, pid: int, output: int, arguments: Sequence[str]) -> None:
-        """`output`: a file descriptor to read what it prints from, which is then the command's."""
+        """`output`: a file descriptor with its output, which the command owns from now on."""
         self.pid, self.args = pid, list(arguments)
         self.returncode: int | None = None
         self._server = server
-        self._ended = os.pidfd_open(pid)  # of this process and no other, as the server has not waited for it
+        self._ended = os.pidfd_open(pid)  # refers to this process, as the server has not reaped it
         self._output: int | None = output
         self._printed = b""
 
     def poll(self) -> int | None:
-        """The exit status, or the negative number of a signal; None while it runs."""
+        """The exit status, or the negative number of a signal; None while the command runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.wait(0.0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The same at its end; raises subprocess.TimeoutExpired if it runs for so many more seconds."""
+        """Wait for the exit status; raise subprocess.TimeoutExpired after `timeout` seconds."""
         if self.returncode is None:
             if not select.select([self._ended], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
@@ -77,11 +77,12 @@ class Command:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """What it printed, once it has ended and nothing it started can print any more; raises as `wait`."""
+        """Wait until the command and all writers of its output have ended; return the output. Raises as
+        `wait`."""
         deadline = time.monotonic() + (timeout or float("inf"))
         while self._output is not None:
-            left = max(0.0, deadline - time.monotonic())
-            if not select.select([self._output], [], [], None if timeout is None else left)[0]:
+            remaining_s = max(0.0, deadline - time.monotonic())
+            if not select.select([self._output], [], [], None if timeout is None else remaining_s)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
             part = os.read(self._output, 1 << 16)
             self._printed += part
@@ -92,7 +93,7 @@ class Command:
         return self._printed.decode().replace("\r\n", "\n"), None
 
     def send_signal(self, number: int) -> None:
-        """Signal the process, and none that it started, unless it has ended."""
+        """Signal the process, but not its children, unless it has ended."""
         if self.poll() is None:
             signal.pidfd_send_signal(self._ended, number)
 
@@ -106,7 +107,7 @@ class Command:
 
 
 def start(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Command:
-    """`python -m harness ARGUMENTS` in a process group of its own, with nothing to read."""
+    """Start `python -m harness ARGUMENTS` in its own process group, without standard input."""
     return _server().start(arguments, cwd, env)
 
 
@@ -118,7 +119,7 @@ def _server() -> _Server:
 
 
 class _Server:
-    """The process that forks. It answers one request at a time and goes when this process does."""
+    """The process that forks. It serves one request at a time and ends with this process."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -126,7 +127,7 @@ class _Server:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.forked_command", str(theirs.fileno())],
                 cwd=ROOT,
-                env={name: value for name, value in os.environ.items() if name not in OF_A_COMMAND},
+                env={name: value for name, value in os.environ.items() if name not in COMMAND_VARIABLES},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -138,73 +139,73 @@ class _Server:
         """Fork for a command."""
         reading, writing = os.pipe()
         try:
-            asked = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
-            pid = self._ask(asked, [writing])
+            request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
+            pid = self._request(request, [writing])
         finally:
             os.close(writing)
         return Command(self, pid, reading, arguments)
 
     def status(self, pid: int) -> int:
-        """How a command that has ended, ended."""
-        return self._ask({"ended": pid})
+        """The exit status of a command that has ended."""
+        return self._request({"ended": pid})
 
     def close(self) -> None:
-        """End the server; what it started goes on."""
+        """End the server; its commands keep running."""
         self._socket.close()
         self._process.wait()
 
-    def _ask(self, asked: dict[str, Any], files: Sequence[int] = ()) -> int:
-        socket.send_fds(self._socket, [json.dumps(asked).encode()], list(files))
-        answer = self._socket.recv(1 << 10)
-        assert answer, "the server of forked commands has ended"
-        return int(answer)
+    def _request(self, request: dict[str, Any], files: Sequence[int] = ()) -> int:
+        socket.send_fds(self._socket, [json.dumps(request).encode()], list(files))
+        reply = self._socket.recv(1 << 10)
+        assert reply, "the server of forked commands has ended"
+        return int(reply)
 
 
 def _serve(number: int) -> dict[str, Any] | None:
-    """Answer requests until nobody is there to ask. Returns twice and more: in each fork with what was asked
-    of it, in the server with None."""
-    with socket.socket(fileno=number) as asking:
+    """Serve requests until the client closes the connection. Returns once in the server, with None, and once
+    in each fork, with its request."""
+    with socket.socket(fileno=number) as client:
         while True:
-            message, files, *_ = socket.recv_fds(asking, 1 << 20, 1)
+            message, files, *_ = socket.recv_fds(client, 1 << 20, 1)
             if not message:
                 return None
-            asked: dict[str, Any] = json.loads(message)
-            if "ended" in asked:
-                answer = os.waitstatus_to_exitcode(os.waitpid(asked["ended"], 0)[1])
+            request: dict[str, Any] = json.loads(message)
+            if "ended" in request:
+                reply = os.waitstatus_to_exitcode(os.waitpid(request["ended"], 0)[1])
             else:
-                answer = os.fork()
-                if not answer:
+                reply = os.fork()
+                if not reply:
                     os.setpgid(0, 0)
                     for stream in (1, 2):
                         os.dup2(files[0], stream)
                     os.close(files[0])
-                    return asked
-                os.setpgid(answer, answer)
+                    return request
+                os.setpgid(reply, reply)
                 os.close(files[0])
-            asking.send(str(answer).encode())
+            client.send(str(reply).encode())
 
 
-def _become(asked: dict[str, Any], ours: Mapping[str, str]) -> None:
-    """Take over the working folder, the environment and the path that `python -m harness` would have there.
+def _become(request: dict[str, Any], original: Mapping[str, str]) -> None:
+    """Adopt the working folder, the environment and the path that `python -m harness` would have.
 
-    `ours`: what the environment was before the imports, which may have added to it.
+    `original`: the environment before the imports, which may have added variables.
     """
-    added = {name: value for name, value in os.environ.items() if name not in ours}
+    added = {name: value for name, value in os.environ.items() if name not in original}
     os.environ.clear()
-    os.environ.update(added | asked["env"])
-    os.chdir(asked["cwd"])
-    wanted = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:] = [asked["cwd"], *filter(None, wanted), *sys.path[1:]]
-    sys.argv = ["harness", *asked["arguments"]]
+    os.environ.update(added | request["env"])
+    os.chdir(request["cwd"])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [request["cwd"], *filter(None, paths), *sys.path[1:]]
+    sys.argv = ["harness", *request["arguments"]]
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = dict(os.environ)
+    environment = dict(os.environ)
     for name in IMPORTED:
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # no fork copies pages because the collector has looked at what is in them
-    if given := _serve(int(sys.argv[1])):
-        _become(given, before)
+    gc.freeze()  # so that the collector does not touch, and thereby copy, shared pages in forks
+    if command_request := _serve(int(sys.argv[1])):
+        _become(command_request, environment)
         runpy.run_module("harness", run_name="__main__", alter_sys=True)

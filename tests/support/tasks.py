@@ -1,4 +1,4 @@
-"""The small tasks that contract tests train on, and what the reference says of them."""
+"""Small tasks for the contract tests, and the results of the NumPy reference."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Run = dict[str, Any]
 
 
 def shared(name: str) -> dict[str, Any]:
-    """A rule in the harness's own implementation, its numbers other than every framework's defaults."""
+    """A rule in evenbench's shared implementation, with numbers that are no framework's defaults."""
     return {"name": name, "impl": "shared"} | RULES[name]
 
 
 def make_task(execution: str, **other: Any) -> Task:
-    """A small task with rows to spare; `other` replaces parts of it. With `padded`, its rows are sequences of
-    unequal length; with `vocabulary`, token ids."""
+    """A small task with more rows than an epoch uses; `other` replaces parts of it. With `padded`, rows are
+    sequences of unequal length; with `vocabulary`, token ids."""
     task = {"layers": MLP, "in_shape": [5], "outputs": 3, "loss": "cross_entropy", "precision": "float64"}
     task |= {"execution": execution, "batches": [STEPS, BATCH]} | other
     random = np.random.default_rng(1)
@@ -52,7 +52,7 @@ def make_task(execution: str, **other: Any) -> Task:
         task["x"] = {s: random.integers(1, task["vocabulary"], n) * 1.0 for s, n in shapes.items()}
     if task.get("padded"):
         steps = task["in_shape"][0]
-        # every length, from a single step to no padding at all
+        # every length, from a single step to no padding
         task["lengths"] = {split: 1 + np.arange(n) % steps for split, n in rows.items()}
         for split, x in task["x"].items():
             x[np.arange(steps) >= task["lengths"][split][:, None]] = 0.0
@@ -64,7 +64,7 @@ def make_task(execution: str, **other: Any) -> Task:
 
 
 def make_run(task: Task, rate: float, seed: int = 0, **other: Any) -> Run:
-    """A run of the task over all epochs, at a rate that differs from step to step."""
+    """A run of the task over all epochs, with a learning rate that changes at each step."""
     weights = initialisers.initialise(adapter_cases.network(task).params(), 3, task["precision"])
     orders = np.stack([batch_order(seed, epoch, ROWS, BATCH) for epoch in range(EPOCHS)])
     rates = rate * np.linspace(1.0, 0.3, EPOCHS * STEPS).reshape(EPOCHS, STEPS)
@@ -72,26 +72,26 @@ def make_run(task: Task, rate: float, seed: int = 0, **other: Any) -> Run:
 
 
 def expected(task: Task, rule: dict[str, Any], run: Run) -> tuple[Any, dict[str, Any]]:
-    """Losses and final weights by the reference."""
+    """Losses and final weights of the reference."""
     real = parse(Rule, rule | run.get("numbers", {}))  # type: ignore[arg-type]
     x, y = task["x"]["train"], task["y"]["train"]
     arguments = (adapter_cases.network(task), task["loss"], real, run["weights"], x, y)
     return numpy_training.train(*arguments, run["orders"], run["rates"])[:2]
 
 
-def losses_agree(found: list[Any], wanted: Any, bound: float = BOUND) -> bool:
-    """Whether an epoch's losses are the reference's, or their mean, where an execution has only that."""
+def losses_agree(losses: list[Any], reference: Any, bound: float = BOUND) -> bool:
+    """Whether each epoch's losses are the reference's, or their mean if an execution reports only that."""
 
-    def agree(of_epoch: Any, reference_s: Any) -> bool:
-        if len(of_epoch) == 1:
-            reference_s = reference_s.mean(keepdims=True)
-        return bool(of_epoch.shape == reference_s.shape and np.abs(of_epoch - reference_s).max() <= bound)
+    def agree(epoch: Any, expected: Any) -> bool:
+        if len(epoch) == 1:
+            expected = expected.mean(keepdims=True)
+        return bool(epoch.shape == expected.shape and np.abs(epoch - expected).max() <= bound)
 
-    return len(found) == len(wanted) and all(map(agree, found, wanted))
+    return len(losses) == len(reference) and all(map(agree, losses, reference))
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two results are the same bit for bit."""
+    """Whether two results are equal bit for bit."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list):

@@ -1,8 +1,8 @@
-"""A folder to give the real command in, and what it left there: run folders, MLflow's rows, processes.
+"""A folder to run the real command in, and access to its results: run folders, MLflow's rows, processes.
 
-The command runs in a process (see tests/support/forked_command.py) that leads a process group of its own, as
-a shell's job does. MLflow is read straight from its database: its client takes seconds to import and a second
-for each new store.
+The command runs in a process (see tests/support/forked_command.py) that leads its own process group, like a
+shell's job. MLflow is read straight from its database, because its client takes seconds to import and a
+second for each new store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TIMEOUT_S = 240.0
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read. `pid` is the worker's."""
+    """The content of a run folder. `pid` is the worker's."""
 
     folder: RunFolder
     config: dict[str, Any]
@@ -55,7 +55,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Tracked:
-    """A run in MLflow: `points` are (key, step) of each metric value."""
+    """A run in MLflow; `points` are the (key, step) of each metric value."""
 
     status: str
     active: bool
@@ -64,10 +64,10 @@ class Tracked:
 
 
 class Workspace:
-    """A working folder with a FAULTS file (see tests/support/faulty) for the commands given in it."""
+    """A working folder for commands, with a FAULTS file (see tests/support/faulty)."""
 
     def __init__(self, folder: Path, template: Path | None = None) -> None:
-        """`template`: a migrated database to begin with, which saves a command its seconds."""
+        """`template`: a migrated database to start with, which saves a command seconds."""
         self.folder = folder
         self.results = folder / "results"
         self.temporary = folder / "tmp"
@@ -80,12 +80,13 @@ class Workspace:
             shutil.copyfile(template, self.results / "mlflow.db")
 
     def plant(self, faults: Mapping[int | str, str]) -> None:
-        """From now on, the run of a seed (`*`: of any) suffers from a fault."""
+        """Set the fault of each seed's run (`*`: any seed) from now on."""
         self._faults.write_text(json.dumps({str(seed): fault for seed, fault in faults.items()}))
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to work with the faulty framework, and is known by as ours."""
+        """The variables that a process needs to use the faulty framework; they also identify our
+        processes."""
         return {"PYTHONPATH": os.pathsep.join((str(ROOT), str(FAULTY))), "FAULTS": str(self._faults)}
 
     def start(self, *arguments: str) -> Command:
@@ -102,12 +103,12 @@ class Workspace:
     def runs(self) -> list[Run]:
         """All runs, by seed."""
         folders = [RunFolder(path.parent) for path in self.results.glob("runs/*/job.json")]
-        found = [Run(f, (f.job() or {})["config"], f.result() or {}, f.events()) for f in folders]
-        return sorted(found, key=lambda run: int(run.config["seed"]))
+        runs = [Run(f, (f.job() or {})["config"], f.result() or {}, f.events()) for f in folders]
+        return sorted(runs, key=lambda run: int(run.config["seed"]))
 
     def tracked(self, kind: str = "trial") -> list[Tracked]:
-        """All of MLflow's runs of a kind, deleted ones too."""
-        found = []
+        """MLflow's runs of a kind, including deleted ones."""
+        runs = []
         with contextlib.closing(sqlite3.connect(self.results / "mlflow.db")) as database:
             for run_id, status, stage in database.execute(
                 "select run_uuid, status, lifecycle_stage from runs order by start_time"
@@ -116,16 +117,16 @@ class Workspace:
                 query = "select key, step from metrics where run_uuid = ?"
                 points = list(database.execute(query, (run_id,)))
                 if tags["kind"] == kind:
-                    found.append(Tracked(status, stage == "active", tags, points))
-        return found
+                    runs.append(Tracked(status, stage == "active", tags, points))
+        return runs
 
     def workers(self) -> list[int]:
-        """The workers that got as far as importing the faulty adapter, dead ones too."""
+        """The workers that imported the faulty adapter, including dead ones."""
         path = self.folder / "workers"
         return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def processes(self) -> list[int]:
-        """The living processes that were started from here, however indirectly."""
+        """The living processes that were started here, directly or indirectly."""
         return [process.pid for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -139,7 +140,7 @@ class Workspace:
 
 
 def end(process: Command) -> tuple[int, str]:
-    """Wait for a command; its exit status and what it printed."""
+    """Wait for a command; return its exit status and its output."""
     try:
         printed, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -150,41 +151,43 @@ def end(process: Command) -> tuple[int, str]:
 
 
 def wait_until(condition: Callable[[], object], process: Command | None = None) -> None:
-    """Wait for something that must come; fails early if the command ends without it."""
+    """Wait for a condition that must become true; fail early if the command ends without it."""
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
         if process is not None and process.poll() is not None and not condition():
             raise AssertionError(f"the command ended too early:\n{end(process)[1]}")
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.005)
 
 
 def check_consistent(workspace: Workspace) -> None:
-    """What must hold in any folder whose commands have all ended, whatever happened to them."""
+    """Check what must hold in any folder after all its commands have ended, however they ended."""
     assert workspace.processes() == []
-    left = {path.name for path in workspace.temporary.rglob("*") if path.is_file()}
-    assert left <= {"multirun.yaml"}  # Hydra's, from a sweep that was killed
+    temporary = {path.name for path in workspace.temporary.rglob("*") if path.is_file()}
+    assert temporary <= {"multirun.yaml"}  # Hydra's, from a killed sweep
     drafts = [path for path in workspace.results.rglob("*.tmp") if not path.name.startswith(".job.json.")]
-    assert drafts == []  # but for the parent's own, which a worker can't tell from another command's
+    assert drafts == []  # except the shell's own, which a worker cannot tell from another command's
     everything = workspace.tracked("trial") + workspace.tracked("study")
     assert "RUNNING" not in [run.status for run in everything]
     active = [run for run in workspace.tracked() if run.active]
     for tracked in active:
-        assert len(set(tracked.points)) == len(tracked.points), "a metric point is there twice"
+        assert len(set(tracked.points)) == len(tracked.points), "a metric point is stored twice"
     ids = sorted(tracked.tags["run_id"] for tracked in active)
-    assert ids == sorted(run.folder.run_id for run in workspace.runs()), "not one MLflow run for each run"
+    assert ids == sorted(run.folder.run_id for run in workspace.runs()), (
+        "not exactly one MLflow run for each run"
+    )
     for run in workspace.runs():
         lines = (run.folder.path / "events.jsonl").read_text() if run.events else ""
         assert [json.loads(line) for line in lines.splitlines()] == run.events
-        shown = next(t for t in active if t.tags["run_id"] == run.folder.run_id)
-        assert shown.tags["status"] == run.status
-        steps = [step for key, step in shown.points if key == "val/loss"]
+        in_mlflow = next(t for t in active if t.tags["run_id"] == run.folder.run_id)
+        assert in_mlflow.tags["status"] == run.status
+        steps = [step for key, step in in_mlflow.points if key == "val/loss"]
         assert sorted(steps) == [epoch["epoch"] for epoch in run.result["epochs"]]
 
 
 @contextlib.contextmanager
 def cleanup(workspace: Workspace) -> Iterator[Workspace]:
-    """Kill what a failing test leaves running."""
+    """Kill the processes that a failing test leaves running."""
     try:
         yield workspace
     finally:

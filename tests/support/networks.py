@@ -1,6 +1,6 @@
-"""A small network for each layer kind and option, and weights that hide nothing.
+"""A small network for each layer kind and option, and random weights for all their parameters.
 
-Activations are smooth, so that gradients can be held against differences of the loss.
+Activations are smooth, so that gradients can be checked against finite differences of the loss.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FLAT = {"kind": "flatten"}
 OUTPUT = {"kind": "output"}
 IMAGE, SEQUENCE = [6, 5, 2], [7, 4]
 SHORT = [5, 4]
-"""For recurrent kinds, since some executions unroll the steps and compile in proportion."""
+"""Shape for recurrent kinds: some executions unroll the steps, so compile time is proportional to them."""
 
 
 def _image(*layers: dict[str, Any]) -> dict[str, Any]:
@@ -34,29 +34,29 @@ def _padded(*layers: dict[str, Any], shape: list[int] = SEQUENCE) -> dict[str, A
 
 
 def _short(*layers: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Few steps, see `SHORT`."""
+    """A network on few steps, see `SHORT`."""
     return {"in_shape": [4, 4], "layers": [*layers, OUTPUT], **more}
 
 
 def _cells() -> dict[str, dict[str, Any]]:
-    """Every recurrent kind, one or two directions, last state or all of them, with padding and without."""
-    found = {}
-    # to read a sequence by something that tells its steps apart, as a mean would not
+    """Every recurrent kind: one or two directions, last state or all states, with and without padding."""
+    cells = {}
+    # reads the sequence with a layer that distinguishes its steps, unlike a mean
     reader = {"kind": "rnn", "units": 2, "returns": "last"}
     for kind in ("rnn", "lstm", "gru"):
         for bidirectional in (False, True):
             name = f"{kind}-{'both' if bidirectional else 'one'}"
             cell = {"kind": kind, "units": 3, "bidirectional": bidirectional}
             last, every = cell | {"returns": "last"}, cell | {"returns": "sequence"}
-            found[f"{name}-last"] = {"in_shape": SHORT, "layers": [last, OUTPUT]}
-            found[f"{name}-sequence"] = _sequence(every, shape=SHORT)
-            found[f"{name}-last-padded"] = _padded(last, shape=SHORT)
-            found[f"{name}-sequence-padded"] = _padded(every, reader, shape=SHORT)
-    return found
+            cells[f"{name}-last"] = {"in_shape": SHORT, "layers": [last, OUTPUT]}
+            cells[f"{name}-sequence"] = _sequence(every, shape=SHORT)
+            cells[f"{name}-last-padded"] = _padded(last, shape=SHORT)
+            cells[f"{name}-sequence-padded"] = _padded(every, reader, shape=SHORT)
+    return cells
 
 
 CONV = {"kind": "conv2d", "filters": 3}
-# no bias before a BatchNorm, which takes the mean away: its gradient would be noise
+# no bias before a BatchNorm, which subtracts the mean: its gradient would be noise
 BLOCK = [CONV | {"use_bias": False}, {"kind": "batch_norm"}, TANH]
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -160,16 +160,17 @@ ZOO: dict[str, dict[str, Any]] = {
         ],
     },
 }
-"""Networks that have most kinds between them, for what is too slow to ask of each kind alone."""
+"""Networks that together have most kinds, for tests that are too slow to run for each kind."""
 
 
 def task_of(case: dict[str, Any], execution: str, steps: int = 1) -> Task:
-    """A task whose epochs have so many steps."""
+    """A task with this number of steps per epoch."""
     return make_task(execution, **case, batches=[steps, BATCH])
 
 
 def random_weights(network: Network) -> dict[str, Any]:
-    """Every weight drawn, biases and running statistics too, so that none that is lost goes unnoticed."""
+    """Random values for all weights, including biases and running statistics, so that a lost one is
+    noticed."""
     random = np.random.default_rng(7)
     weights = {name: 0.4 * random.normal(size=p.shape) for name, p in network.params().items()}
     for name in weights:

@@ -1,7 +1,7 @@
-"""The forward pass of every layer kind in NumPy, float64, as `harness/spec` describes it.
+"""The forward pass of every layer kind in NumPy, float64, as specified by `harness/core/network`.
 
-Written for reading, one loop a step where there are steps. `training` makes BatchNorm use its batch; the
-running statistics that it then has are left in `Pass.statistics`. Dropout is always off.
+Written for readability, with one loop over steps. With `training`, BatchNorm uses the statistics of its batch
+and stores the updated running statistics in `Pass.statistics`. Dropout is always off.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Recurrent = SimpleRNN | LSTM | GRU
 
 @dataclass
 class Pass:
-    """One forward pass: `weights` canonical, `lengths` the valid steps of each row where they differ."""
+    """One forward pass: canonical `weights`, and `lengths`, the valid steps of each row where they differ."""
 
     weights: dict[str, Array]
     lengths: Array | None = None
@@ -77,13 +77,13 @@ class Pass:
             case Dropout():
                 return x
             case Flatten():
-                return np.where(_beside(valid, x), x, 0.0).reshape(len(x), -1)
+                return np.where(_broadcast(valid, x), x, 0.0).reshape(len(x), -1)
             case Reshape():
                 return x.reshape(len(x), *node.out_shape)
             case Conv2D() | Conv1D():
                 return convolve(layer, w, x)
             case Pool(mode=mode, size=size):
-                windows = split_places(x, size)
+                windows = split_windows(x, size)
                 axes = tuple(range(2, windows.ndim - 1, 2))
                 return windows.max(axes) if mode == "max" else windows.mean(axes)
             case GlobalPool(mode=mode):
@@ -111,7 +111,8 @@ class Pass:
                 assert_never(layer)
 
     def _valid(self, node: Node, x: Array) -> Array:
-        """Which steps (or rows of an image, or numbers of a vector) count, bool `[rows, first axis]`."""
+        """Mask of the valid steps (or rows of an image, or entries of a vector), bool `[rows, first
+        axis]`."""
         if not node.masked:
             return np.ones(x.shape[:2], dtype=bool)
         assert self.lengths is not None
@@ -128,39 +129,40 @@ class Pass:
         return (x - mean) / np.sqrt(variance + layer.epsilon) * w["gamma"] + w["beta"]
 
 
-def _beside(valid: Array, x: Array) -> Array:
+def _broadcast(valid: Array, x: Array) -> Array:
     return valid.reshape(*valid.shape, *(1,) * (x.ndim - 2))
 
 
 def global_pool(mode: str, row: Array) -> Array:
-    """Over all places of one sample."""
-    places = row.reshape(-1, row.shape[-1])
-    return places.max(0) if mode == "max" else places.mean(0)
+    """Pool over all positions of one sample."""
+    positions = row.reshape(-1, row.shape[-1])
+    return positions.max(0) if mode == "max" else positions.mean(0)
 
 
-def split_places(x: Array, size: int) -> Array:
-    """Each axis of places in two, (place, place within the window); what is left at the end is dropped."""
+def split_windows(x: Array, size: int) -> Array:
+    """Split each spatial axis into (window, position within the window); drop an incomplete window at the
+    end."""
     counts = [n // size for n in x.shape[1:-1]]
     x = x[(slice(None), *(slice(n * size) for n in counts))]
     return x.reshape(len(x), *(part for n in counts for part in (n, size)), x.shape[-1])
 
 
 def convolve(layer: Conv1D | Conv2D, w: dict[str, Array], x: Array) -> Array:
-    """Window by window."""
+    """Convolve window by window."""
     size, axes = layer.kernel_size, x.ndim - 2
     front = {"valid": 0, "same": (size - 1) // 2, "causal": size - 1}[layer.padding]
     back = size - 1 - front if layer.padding != "valid" else 0
     x = np.pad(x, [(0, 0), *[(front, back)] * axes, (0, 0)])
     windows = np.lib.stride_tricks.sliding_window_view(x, (size,) * axes, axis=tuple(range(1, axes + 1)))
     windows = windows[(slice(None), *[slice(None, None, layer.strides)] * axes)]
-    # (rows, places, channels, window) times (window, channels, filters)
+    # (rows, positions, channels, window) times (window, channels, filters)
     kernel = np.moveaxis(w["kernel"], -2, 0)
     return np.tensordot(windows, kernel, axes=axes + 1) + w.get("bias", 0.0)
 
 
 def recur(layer: Recurrent, w: dict[str, Array], row: Array, length: int) -> Array:
-    """One sample, `[steps, features]`; the states at padded steps are zeros here."""
-    found = []
+    """The states of one sample `[steps, features]`; those at padded steps are zeros."""
+    outputs = []
     for direction in ("", "backward_") if layer.bidirectional else ("",):
         own = {name: w[direction + name] for name in ("kernel", "recurrent_kernel", "bias")}
         steps = row[:length] if not direction else row[:length][::-1]
@@ -170,12 +172,12 @@ def recur(layer: Recurrent, w: dict[str, Array], row: Array, length: int) -> Arr
             states[t] = h
         if direction:
             states[:length] = states[:length][::-1].copy()
-        found.append(h if layer.returns == "last" else states)
-    return np.concatenate(found, -1)
+        outputs.append(h if layer.returns == "last" else states)
+    return np.concatenate(outputs, -1)
 
 
 def cell(layer: Recurrent, w: dict[str, Array], x: Array, h: Array, c: Array) -> tuple[Array, Array]:
-    """One step."""
+    """The hidden and cell states after one step."""
     match layer:
         case SimpleRNN():
             return np.tanh(x @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"]), c
@@ -193,16 +195,16 @@ def cell(layer: Recurrent, w: dict[str, Array], x: Array, h: Array, c: Array) ->
 
 
 def attend(layer: SelfAttention, w: dict[str, Array], row: Array, keep: Array) -> Array:
-    """One sample; padded steps are not attended to, and nor are later ones if causal."""
+    """Attention over one sample, masking padded steps, and later ones if causal."""
     width = w["query_kernel"].shape[-1]
     query = np.einsum("td,dhk->htk", row, w["query_kernel"]) + w["query_bias"][:, None]
     key = np.einsum("td,dhk->htk", row, w["key_kernel"])
     value = np.einsum("td,dhk->htk", row, w["value_kernel"]) + w["value_bias"][:, None]
     score = np.einsum("htk,hsk->hts", query, key) / np.sqrt(width)
-    seen = np.broadcast_to(keep, score.shape)
+    visible = np.broadcast_to(keep, score.shape)
     if layer.causal:
-        seen = seen & np.tri(len(row), dtype=bool)
-    score = np.where(seen, score, -np.inf)
+        visible = visible & np.tri(len(row), dtype=bool)
+    score = np.where(visible, score, -np.inf)
     share = np.exp(score - score.max(-1, keepdims=True))
     share /= share.sum(-1, keepdims=True)
     return np.einsum("hts,hsk,hkd->td", share, value, w["output_kernel"]) + w["output_bias"]
@@ -215,6 +217,6 @@ def forward(
     lengths: Array | None = None,
     training: bool = False,
 ) -> tuple[Array, dict[str, Array]]:
-    """Outputs `[rows, outputs]`, and the running statistics after a pass in training mode."""
+    """Outputs `[rows, outputs]`, and the running statistics if in training mode."""
     run = Pass({name: w.astype(np.float64) for name, w in weights.items()}, lengths, training)
     return run.network(network, x), run.statistics

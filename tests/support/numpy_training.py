@@ -1,8 +1,8 @@
-"""The training of a network in NumPy, float64: what every adapter has to compute.
+"""Reference training of a network in NumPy, float64: what every adapter has to compute.
 
-Written for reading rather than for speed, and independent of the frameworks: the forward pass of the layers
-of feed-forward networks and its gradient stand side by side; all other kinds are in
-tests/support/numpy_forward.py. The losses' gradients are with respect to the logits.
+Written for readability, not speed, and independent of the frameworks. Each layer kind of feed-forward
+networks has its forward pass next to its gradient; all other kinds are in tests/support/numpy_forward.py.
+Gradients of losses are with respect to the logits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.core.training.training_state import State, last_rate, velocities
 Array = NDArray[Any]
 Weights = dict[str, Array]
 Backward = Callable[[Array], tuple[Array, Weights]]
-"""Gradient of a layer's output -> gradient of its input, gradients of its weights."""
+"""Maps the gradient of a layer's output to the gradients of its input and of its weights."""
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -31,7 +31,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def activate(layer: Activation, x: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """The function's value, and how it carries a gradient back."""
+    """The function's value, and the function that propagates a gradient back."""
     match layer.function:
         case "linear":
             y, slope = x, np.ones_like(x)
@@ -70,8 +70,8 @@ def layer(node: Node, weights: Weights, x: Array) -> tuple[Array, Backward]:
 
             def backward(g: Array) -> tuple[Array, Weights]:
                 rows, gradient = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-                of_weights = {names["kernel"]: rows.T @ gradient}
-                return g @ kernel.T, of_weights | ({names["bias"]: gradient.sum(0)} if use_bias else {})
+                gradients = {names["kernel"]: rows.T @ gradient}
+                return g @ kernel.T, gradients | ({names["bias"]: gradient.sum(0)} if use_bias else {})
 
             return x @ kernel + (weights[names["bias"]] if use_bias else 0.0), backward
         case Activation():
@@ -119,29 +119,30 @@ def train(
     rates: Array,
     state: State | None = None,
 ) -> tuple[Array, Weights, State]:
-    """Train over `orders` `[epochs, steps, batch]` at `rates` `[epochs, steps]`, from a state or anew.
+    """Train over `orders` `[epochs, steps, batch]` at `rates` `[epochs, steps]`, from a state or from
+    scratch.
 
-    Returns the loss of every batch before its step, `[epochs, steps]`, and weights and state at the end.
+    Returns the loss of each batch before its step, `[epochs, steps]`, and weights and state at the end.
     """
     weights = {name: w.astype(np.float64) for name, w in weights.items()}
     trained = network.trained()
     slots = {name: {slot: np.zeros_like(weights[name]) for slot in rule.slots} for name in trained}
     if state is not None:
-        given = velocities(state)
-        slots = {name: {slot: given[f"{name}/{slot}"] for slot in rule.slots} for name in trained}
+        stored = velocities(state)
+        slots = {name: {slot: stored[f"{name}/{slot}"] for slot in rule.slots} for name in trained}
     before = state.steps if state else 0
-    found = np.zeros(rates.shape)
-    for t, place in enumerate(np.ndindex(rates.shape), start=1 + before):
-        rows = orders[place]
+    batch_losses = np.zeros(rates.shape)
+    for t, index in enumerate(np.ndindex(rates.shape), start=1 + before):
+        rows = orders[index]
         outputs, backwards = forward(network, weights, x[rows])
-        found[place] = losses.value(loss, outputs, y[rows])
+        batch_losses[index] = losses.value(loss, outputs, y[rows])
         gradient, gradients = loss_gradient(loss, outputs, y[rows]), {}
         for backward in reversed(backwards):
             gradient, of_layer = backward(gradient)
             gradients |= of_layer
         for name in trained:
             old, g = weights[name], gradients[name]
-            new = rule.update(old, g, slots[name], optimizers.numbers(rule), rates[place], float(t))
+            new = rule.update(old, g, slots[name], optimizers.numbers(rule), rates[index], float(t))
             weights[name], slots[name] = new
-    kept = {f"{name}/{slot}": a for name, of_weight in slots.items() for slot, a in of_weight.items()}
-    return found, weights, State(before + found.size, last_rate(rates.ravel(), 0.0), kept, {})
+    final = {f"{name}/{slot}": a for name, of_weight in slots.items() for slot, a in of_weight.items()}
+    return batch_losses, weights, State(before + batch_losses.size, last_rate(rates.ravel(), 0.0), final, {})

@@ -1,9 +1,9 @@
-"""NumPy as a framework of a user's own, which fails where a test wants it to.
+"""A framework that a user adds, made of NumPy, which fails on demand.
 
-It lives outside of the project, as a user's would: a module on the path and a file in a folder for
-`--config-dir`. The file named by FAULTS maps seeds to faults (see `Faults`), read anew in each run, so that
-the same command can go well the second time; the executions in REFUSED can't be built. What trains is the
-reference that adapters are tested against.
+It lives outside of the project, like a user's: a module on the path and a file in a folder for
+`--config-dir`. The file named by the variable FAULTS maps seeds to faults (see `FAULTS`) and is read again in
+each run, so that the same command can succeed the second time. The executions in the variable REFUSED cannot
+be built. Training uses the NumPy reference of the adapter tests.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PRINTED = b"straight to the descriptor\n"
 
 
 def adapter(options: AdapterOptions) -> Adapter:
-    """The adapter; AT_IMPORT makes it fail while the worker starts, AT_MULTIPLY later."""
+    """Create the adapter. AT_IMPORT makes it fail while the worker starts, AT_MULTIPLY later."""
     print("numpy is here")
     with Path(os.environ["FAULTS"]).with_name("workers").open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -64,7 +64,7 @@ def hang() -> None:
 
 
 def chat() -> None:
-    """Print more than a pipe holds, on both streams, by Python and behind its back."""
+    """Print more than a pipe holds, on both streams, through Python and past it."""
     for stream in (sys.stdout, sys.stderr):
         for line in range(CHATTER // 50):
             print(f"{line:06d} {'x' * 42}", file=stream)
@@ -77,7 +77,7 @@ def raise_error() -> None:
 
 
 def fork_and_die() -> None:
-    """Leave a child behind that has all of our files open, as a data loader's process would be."""
+    """Leave a child behind that holds all our files open, like a data loader's process."""
     if os.fork() == 0:
         time.sleep(600)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -97,7 +97,7 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 def _other_rows(order: Any, rates: Any) -> tuple[Any, Any]:
-    """One row of the batch is another one."""
+    """Replace one row of the first batch by another."""
     changed = order.copy()
     changed[0, 0] = (changed[0, 0] + 1) % (1 + order.max())
     return changed, rates
@@ -107,24 +107,24 @@ WRONG_INPUTS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
     "rate": lambda order, rates: (order, rates * (1 + 1e-6)),
     "rows": _other_rows,
 }
-"""Mathematics that goes wrong in what a step is given."""
+"""Mathematical faults in the inputs of a step."""
 
 WRONG_WEIGHTS: dict[str, Callable[[dict[str, Any], Weights], dict[str, Any]]] = {
     "bias": lambda new, old: {n: old[n] if n.endswith("bias") else w for n, w in new.items()},
     "float32": lambda new, old: {n: w.astype("float32").astype("float64") for n, w in new.items()},
     "decay": lambda new, old: {n: w - 1e-6 * old[n] for n, w in new.items()},
 }
-"""Mathematics that goes wrong in what a step makes of the weights."""
+"""Mathematical faults in the weights after a step."""
 
 WRONG_OUTPUTS: dict[str, Callable[[Any], Any]] = {
     "softmax": lambda outputs: np.exp(outputs) / np.exp(outputs).sum(axis=-1, keepdims=True),
     "relu": lambda outputs: np.maximum(outputs, 0.0),
 }
-"""Mathematics that goes wrong in the outputs."""
+"""Mathematical faults in the outputs."""
 
 
 def planned(seed: int) -> str:
-    """What the run of a seed is to suffer from; `*` stands for all seeds."""
+    """The planned fault of a seed's run; `*` stands for all seeds."""
     plan = json.loads(Path(os.environ["FAULTS"]).read_text("utf-8"))
     return str(plan.get(str(seed), plan.get("*", "")))
 

@@ -1,1 +1,1 @@
-"""Faults that are planted into adapters, and networks that show them."""
+"""Faults planted into adapters, and networks that reveal them."""

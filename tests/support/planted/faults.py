@@ -1,8 +1,8 @@
-"""Faults to plant into real adapters, one at a time, and the gate that must be the first to see each.
+"""Faults to plant into real adapters, one at a time, and the gate that must be the first to catch each.
 
 A fault is a function in `tests/support/planted/torch_faults.py`, `tests/support/planted/training_faults.py`
 (torch too) or `tests/support/planted/keras_faults.py` that changes the adapter as a mistake in it would. The
-networks are small and have the layer in question; the sound side is always torch.
+networks are small and contain the layer in question; the correct side is always torch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tests.support.adapter_process import AdapterProcess, Adapters
 
 Gate = Literal["parameters", "logits", "gradients", "losses", "weights", "evaluation", "own optimizer"]
 OWN: Gate = "own optimizer"
-"""The comparison of a framework's own optimizer with the shared rule, and with the rule that has the
-deviations which its adapter names: both within the framework."""
+"""The comparison, within one framework, of its own optimizer with the shared rule, and with the rule that has
+the deviations that its adapter names."""
 
 TANH = {"kind": "activation", "function": "tanh"}
 OUTPUT = {"kind": "output"}
@@ -100,8 +100,8 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: the function that plants it, what it is in words, the network and the rule that are trained,
-    the gate that must be the first to see it, and the framework that it is planted into."""
+    """A fault: the function that plants it, its description, the network and the rule to train, the gate that
+    must be the first to catch it, and the framework to plant it into."""
 
     plant: str
     what: str
@@ -299,7 +299,7 @@ EXECUTIONS: dict[str, Execution] = {
 
 @dataclass(frozen=True)
 class Caught:
-    """Which gate was the first to see a fault, and how large the deviation was there; "" if none did."""
+    """The first gate that caught a fault, "" if none did, and the deviation there."""
 
     gate: str
     deviation: float
@@ -308,27 +308,27 @@ class Caught:
 @cache
 def case(network: str, rule: str) -> Case:
     """The training to compare."""
-    layers, given = NETWORKS[network]
+    layers, shape = NETWORKS[network]
     optimizer = replace(RULES[rule], impl="shared")
     rates = schedules.learning_rates(
         Cosine(), optimizer.learning_rate, STEPS // STEPS_PER_EPOCH, STEPS_PER_EPOCH
     )
     loss: Any = "mse" if network == "regression" else "cross_entropy"
-    return Case(network, tuple(layers), given, 3, loss, optimizer, tuple(map(float, rates.ravel())))
+    return Case(network, tuple(layers), shape, 3, loss, optimizer, tuple(map(float, rates.ravel())))
 
 
 def trace(process: AdapterProcess, traced: Case, plant: str = "") -> Trace:
     """A framework's trace of a case, with a fault in its adapter."""
-    found: Trace = process.call(
+    traces: Trace = process.call(
         "tests.support.planted.faults:trace_in_process", **_arguments(process, traced, plant)
     )
-    return found
+    return traces
 
 
 def own(
     process: AdapterProcess, traced: Case, plant: str = "", execution: Execution | None = None
 ) -> NativeOptimizerCheck:
-    """How a framework's own optimizer is found to be, with a fault in its adapter."""
+    """The check of a framework's own optimizer, with a fault in its adapter."""
     arguments = _arguments(process, traced, plant, execution)
     return parse(
         NativeOptimizerCheck, process.call("tests.support.planted.faults:native_in_process", **arguments)
@@ -336,32 +336,33 @@ def own(
 
 
 def caught(fault: Fault, adapters: Adapters) -> Caught:
-    """Plant a fault and look which gate sees it first."""
+    """Plant a fault and report the first gate that catches it."""
     traced = case(fault.network, fault.rule)
     if fault.gate == OWN:
-        found = own(adapters(fault.framework, "float64"), traced, fault.plant)
-        off = found.deviation if found.remainder is None else found.remainder
-        return Caught(OWN if found.verdict == "fails" else "", off)
-    sound = trace(adapters("torch", "float64"), traced)
+        check = own(adapters(fault.framework, "float64"), traced, fault.plant)
+        deviation = check.deviation if check.remainder is None else check.remainder
+        return Caught(OWN if check.verdict == "fails" else "", deviation)
+    correct = trace(adapters("torch", "float64"), traced)
     faulty = trace(adapters(fault.framework, "float64"), traced, fault.plant)
-    gates = parity.compare("torch", sound, fault.framework, faulty).gates
-    refused = [Caught(gate.name, gate.deviation) for gate in gates if not gate.passed]
-    return refused[0] if refused else Caught("", max(gate.deviation for gate in gates))
+    gates = parity.compare("torch", correct, fault.framework, faulty).gates
+    failed = [Caught(gate.name, gate.deviation) for gate in gates if not gate.passed]
+    return failed[0] if failed else Caught("", max(gate.deviation for gate in gates))
 
 
 def trace_in_process(
     adapter: Adapter, training: dict[str, Any], modules: list[str], plant: str, execution: Execution
 ) -> dict[str, Any]:
-    """Trace a case inside a lab's child; the fault is gone afterwards."""
+    """Trace a case in the adapter's process, and remove the fault again."""
     with _planted(modules, plant):
-        found = _tracer(adapter, training, execution).trace()
-    return {name: np.array(array) for name, array in found.items()}
+        traces = _tracer(adapter, training, execution).trace()
+    return {name: np.array(array) for name, array in traces.items()}
 
 
 def native_in_process(
     adapter: Adapter, training: dict[str, Any], modules: list[str], plant: str, execution: Execution
 ) -> dict[str, Any]:
-    """The same for the own optimizer. The shared rule is sound, or the gates before would see the fault."""
+    """Check the own optimizer in the adapter's process. The shared rule is traced without the fault, which
+    earlier gates would catch."""
     tracer = _tracer(adapter, training, execution)
     shared = tracer.trace()
     with _planted(modules, plant):
@@ -373,8 +374,8 @@ def _arguments(
 ) -> dict[str, Any]:
     name = process.framework.name
     modules = ["torch_faults", "training_faults"] if name == "torch" else ["keras_faults"]
-    where = {"modules": modules, "plant": plant, "execution": execution or EXECUTIONS[name]}
-    return {"training": to_plain(traced), **where}
+    options = {"modules": modules, "plant": plant, "execution": execution or EXECUTIONS[name]}
+    return {"training": to_plain(traced), **options}
 
 
 def _tracer(adapter: Adapter, training: dict[str, Any], execution: Execution) -> _Tracer:
@@ -385,9 +386,9 @@ def _tracer(adapter: Adapter, training: dict[str, Any], execution: Execution) ->
 def _planted(modules: list[str], plant: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if plant:
-            found = [
+            functions = [
                 vars(importlib.import_module(f"tests.support.planted.{name}")).get(plant) for name in modules
             ]
-            (function,) = filter(None, found)
+            (function,) = filter(None, functions)
             function(patch)
         yield

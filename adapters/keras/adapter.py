@@ -11,10 +11,10 @@ from harness.core.adapter import AdapterOptions, Execution, Plan, Program, stora
 from harness.core.machine import matmul
 from harness.core.validation import ConfigError, Mistake, nearest
 
-_LOOPS = {
-    "tensorflow": "adapters.keras.backends.tensorflow.loops",
-    "jax": "adapters.keras.backends.jax.loops",
-    "torch": "adapters.keras.backends.torch.loops",
+_BACKENDS = {
+    "tensorflow": "adapters.keras.backends.tensorflow",
+    "jax": "adapters.keras.backends.jax",
+    "torch": "adapters.keras.backends.torch",
 }
 
 # What Keras imports where it is installed and no training needs: for wrappers in the style of scikit-learn,
@@ -25,8 +25,9 @@ LEFT_OUT = ("matplotlib", "pandas", "sklearn")
 class KerasAdapter:
     """Keras with one backend in this process."""
 
-    def __init__(self, options: AdapterOptions, loops: ModuleType) -> None:
+    def __init__(self, options: AdapterOptions, device: ModuleType, loops: ModuleType) -> None:
         self._options = options
+        self._device = device
         self._loops = loops
 
     def executions(self) -> tuple[Execution, ...]:
@@ -37,7 +38,7 @@ class KerasAdapter:
     def environment(self) -> dict[str, object]:
         """Versions, threads and devices as Keras and its backend report them."""
         keras = importlib.import_module("keras")
-        described: dict[str, object] = self._loops.environment(self._options)
+        described: dict[str, object] = self._device.environment(self._options)
         own = {"keras": keras.__version__, "backend": keras.backend.backend()}
         return {**own, "imported_without": ", ".join(LEFT_OUT), **described}
 
@@ -61,25 +62,25 @@ class KerasAdapter:
 
     def multiply(self, size: int, repeats: int) -> list[float]:
         """The backend's own product, not Keras' function around it."""
-        return matmul.times(self._loops.product(size, self._options), repeats)
+        return matmul.times(self._device.product(size, self._options), repeats)
 
     def start_device_peak(self) -> bool:
         """As far as the backend can."""
-        begun: bool = self._loops.start_device_peak(self._options)
+        begun: bool = self._device.start_device_peak(self._options)
         return begun
 
     def device_peak_mb(self) -> float | None:
         """As the backend counts it."""
-        peak: float | None = self._loops.device_peak_mb(self._options)
+        peak: float | None = self._device.device_peak_mb(self._options)
         return peak
 
 
 def adapter(options: AdapterOptions) -> KerasAdapter:
     """Import Keras on `options.backend` and fix what it fixes for a process: precision, threads, device."""
-    if options.backend not in _LOOPS:
+    if options.backend not in _BACKENDS:
         problem = f"{options.backend!r} is not a backend of Keras"
-        allowed = ", ".join(_LOOPS)
-        raise ConfigError([Mistake("backend", problem, allowed, nearest(options.backend, _LOOPS))])
+        allowed = ", ".join(_BACKENDS)
+        raise ConfigError([Mistake("backend", problem, allowed, nearest(options.backend, _BACKENDS))])
     before_import(options)
     with fast_imports.quick(without=LEFT_OUT):
         keras = importlib.import_module("keras")
@@ -93,9 +94,11 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
         keras.config.set_dtype_policy("mixed_bfloat16")
     if options.precision == "float64":
         _keep_float64()
-    loops = importlib.import_module(_LOOPS[options.backend])
-    loops.configure(options)
-    return KerasAdapter(options, loops)
+    package = _BACKENDS[options.backend]
+    device = importlib.import_module(f"{package}.device")
+    loops = importlib.import_module(f"{package}.loops")
+    device.configure(options)
+    return KerasAdapter(options, device, loops)
 
 
 def _keep_float64() -> None:

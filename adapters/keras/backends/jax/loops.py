@@ -6,91 +6,24 @@ donated, so that XLA updates it in place. Keras' stateless functions are traced 
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
-import jax.monitoring
 import numpy as np
 
+from adapters.keras.backends.jax.compilations import CountedLoop
 from adapters.keras.backends.jax.xla_options import cpu_options
 from adapters.keras.fit import Arrays, Fit
 from adapters.keras.layer_parts import ours
-from adapters.keras.program import Array, Inputs, Loop, Parts, Program, native, parts
-from harness.core.adapter import AdapterOptions, Epoch, Execution, Plan, factors
-from harness.core.machine import precision
-from harness.core.validation import ConfigError, Mistake
+from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
+from harness.core.adapter import Epoch, Execution, Plan
 
 State = tuple[list[Any], list[Any], list[Any]]
 Options = dict[str, object]
 
 EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
-ASYNC = "jax_cpu_enable_async_dispatch"
-"""What has calls on a CPU computed in the thread that makes them (false), or as JAX has it in another one,
-while this one goes on: steps are made ready during the one before, on a second core. A whole epoch as one
-call gains nothing from that, and waits for two threads to wake each other. JAX does not read it from the
-environment; `configure` does, by this name in capitals."""
-PRODUCTS = {"float32": "highest", "tf32": "tensorfloat32"}  # what JAX calls the precisions on a card
-
-
-def configure(options: AdapterOptions) -> None:
-    """Check what JAX read from the environment when it was imported, platform and precision; set `ASYNC`."""
-    if asked := os.environ.get(ASYNC.upper(), "").lower():
-        jax.config.update(ASYNC, asked not in ("0", "false"))  # type: ignore[no-untyped-call]
-    wide = jax.config.values["jax_enable_x64"]
-    if wide != (options.precision == "float64"):
-        needed = "1" if options.precision == "float64" else "0"
-        problem = f"{options.precision} on JAX needs JAX_ENABLE_X64={needed} before JAX is imported"
-        raise ConfigError([Mistake("precision", problem)])
-    platform = jax.default_backend()
-    if platform != ("gpu" if options.device == "cuda" else "cpu"):
-        raise ConfigError([Mistake("device", f"{options.device!r} was asked for, JAX runs on {platform!r}")])
-    if options.device == "cpu":
-        if refused := precision.mistakes(options.precision, options.device):
-            raise ConfigError(refused)
-        return
-    major, _, minor = str(jax.devices()[0].compute_capability).partition(".")
-    if refused := precision.mistakes(options.precision, options.device, (int(major), int(minor or 0))):
-        raise ConfigError(refused)
-    wanted = PRODUCTS.get(options.precision)
-    if wanted is not None:  # by default XLA takes TF32 for float32 where a card has it
-        jax.config.update("jax_default_matmul_precision", wanted)  # type: ignore[no-untyped-call]
-
-
-def environment(options: AdapterOptions) -> dict[str, object]:
-    """Versions, and the devices that JAX reports. XLA does not report its threads."""
-    return {
-        "jax": jax.__version__,
-        "jaxlib": importlib.metadata.version("jaxlib"),
-        "devices": [device.device_kind for device in jax.devices()],
-        "cpu_devices": jax.device_count(),
-        "async_dispatch": jax.config.read(ASYNC),  # type: ignore[no-untyped-call]
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "tf32": jax.config.values["jax_default_matmul_precision"] == PRODUCTS["tf32"],
-    }
-
-
-def start_device_peak(options: AdapterOptions) -> bool:
-    """JAX has one peak, the process'."""
-    return options.device == "cpu"
-
-
-def device_peak_mb(options: AdapterOptions) -> float | None:
-    """Of arrays and what programs need beside them; None where the device keeps no count."""
-    stats = None if options.device == "cpu" else jax.devices()[0].memory_stats()
-    return float(stats["peak_bytes_in_use"]) / 1e6 if stats else None
-
-
-def product(size: int, options: AdapterOptions) -> Callable[[], None]:
-    """A product of two matrices of so many rows, as a function that returns when it is computed."""
-    keys = jax.random.split(jax.random.key(0))
-    left, right = (jax.random.uniform(key, (size, size), factors(options.precision)) for key in keys)
-    compiled = jax.jit(jax.numpy.matmul)
-    return lambda: compiled(left, right).block_until_ready()
 
 
 def build(plan: Plan) -> Program:
@@ -98,69 +31,10 @@ def build(plan: Plan) -> Program:
     idiomatic = plan.execution == "idiomatic"
     made = parts(plan, "none" if idiomatic else "xla")
     if idiomatic:
-        return Program(made, _Metered(_fit(made)), {"xla": True})
+        return Program(made, CountedLoop(_fit(made)), {"xla": True})
     told = cpu_options(plan) if plan.device == "cpu" else {}
     settings = {"xla": True, "xla_options": told, "own_layers": ours(made.model.keras)}
-    return Program(made, _Metered(_Compiled(made, told)), settings)
-
-
-class _Metered:
-    """A loop of which it is counted what XLA compiles while it is at work, by the events that JAX reports."""
-
-    total = 0
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._count = 0
-        self._counting = False
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._counting:  # the harness predicts and reads between two epochs of a training
-            yield
-            return
-        self._counting, before = True, _Metered.total
-        try:
-            yield
-        finally:
-            self._counting = False
-            self._count += _Metered.total - before
-
-    def feed(self, inputs: Inputs, y: Array) -> None:
-        with self._counted():
-            self._loop.feed(inputs, y)
-
-    def restart(self, seed: int) -> None:
-        with self._counted():
-            self._loop.restart(seed)
-
-    def train(self, epochs: Iterable[Epoch]) -> None:
-        with self._counted():
-            self._loop.train(epochs)
-
-    def losses(self) -> Array:
-        return self._loop.losses()
-
-    def predict(self, inputs: Inputs) -> Array:
-        with self._counted():
-            return self._loop.predict(inputs)
-
-    def read(self, variables: Sequence[Any]) -> list[Array]:
-        return self._loop.read(variables)
-
-    def sync(self) -> None:
-        self._loop.sync()
-
-    def compilations(self) -> int:
-        return self._count
-
-
-def _count(event: str, duration_secs: float, **_: str | int) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-        _Metered.total += 1
-
-
-jax.monitoring.register_event_duration_secs_listener(_count)
+    return Program(made, CountedLoop(_Compiled(made, told)), settings)
 
 
 def _fit(made: Parts) -> Fit:

@@ -1,1 +1,1 @@
-"""The child process: core and exactly one adapter. It is told where a run's folder is and answers in JSON."""
+"""The child process: core and exactly one adapter. It reads tasks and writes events, both as JSON lines."""

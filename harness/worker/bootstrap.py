@@ -1,8 +1,8 @@
-"""The first line of a worker's life, run as a script by whichever interpreter the framework lives in.
+"""The script that starts a worker, run by the interpreter in which the framework is installed.
 
-That interpreter may be another one than the shell's, with its own packages, so the shell's folders must not
-get onto its path as a whole: only `harness` and `adapters` are found in the place where this file lies.
-Cores are given here too: libraries start threads as soon as they are imported, which keep the cores they had.
+That interpreter may differ from the shell's and have its own packages, so the shell's folders must not be put
+on its path: only `harness` and `adapters` are imported from this project. The worker is pinned to its cores
+here, because libraries start threads as soon as they are imported, and those threads keep their cores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class ProjectFinder(importlib.abc.MetaPathFinder):
-    """Finds this project's two packages, and nothing else, beside this file."""
+    """Finds this project's two packages, and nothing else, in the folder that contains this one."""
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         if path is None and name in ("harness", "adapters"):

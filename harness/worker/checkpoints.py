@@ -1,7 +1,7 @@
-"""The checkpoints of one run: where it was when the attempt before this one broke off, and where it is now.
+"""Read and write the checkpoints of one run.
 
-A checkpoint is a help and no result: one that can't be used, or can't be written, is noted in the run's log,
-and the run goes on without.
+Checkpoints are optional: one that cannot be used or written is reported in the run's log, and the run
+continues without it.
 """
 
 from __future__ import annotations
@@ -20,34 +20,36 @@ from harness.core.training.training_state import State
 
 
 class Checkpoints:
-    """Those in a run's folder. The minutes between them count from when this is made."""
+    """The checkpoints in a run's folder; the interval between them counts from this object's creation."""
 
     def __init__(self, folder: RunFolder, config: CheckpointConfig) -> None:
         self._folder = folder
-        self._pace = CheckpointTimer(config, time.monotonic())
+        self._timer = CheckpointTimer(config, time.monotonic())
         self._events: list[Mapping[str, Any]] = []
 
-    def take_up(self, trainer: Trainer, weights: Weights, state: State | None) -> Checkpoint | None:
-        """Load the last checkpoint into the trainer. Where there is none that can be used, gives None, and
-        the trainer has the weights and the state that the run begins with."""
+    def restore(self, trainer: Trainer, weights: Weights, state: State | None) -> Checkpoint | None:
+        """Load the last checkpoint into the trainer and return it.
+
+        Returns None without a usable checkpoint; the trainer then has the run's initial weights and state.
+        """
         try:
-            found = checkpoint.load(self._folder.checkpoint, self._folder.run_id)
-            if found is not None:
-                trainer.load(found.weights, found.state)
-        except (UnusableError, ValueError) as error:  # a trainer's ValueError: other weights than its own
+            stored = checkpoint.load(self._folder.checkpoint, self._folder.run_id)
+            if stored is not None:
+                trainer.load(stored.weights, stored.state)
+        except (UnusableError, ValueError) as error:  # a trainer raises ValueError for weights of others
             trainer.load(weights, state)
             self._folder.set_checkpoint_aside()
             print(f"the checkpoint is set aside as {UNUSABLE}: {error}", file=sys.stderr, flush=True)
             return None
-        return found
+        return stored
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """An epoch has ended."""
+        """Record the event of an epoch that has ended."""
         self._events.append(event)
 
     def write_if_due(self, trainer: Trainer) -> None:
-        """Write one where the last epoch asks for it. No clock of the run's is running meanwhile."""
-        if not self._pace.is_due(int(self._events[-1]["epoch"]), time.monotonic()):
+        """Write a checkpoint if the interval has passed; the caller is not timing anything."""
+        if not self._timer.is_due(int(self._events[-1]["epoch"]), time.monotonic()):
             return
         path, run_id = self._folder.checkpoint, self._folder.run_id
         try:

@@ -1,8 +1,9 @@
-"""What a worker tells the shell, a line of JSON an event; of short epochs several at a time.
+"""The events that a worker sends to the shell: one JSON line each; short epochs are sent in batches.
 
-Each line wakes the shell, which draws and logs on another core while the next epoch is being timed, and takes
-caches and clock rate from it. Nobody can watch more than some twenty epochs a second, so the lines of shorter
-epochs wait for each other. Nothing depends on them: an event is in the run's folder before it is told.
+Each line wakes the shell, which draws and logs on another core while the next epoch is timed, and so takes
+caches and clock rate from it. A user cannot follow more than about twenty epochs per second, so the events
+of shorter epochs are held back and sent together. None are lost: an event is written to the run's folder
+before it is sent.
 """
 
 from __future__ import annotations
@@ -14,32 +15,32 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 Emit = Callable[[Mapping[str, Any]], None]
-"""Tells the shell an event; a task of the worker is given one."""
-TOGETHER_S = 0.05
-"""How long the events of epochs that are shorter than this wait for others."""
+"""Sends an event to the shell."""
+BATCH_S = 0.05
+"""The events of epochs shorter than this are sent at most once per this time."""
 
 
-class Answers:
-    """The pipe to the shell. With `at_once` nothing waits, as the shell has to answer each epoch."""
+class EventPipe:
+    """The pipe to the shell. With `immediate` no event is held back, as the shell answers every epoch."""
 
     def __init__(self, pipe: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self.at_once = False
+        self.immediate = False
         self._pipe = pipe
         self._clock = clock
-        self._waiting: list[str] = []
-        self._told = -TOGETHER_S
+        self._lines: list[str] = []
+        self._last_write_s = -BATCH_S
 
     def emit(self, event: Mapping[str, Any]) -> None:
-        """Tell an event, or keep it for a moment; where the shell is gone, the process ends."""
-        self._waiting.append(json.dumps(event) + "\n")
+        """Send an event, or hold it back for a moment; ends the process if the shell is gone."""
+        self._lines.append(json.dumps(event) + "\n")
         now = self._clock()
-        short = event["event"] == "epoch" and event["train_s"] < TOGETHER_S
-        if short and not self.at_once and now - self._told < TOGETHER_S:
+        short = event["event"] == "epoch" and event["train_s"] < BATCH_S
+        if short and not self.immediate and now - self._last_write_s < BATCH_S:
             return
-        self._told = now
-        lines, self._waiting = self._waiting, []
+        self._last_write_s = now
+        lines, self._lines = self._lines, []
         try:
             self._pipe.write("".join(lines))
             self._pipe.flush()
-        except BrokenPipeError:  # the end of standard input is about to say so
+        except BrokenPipeError:  # standard input is about to end too
             os._exit(0)

@@ -1,7 +1,7 @@
-"""Write a finished run's network as a model of this worker's framework, and hold the model against it.
+"""Write a finished run's network as a model of this worker's framework, and check the model against it.
 
-The adapter's network predicts the test part from the run's weights; the model is loaded anew from what was
-written, gets the same rows as they come from their source, and must give the same numbers.
+The adapter's network predicts the test part from the run's weights. The model is loaded from the written
+files, gets the same rows without preprocessing, and must give the same numbers.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from harness.worker.program_cache import Programs
 
 
 def export(command: Mapping[str, Any], module: str, programs: Programs, emit: Emit) -> None:
-    """Carry out a command: `to`, `run_id`, `config` (plain, with the framework that this worker has),
-    `weights`, `data` (a data set's file), `raw` (see `harness/core/export/refit.py`) and `folder`, all paths.
+    """Execute an `export` task: `to`, `run_id`, `config` (plain, with this worker's framework), and the
+    paths `weights`, `data` (a data set's file), `raw` (see `harness/core/export/refit.py`) and `folder`.
 
-    The event has the deviation and its bound, or an `error` in words.
+    The event has the deviation and its bound, or an `error` message.
     """
     event: dict[str, Any] = {"event": "exported"}
     try:
@@ -57,7 +57,7 @@ def _export(command: Mapping[str, Any], exporter: Exporter, programs: Programs) 
     plan = config.plan(dataset)
     weights = npz.load(Path(command["weights"]))
     raw = npz.load(Path(command["raw"]))
-    wanted = Export(
+    model = Export(
         run_id=command["run_id"],
         model=config.model.name,
         data=dataset.name,
@@ -75,19 +75,19 @@ def _export(command: Mapping[str, Any], exporter: Exporter, programs: Programs) 
     trainer.load(weights)
     expected = trainer.predict("test")
     folder = Path(command["folder"])
-    exporter.write(wanted, folder)
-    inputs = (raw["x"].astype(input_dtype(wanted)), *((raw["lengths"],) if "lengths" in raw else ()))
-    found = exporter.predict(folder, inputs)
+    exporter.write(model, folder)
+    inputs = (raw["x"].astype(input_dtype(model)), *((raw["lengths"],) if "lengths" in raw else ()))
+    actual = exporter.predict(folder, inputs)
     values = metrics.evaluate(
         dataset.task, plan.loss, expected, dataset.y["test"], dataset.target_mean, dataset.target_std
     )
     return {
-        "deviation": deviation(wanted, found, expected),
-        "bound": bound(wanted, command["to"]),
+        "deviation": deviation(model, actual, expected),
+        "bound": bound(model, command["to"]),
         "rows": len(expected),
         "test_loss": values["loss"],
-        "inputs": describe_inputs(wanted),
-        "outputs": describe_outputs(wanted),
+        "inputs": describe_inputs(model),
+        "outputs": describe_outputs(model),
         "environment": programs.adapter.environment(),
     }
 

@@ -1,7 +1,6 @@
-"""What a worker says of itself when it is asked: its framework, how fast it multiplies, and how steadily.
+"""Describe this worker's framework, and measure its matrix limit and its noise.
 
-It is measured here and not in the shell, because NumPy there has another library for matrices, and threads
-that nobody pinned.
+The measurement belongs in the worker: NumPy in the shell uses another matrix library, with unpinned threads.
 """
 
 from __future__ import annotations
@@ -15,27 +14,29 @@ from harness.core.machine import host, matmul, noise, timing
 from harness.core.validation import to_plain
 from harness.worker.events import Emit
 
-ROOM = 0.9  # of a core for each thread; with less, other work was in the way
+MIN_CORE_SHARE = 0.9  # of a core per thread; with less, other work disturbed the measurement
 
 
-def answer(command: Mapping[str, Any], adapter: Adapter, import_s: float, threads: int, emit: Emit) -> None:
-    """Carry out a command: `limit` and `noise` say whether these are measured.
+def probe_adapter(
+    command: Mapping[str, Any], adapter: Adapter, import_s: float, threads: int, emit: Emit
+) -> None:
+    """Execute a `probe` task, whose `limit` and `noise` say what to measure.
 
-    The event has `import_s`, `executions`, `environment`, `limit` (a Peak, with the `load` that it was
-    measured at, and whether other work has `disturbed` it) and `noise`, or an `error` in words.
+    The event has `import_s`, `executions`, `environment`, `limit` (a Peak with the `load` average and whether
+    other work `disturbed` it) and `noise`, or an `error` message.
     """
-    event: dict[str, Any] = {"event": "gauged", "import_s": import_s}
+    event: dict[str, Any] = {"event": "probed", "import_s": import_s}
     try:
         event["executions"] = list(adapter.executions())
         event["environment"] = adapter.environment()
         load = timing.load_average()
         if command["limit"]:
             ticks, start = host.ticks(), timing.ClockReading.now()
-            found = to_plain(matmul.peak(adapter.multiply))
-            passed = timing.ClockReading.now().since(start)
-            room = host.room_since(ticks, passed.wall_s, passed.cpu_s)
-            disturbed = room is not None and room < ROOM * threads
-            event["limit"] = {**found, "load": load, "disturbed": disturbed}
+            peak = to_plain(matmul.peak(adapter.multiply))
+            elapsed = timing.ClockReading.now().since(start)
+            cores = host.room_since(ticks, elapsed.wall_s, elapsed.cpu_s)
+            disturbed = cores is not None and cores < MIN_CORE_SHARE * threads
+            event["limit"] = {**peak, "load": load, "disturbed": disturbed}
         if command["noise"]:
             event["noise"] = to_plain(noise.aa_noise(adapter.multiply, threads))
     except Exception as error:

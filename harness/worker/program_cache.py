@@ -1,4 +1,4 @@
-"""The programs that a worker has compiled, by plan: a run that differs in numbers only compiles nothing."""
+"""The compiled programs of a worker, by plan: runs that differ only in numbers share one."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ MAX_PROGRAMS = 32
 
 
 class Programs:
-    """The programs that this worker has compiled, by plan; the longest unused goes first."""
+    """The programs of a worker, by plan; the least recently used one is evicted first."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self._kept: dict[Plan, Program] = {}
+        self._programs: dict[Plan, Program] = {}
 
     def get(self, plan: Plan) -> tuple[Program, bool]:
         """The program of a plan, and whether it had to be built."""
-        program = self._kept.pop(plan, None)
+        program = self._programs.pop(plan, None)
         new = program is None
         if program is None:
-            if len(self._kept) >= MAX_PROGRAMS:
-                del self._kept[next(iter(self._kept))]
+            if len(self._programs) >= MAX_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
             program = self.adapter.build(plan)
-        self._kept[plan] = program
+        self._programs[plan] = program
         return program, new
 
     def drop_last(self) -> None:
-        """Forget the program used last: an exception may have left it half-way, in evaluation mode, say."""
-        if self._kept:
-            self._kept.popitem()
+        """Forget the program used last: an exception may have left it in an undefined state."""
+        if self._programs:
+            self._programs.popitem()

@@ -1,13 +1,14 @@
-"""Train the cases of a certificate in this worker's framework and leave a trace of each.
+"""Train the cases of a certificate in this worker's framework and write a trace of each.
 
-A trace is a set of float64 arrays: `initial/<weight>`, the weights as the framework has them after loading;
-`logits`, the outputs before training; `gradient/<weight>`, what one step of plain gradient descent at
-learning rate 1 took away; `losses`, one a step; `weights/<step>/<weight>`; and `evaluation`, the outputs
-after training with dropout (and BatchNorm's running statistics) in the network. Each step is an epoch of its
-own, so that the weights after it can be read.
+A trace is a set of float64 arrays: `initial/<weight>`, the weights read back after loading; `logits`, the
+outputs before training; `gradient/<weight>`, what one step of plain gradient descent at learning rate 1
+subtracts; `losses`, one per step; `weights/<step>/<weight>`; and `evaluation`, the outputs after training,
+with dropout (and BatchNorm's running statistics) in the network. Each step is an epoch of its own, so that
+the weights after it can be read.
 
-The trace of the shared rule goes into an npz file, to be held against those of other frameworks. How far the
-framework's own optimizer is from that rule is found out here: no other framework has a say in it.
+The trace of the shared rule is written to an npz file and compared with those of other frameworks. The
+deviation of the framework's own optimizer from that rule is computed here, as no other framework matters for
+it.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ from harness.core.training import optimizers
 from harness.core.training.batches import batch_order
 from harness.core.training.optimizers import SGD, Rule
 from harness.core.validation import parse, to_plain
-from harness.worker.epochs import Epochs, train_all
 from harness.worker.events import Emit
 from harness.worker.program_cache import Programs
+from harness.worker.train import Epochs, train_all
 
 
 def trace_all(command: Mapping[str, Any], programs: Programs, emit: Emit) -> None:
-    """Trace the cases of a command: `cases` (plain, with the shared rule), `folder` for `<id>.npz`,
-    `execution`, `xla`, `precision`.
+    """Execute a `trace` task: `cases` (plain, with the shared rule), `folder` for `<id>.npz`, `execution`,
+    `xla`, `precision`.
 
-    Each is reported (`traced`), with what became of the framework's own optimizer (`native`). A case that
-    can't be trained is reported too (`traced` with `error`), and the next goes on.
+    Emits a `traced` event per case, with the check of the framework's own optimizer (`native`), or with an
+    `error` if the case cannot be trained; the other cases are traced nonetheless.
     """
     for identifier, plain in command["cases"].items():
         event: dict[str, Any] = {"event": "traced", "case": identifier}
         try:
             case = parse(Case, plain)
             tracer = _Tracer(case, programs, command["execution"], command["xla"], command["precision"])
-            found = tracer.trace()
-            npz.save(Path(command["folder"]) / f"{identifier}.npz", found)
-            event["native"] = to_plain(tracer.native(found))
+            trace = tracer.trace()
+            npz.save(Path(command["folder"]) / f"{identifier}.npz", trace)
+            event["native"] = to_plain(tracer.native(trace))
         except Exception as error:
             traceback.print_exc()
             event["error"] = f"{type(error).__name__}: {error}"
@@ -82,9 +83,9 @@ class _Tracer:
         )
 
     def trace(self) -> dict[str, NDArray[Any]]:
-        """All arrays of the trace, under the rule of the case."""
+        """The arrays of the trace, trained with the rule of the case."""
         trace = self._gradients()
-        trainer = self._loaded(self._case.optimizer)
+        trainer = self._loaded_trainer(self._case.optimizer)
         trace |= {f"initial/{name}": value for name, value in trainer.weights().items()}
         trace["logits"] = trainer.predict("test")
         trace |= self._train(trainer)
@@ -92,10 +93,12 @@ class _Tracer:
         return _float64(trace)
 
     def native(self, shared: Trace) -> NativeOptimizerCheck:
-        """Hold the framework's own optimizer against the shared rule, of which this is the trace; and where
-        they differ in what the adapter names, against the rule that has these deviations."""
+        """Compare the framework's own optimizer with the trace of the shared rule.
+
+        If they differ and the adapter names deviations, compare it with a rule that has these deviations.
+        """
         rule = replace(self._case.optimizer, impl="native")
-        own = _float64(self._train(self._loaded(rule)))
+        own = _float64(self._train(self._loaded_trainer(rule)))
         deviation = gates.training_gap(shared, own)
         if deviation <= BOUND:
             return NativeOptimizerCheck(deviation, BOUND)
@@ -103,25 +106,25 @@ class _Tracer:
         named = native_rules.written(rule, names)
         if named is None:
             return NativeOptimizerCheck(deviation, BOUND, names, unproven=bool(names))
-        as_named = _float64(self._train(self._loaded(named)))
+        as_named = _float64(self._train(self._loaded_trainer(named)))
         return NativeOptimizerCheck(deviation, BOUND, names, gates.training_gap(as_named, own))
 
-    def _loaded(self, rule: Rule) -> Trainer:
+    def _loaded_trainer(self, rule: Rule) -> Trainer:
         trainer = self._trainer(self._network, rule)
         trainer.load(self._initial)
         return trainer
 
     def _train(self, trainer: Trainer) -> dict[str, NDArray[Any]]:
-        """The losses and the weights of all steps."""
+        """Train all steps; returns the losses, and the weights after the recorded steps."""
         trace: dict[str, NDArray[Any]] = {}
         losses: list[float] = []
-        kept = cases.kept_steps(self._network)
+        recorded_steps = cases.kept_steps(self._network)
 
         def steps() -> Epochs:
             for step, rate in enumerate(self._case.rates, start=1):
                 yield Epoch(self._orders[step - 1], np.array([rate]))
                 losses.append(float(trainer.losses()[-1]))
-                if step in kept:
+                if step in recorded_steps:
                     trace.update({f"weights/{step}/{name}": w for name, w in trainer.weights().items()})
 
         train_all(trainer, steps())
@@ -129,20 +132,20 @@ class _Tracer:
         return trace
 
     def _deviations(self, rule: Rule) -> tuple[str, ...]:
-        """What the adapter has to say of its own optimizer for a rule; nothing, where it knows of nothing."""
+        """The deviations of its own optimizer that the adapter declares for a rule, if any."""
         program, _ = self._programs.get(replace(self._plan, rule=optimizers.program_rule(rule)))
         names = program.settings().get("deviations", ())
         return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
     def _gradients(self) -> dict[str, NDArray[Any]]:
-        """What one step of gradient descent at learning rate 1 takes away from each weight."""
-        trainer = self._loaded(SGD(learning_rate=1.0, impl="shared"))
+        """What one step of gradient descent at learning rate 1 subtracts from each weight."""
+        trainer = self._loaded_trainer(SGD(learning_rate=1.0, impl="shared"))
         trainer.train([Epoch(self._orders[0], np.array([1.0]))])
         after = trainer.weights()
         return {f"gradient/{name}": self._initial[name] - after[name] for name in self._initial}
 
     def _evaluate(self, trained: Trainer) -> NDArray[Any]:
-        """Outputs after training, with the dropout that the user asked for in the network."""
+        """The outputs after training, of the network with its dropout layers."""
         if not self._full.has_dropout():
             return trained.predict("test")
         trainer = self._trainer(self._full, self._case.optimizer)
@@ -160,7 +163,7 @@ def _float64(trace: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def _orders(case: Case) -> NDArray[np.int32]:
-    """The rows of each step, int32 `[steps, 1, batch]`: epochs of the training rows, one after another."""
+    """The rows of each step, int32 `[steps, 1, batch]`, from consecutive epochs of the training rows."""
     per_epoch = TRAIN_ROWS // BATCH_SIZE
     epochs = -(-len(case.rates) // per_epoch)
     orders = [batch_order(case.seed, epoch, TRAIN_ROWS, BATCH_SIZE) for epoch in range(epochs)]

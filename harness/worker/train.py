@@ -1,68 +1,73 @@
-"""One run inside a worker: load, train epoch by epoch with the clock around the training alone, evaluate.
+"""Execute one run in a worker: load, train epoch by epoch, evaluate, write the result.
 
-What is timed lies between two readings with a `sync()` before each; orders, learning rates, losses, metrics
-and events are made outside of them. A program that is new to this worker trains one epoch that is thrown
-away, so that compilation never gets into an epoch that counts.
+Only the training itself is timed, between two clock readings that each follow a `sync()`; orders, learning
+rates, losses, metrics and events are computed outside. A program that is new to this worker first trains one
+warm-up epoch that is discarded, so that no timed epoch contains compilation.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from harness.core.adapter import Epoch, Examples, Plan, Program, Trainer, Weights
+from harness.core.adapter import Epoch, Examples, Trainer
 from harness.core.config.run_config import METRICS, RunConfig
-from harness.core.data.dataset import Dataset, open_dataset
-from harness.core.machine import host, statistics, timing
-from harness.core.runs import warm_start as start_of
+from harness.core.data.dataset import open_dataset
+from harness.core.machine import host, timing
+from harness.core.runs import warm_start
 from harness.core.runs.run_folder import CONCLUSIVE, Failure, Job, Result, RunFolder, Status, epoch_record
 from harness.core.runs.warm_start import SourceRun
-from harness.core.training import metrics, schedules
-from harness.core.training.batches import batch_order
-from harness.core.training.training_state import State
 from harness.core.validation import parse, to_plain
 from harness.worker import environment
 from harness.worker.checkpoints import Checkpoints
-from harness.worker.epochs import Epochs, train_all
 from harness.worker.events import Emit
 from harness.worker.program_cache import Programs
+from harness.worker.summary import speed_metrics, timing_summary
+from harness.worker.training_setup import TrainingSetup
 
+Epochs = Generator[Epoch, None, None]
+"""Yields epochs to a trainer; the code after a `yield` runs when the trainer has trained that epoch."""
 Record = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""Notes an event in the folder and tells the shell; gives it back with its time."""
-Judge = Callable[[], bool]
-"""Asks the shell whether the run is to go on; it answers each epoch that it is told of."""
+"""Appends an event to the run's folder and sends it to the shell; returns it with its time."""
+ShouldContinue = Callable[[], bool]
+"""Waits for the shell to decide, after an epoch, whether the run continues."""
 
 
 class DivergedError(Exception):
-    """A loss or an output is not a finite number any more."""
+    """A loss or an output is not finite."""
 
 
 class PrunedError(Exception):
-    """The shell wants no more of the run."""
+    """The shell ends the run early."""
 
 
 def run(
-    folder: RunFolder, programs: Programs, import_s: float, emit: Emit, judge: Judge | None = None
+    folder: RunFolder,
+    programs: Programs,
+    import_s: float,
+    emit: Emit,
+    should_continue: ShouldContinue | None = None,
 ) -> None:
-    """Do the run of a folder and leave its result there; every error becomes a recorded failure."""
+    """Execute the run of a folder and write its result there; every error becomes a recorded failure."""
     job = parse(Job, folder.job())
 
     def record(event: Mapping[str, Any]) -> dict[str, Any]:
-        stamped = dict(event)  # an epoch that an earlier attempt trained keeps its time
+        stamped = dict(event)  # an epoch of an earlier attempt keeps its time
         stamped.setdefault("time_ms", time.time_ns() // 1_000_000)
         folder.append_event(stamped)
         emit(stamped)
         return stamped
 
-    training = Training(job, folder, programs, import_s, record, judge)
+    training = Training(job, folder, programs, import_s, record, should_continue)
     try:
         training.run()
         result = training.result("finished")
@@ -81,22 +86,15 @@ def run(
         folder.checkpoint.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """What a training works on, once its data and program are there."""
-
-    config: RunConfig
-    dataset: Dataset
-    plan: Plan
-    program: Program
-    trainer: Trainer
-    weights: Weights
-    state: State | None
-    epochs_before: int
+def train_all(trainer: Trainer, epochs: Epochs) -> None:
+    """Train all epochs; raises RuntimeError if the trainer stops before their end."""
+    trainer.train(epochs)
+    if inspect.getgeneratorstate(epochs) != inspect.GEN_CLOSED:
+        raise RuntimeError("the adapter stopped before it had trained all epochs")
 
 
 class Training:
-    """One run in progress. What is known so far can be asked for at any time with `result`."""
+    """One run in progress; `result` gives what is known of it at any time."""
 
     def __init__(
         self,
@@ -105,45 +103,49 @@ class Training:
         programs: Programs,
         import_s: float,
         record: Record,
-        judge: Judge | None,
+        should_continue: ShouldContinue | None,
     ) -> None:
         self._job = job
         self._folder = folder
         self._programs = programs
         self._record = record
-        self._judge = judge
+        self._should_continue = should_continue
         self._epochs: list[dict[str, Any]] = []
-        self._kept = 0  # of the epochs, those of an earlier attempt
+        self._resumed_epochs = 0  # how many of `_epochs` an earlier attempt trained
         self._metrics: dict[str, float] = {}
         self._timing: dict[str, Any] = {"import_s": import_s}
         self._environment: dict[str, Any] = {"versions": job.versions}
         self._start: dict[str, Any] | None = None
 
     def run(self) -> None:
-        """Train and evaluate; raises DivergedError, PrunedError, or whatever the framework raises."""
+        """Train and evaluate; raises DivergedError, PrunedError, or what the framework raises."""
         peak_is_of_run = timing.reset_peak_memory()
         device_peak_is_of_run = self._programs.adapter.start_device_peak()
         self._record({"event": "started", "pid": os.getpid()})
-        setting, new = self._set_up()
-        checkpoints = Checkpoints(self._folder, setting.config.checkpoint)
-        setting = self._go_on(setting, checkpoints)
-        compiled_before = setting.program.compilations()
+        setup, new = self._set_up()
+        checkpoints = Checkpoints(self._folder, setup.config.checkpoint)
+        setup = self._resume(setup, checkpoints)
+        compiled_before = setup.program.compilations()
         if new:
-            self._warm_up(setting)
+            self._warm_up(setup)
         load_before, ticks_before = timing.load_average(), host.ticks()
-        train_all(setting.trainer, self._epochs_left(setting, checkpoints))
+        train_all(setup.trainer, self._remaining_epochs(setup, checkpoints))
         self._timing["load"] = [load_before, timing.load_average()]
         self._timing["steal"] = host.steal_since(ticks_before)
-        self._timing["compilations"] = setting.program.compilations() - (0 if new else compiled_before)
-        self._evaluate(setting)
-        trainer, epochs = setting.trainer, setting.config.train.epochs
+        self._timing["compilations"] = setup.program.compilations() - (0 if new else compiled_before)
+        self._evaluate(setup)
+        trainer, epochs = setup.trainer, setup.config.train.epochs
         self._folder.write_end(trainer.weights(), trainer.state(), epochs)
-        self._summarise(setting, peak_is_of_run)
-        if setting.plan.device != "cpu":
+        self._timing |= timing_summary(
+            setup, self._job, self._epochs, self._resumed_epochs, self._timing, peak_is_of_run
+        )
+        self._metrics |= speed_metrics(setup, self._job, self._epochs, self._timing)
+        self._metrics |= environment.device_memory(self._programs.adapter)
+        if setup.plan.device != "cpu":
             self._timing["device_peak_of"] = "run" if device_peak_is_of_run else "worker"
 
     def result(self, status: Status, error: Failure | None = None) -> Result:
-        """The result as it stands."""
+        """The result so far."""
         return Result(
             run_id=self._job.run_id,
             status=status,
@@ -156,7 +158,8 @@ class Training:
             start=self._start,
         )
 
-    def _set_up(self) -> tuple[_Setting, bool]:
+    def _set_up(self) -> tuple[TrainingSetup, bool]:
+        """Load the data, build the program and load the initial weights; also whether the program is new."""
         start = timing.ClockReading.now()
         config = RunConfig.parse(self._job.config)
         results_dir = self._folder.path.parents[1]
@@ -167,12 +170,12 @@ class Training:
         examples = Examples(dataset.x, dataset.y, dataset.lengths)
         trainer = program.trainer(examples, config.optimizer, config.seed)
         source = self._source(config)
-        begin = start_of.check(config, plan, source)
+        begin = warm_start.check(config, plan, source)
         if source is not None or begin.frozen:
             self._start = to_plain(begin)
-        initial, state = start_of.initial(config, plan, source)
-        setting = _Setting(config, dataset, plan, program, trainer, initial, state, begin.epochs)
-        trainer.load(initial, state)
+        weights, state = warm_start.initial(config, plan, source)
+        setup = TrainingSetup(config, dataset, plan, program, trainer, weights, state, begin.epochs)
+        trainer.load(weights, state)
         built = timing.ClockReading.now()
         self._timing["data_s"] = loaded.since(start).wall_s
         self._timing["build_s"] = built.since(loaded).wall_s
@@ -180,175 +183,92 @@ class Training:
         self._meter = environment.meter(plan.device)
         adapter, settings = self._programs.adapter, program.settings()
         self._environment = environment.describe(self._job, plan, adapter, settings, self._meter)
-        return setting, new
+        return setup, new
 
     def _source(self, config: RunConfig) -> SourceRun | None:
-        """The run that this one starts from; raises RuntimeError if it is no longer what it was."""
+        """The run whose weights this one starts from; raises RuntimeError if it has changed since."""
         if config.init.from_run is None:
             return None
-        source = start_of.read(RunFolder(self._folder.path.parent / config.init.from_run))
+        source = warm_start.read(RunFolder(self._folder.path.parent / config.init.from_run))
         if source.digest != self._job.source:
-            raise RuntimeError(f"run {source.run_id} was done again meanwhile; ask for this one once more")
+            raise RuntimeError(
+                f"run {source.run_id} was repeated in the meantime; run the same command again"
+            )
         return source
 
-    def _go_on(self, setting: _Setting, checkpoints: Checkpoints) -> _Setting:
-        """The setting at the checkpoint of an earlier attempt, if it left one; its epochs are ours too."""
-        kept = checkpoints.take_up(setting.trainer, setting.weights, setting.state)
-        if kept is None:
-            return setting
-        self._timing["resumed_from_epoch"] = kept.epoch
-        for event in kept.events:
-            self._kept += 1
-            checkpoints.add(self._ended(event))
-        return replace(setting, weights=kept.weights, state=kept.state, epochs_before=kept.epoch)
+    def _resume(self, setup: TrainingSetup, checkpoints: Checkpoints) -> TrainingSetup:
+        """Continue from the checkpoint of an earlier attempt, if any; its epochs count as this run's."""
+        checkpoint = checkpoints.restore(setup.trainer, setup.weights, setup.state)
+        if checkpoint is None:
+            return setup
+        self._timing["resumed_from_epoch"] = checkpoint.epoch
+        for event in checkpoint.events:
+            self._resumed_epochs += 1
+            checkpoints.add(self._record_epoch(event))
+        return replace(
+            setup, weights=checkpoint.weights, state=checkpoint.state, epochs_before=checkpoint.epoch
+        )
 
-    def _ended(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Record an epoch; raises PrunedError where the shell wants no more."""
+    def _record_epoch(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Record an epoch; raises PrunedError if the shell ends the run."""
         stamped = self._record(event)
         record = epoch_record(stamped)
         self._epochs.append(record)
-        if self._judge is not None and not self._judge():
+        if self._should_continue is not None and not self._should_continue():
             self._metrics |= record["metrics"]
             raise PrunedError
         return stamped
 
-    def _warm_up(self, setting: _Setting) -> None:
-        epoch = Epoch(_orders(setting, 1), _rates(setting)[0])
+    def _warm_up(self, setup: TrainingSetup) -> None:
+        epoch = Epoch(setup.order(1), setup.learning_rates()[0])
         start = timing.ClockReading.now()
-        setting.trainer.train([epoch])
-        setting.trainer.sync()
+        setup.trainer.train([epoch])
+        setup.trainer.sync()
         self._timing["first_epoch_s"] = timing.ClockReading.now().since(start).wall_s
-        setting.trainer.predict("val")
-        setting.trainer.load(setting.weights, setting.state)
+        setup.trainer.predict("val")
+        setup.trainer.load(setup.weights, setup.state)
 
-    def _epochs_left(self, setting: _Setting, checkpoints: Checkpoints) -> Epochs:
-        """For the trainer, which trains where this yields: there the clock runs."""
-        trainer = setting.trainer
-        rates = _rates(setting)
-        for epoch in range(1 + setting.epochs_before, setting.config.train.epochs + 1):
-            order = _orders(setting, epoch)
+    def _remaining_epochs(self, setup: TrainingSetup, checkpoints: Checkpoints) -> Epochs:
+        """The epochs that are left; the trainer trains each one during its `yield`, which is timed."""
+        trainer = setup.trainer
+        rates = setup.learning_rates()
+        for epoch in range(1 + setup.epochs_before, setup.config.train.epochs + 1):
+            order = setup.order(epoch)
             trainer.sync()
             self._meter.begin()
             start = timing.ClockReading.now()
             yield Epoch(order, rates[epoch - 1])
             trainer.sync()
-            passed = timing.ClockReading.now().since(start)
+            elapsed = timing.ClockReading.now().since(start)
             energy = self._meter.end()
             losses = trainer.losses()
-            self._check_finite(setting, epoch, bool(np.isfinite(losses).all()))
-            found = _evaluate(setting, "val")
-            self._check_finite(setting, epoch, math.isfinite(found["val/loss"]))
-            values = {"train/loss": float(losses.mean())} | {k: found[k] for k in METRICS if k in found}
+            self._check_finite(setup, epoch, bool(np.isfinite(losses).all()))
+            validation = setup.evaluate("val")
+            self._check_finite(setup, epoch, math.isfinite(validation["val/loss"]))
+            values = {"train/loss": float(losses.mean())}
+            values |= {name: validation[name] for name in METRICS if name in validation}
             event = {
                 "event": "epoch",
                 "epoch": epoch,
                 "steps": len(order),
                 "samples": int(order.size),
-                "train_s": passed.wall_s,
-                "cpu_s": passed.cpu_s,
-                "switches": passed.switches,
+                "train_s": elapsed.wall_s,
+                "cpu_s": elapsed.cpu_s,
+                "switches": elapsed.switches,
                 **energy,
                 "metrics": values,
             }
-            checkpoints.add(self._ended(event))
-            if epoch < setting.config.train.epochs:
+            checkpoints.add(self._record_epoch(event))
+            if epoch < setup.config.train.epochs:
                 checkpoints.write_if_due(trainer)
 
-    def _check_finite(self, setting: _Setting, epoch: int, finite: bool) -> None:
+    def _check_finite(self, setup: TrainingSetup, epoch: int, finite: bool) -> None:
         if not finite:
-            raise DivergedError(f"the loss is not finite in epoch {epoch}; {_likely_cause(setting)}")
+            cause = setup.cause_of_divergence()
+            raise DivergedError(f"the loss is not finite in epoch {epoch}; {cause}")
 
-    def _evaluate(self, setting: _Setting) -> None:
+    def _evaluate(self, setup: TrainingSetup) -> None:
         start = timing.ClockReading.now()
         self._metrics |= self._epochs[-1]["metrics"]
-        self._metrics |= _evaluate(setting, "test")
+        self._metrics |= setup.evaluate("test")
         self._timing["evaluate_s"] = timing.ClockReading.now().since(start).wall_s
-
-    def _summarise(self, setting: _Setting, peak_is_of_run: bool) -> None:
-        epoch_s = [epoch["train_s"] for epoch in self._epochs]
-        steps, batch_size = setting.plan.steps, setting.plan.batch_size
-        step_s = statistics.median(epoch_s) / steps
-        first = self._timing.get("first_epoch_s")
-        # a program's first epoch compiles and trains; what a later one takes is the training
-        later_s = statistics.median(epoch_s[self._kept :] or epoch_s)
-        compile_s = 0.0 if first is None else max(0.0, first - later_s)
-        step_ms = [1000 * value / steps for value in epoch_s]
-        self._timing |= {
-            "compile_s": compile_s,
-            "train_s": sum(epoch_s),
-            "step_ms_quartiles": list(statistics.quartiles(step_ms)),
-            "disturbed": timing.disturbances(
-                sum(epoch_s),
-                sum(epoch["cpu_s"] for epoch in self._epochs),
-                self._timing["steal"],
-                computes=setting.plan.device == "cpu",
-                beside=self._job.beside,
-            ),
-            "peak_memory_of": "run" if peak_is_of_run else "worker",
-        }
-        self._metrics |= {
-            "speed/step_ms": 1000 * step_s,
-            "speed/samples_per_second": batch_size / step_s,
-            "speed/gflops": 3 * setting.plan.network.flops() * batch_size / step_s / 1e9,
-            "time/import_s": self._timing["import_s"],
-            "time/compile_s": compile_s,
-            "time/train_s": sum(epoch_s),
-            "memory/peak_mb": timing.peak_memory_mb(),
-        }
-        if self._job.limit_gflops is not None:
-            self._metrics["speed/share_of_limit"] = self._metrics["speed/gflops"] / self._job.limit_gflops
-        self._metrics |= _time_to_target(setting.config, self._epochs)
-        if all("energy_j" in epoch for epoch in self._epochs):
-            self._metrics["energy/train_j"] = sum(epoch["energy_j"] for epoch in self._epochs)
-        self._metrics |= environment.device_memory(self._programs.adapter)
-
-
-def _orders(setting: _Setting, epoch: int) -> Any:
-    rows = setting.plan.rows[0]
-    return batch_order(setting.config.seed, epoch, rows, setting.plan.batch_size)
-
-
-def _rates(setting: _Setting) -> Any:
-    config = setting.config
-    rate, epochs = config.optimizer.learning_rate, config.train.epochs
-    return schedules.learning_rates(config.schedule, rate, epochs, setting.plan.steps)
-
-
-def _evaluate(setting: _Setting, split: str) -> dict[str, float]:
-    data = setting.dataset
-    outputs = setting.trainer.predict("val" if split == "val" else "test")
-    values = metrics.evaluate(
-        data.task, setting.plan.loss, outputs, data.y[split], data.target_mean, data.target_std
-    )
-    return {f"{split}/{name}": value for name, value in values.items()}
-
-
-def _time_to_target(config: RunConfig, epochs: list[dict[str, Any]]) -> dict[str, float]:
-    """Training time up to the first epoch that reaches the target; nothing if none does or none is set."""
-    target = config.train.target
-    if target is None:
-        return {}
-    falling = target.metric in ("val/loss", "val/mse", "val/mae")
-    train_s = 0.0
-    for epoch in epochs:
-        train_s += epoch["train_s"]
-        value = epoch["metrics"].get(target.metric, math.nan)
-        if value <= target.value if falling else value >= target.value:
-            return {"time/to_target_s": train_s}
-    return {}
-
-
-def _likely_cause(setting: _Setting) -> str:
-    """Name what probably made the loss blow up: data far from unit scale before the learning rate."""
-    data, config = setting.dataset, setting.config.data
-    rate = setting.config.optimizer.learning_rate
-    largest = float(np.abs(data.x["train"]).max())
-    if not config.standardise and largest > 10:
-        return f"the inputs are not standardised and reach {largest:g}: try data.standardise=true"
-    largest = float(np.abs(data.y["train"]).max())
-    if data.task.kind == "regression" and not config.standardise_targets and largest > 10:
-        return f"the targets are not standardised and reach {largest:g}: try data.standardise_targets=true"
-    return f"the learning rate {rate:g} is probably too high: try optimizer.learning_rate={rate / 10:g}"
-
-
-__all__ = ["DivergedError", "Programs", "Training", "run"]

@@ -20,7 +20,9 @@ from harness.core.machine import statistics
 from harness.core.runs.run_folder import RunFolder
 from harness.core.validation import ConfigError, parse
 from harness.worker import train
+from harness.worker.program_cache import Programs
 from harness.worker.serve import import_adapter
+from harness.worker.training_setup import TrainingSetup
 from tests.bench.turns import Turns
 
 
@@ -48,7 +50,7 @@ def main(arguments: str) -> None:
 
     adapter = import_adapter(asked["adapter"], parse(AdapterOptions, asked["options"]))
     folder = RunFolder(Path(asked["folder"]))
-    train.run(folder, train.Programs(adapter), 0.0, emit)
+    train.run(folder, Programs(adapter), 0.0, emit)
     # reached where the run failed only: the parent ends us earlier
     error = (folder.result() or {}).get("error") or {}
     print(error, file=sys.stderr)
@@ -58,7 +60,7 @@ def main(arguments: str) -> None:
 
 def _time_evaluation() -> list[float]:
     """Let the worker's evaluation leave its seconds in the list that is returned."""
-    evaluate = train._evaluate
+    evaluate = TrainingSetup.evaluate
     spent: list[float] = []
 
     def timed(*arguments: Any) -> dict[str, float]:
@@ -68,7 +70,7 @@ def _time_evaluation() -> list[float]:
         finally:
             spent.append(time.perf_counter() - start)
 
-    train._evaluate = timed
+    TrainingSetup.evaluate = timed  # type: ignore[method-assign]
     return spent
 
 

@@ -90,18 +90,18 @@ def test_a_new_results_folder_has_the_limits_of_others(own_cache: Path, tmp_path
     numbers; a disturbed limit that spreads, or is preferred to a folder's own."""
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     asked = (CPU, LIMIT.precision, LIMIT.threads)
-    assert matmul_limits.known_limit(first, *asked) is None
+    assert matmul_limits.stored_limit(first, *asked) is None
     keep(own_cache, CPU, LIMIT)
-    assert matmul_limits.known_limit(first, *asked) == LIMIT == limit(first, *asked)
+    assert matmul_limits.stored_limit(first, *asked) == LIMIT == limit(first, *asked)
     keep(own_cache, CPU, replace(LIMIT, gflops=LIMIT.gflops + 1))
-    assert matmul_limits.known_limit(first, *asked) == LIMIT
+    assert matmul_limits.stored_limit(first, *asked) == LIMIT
     disturbed = replace(LIMIT, gflops=LIMIT.gflops - 1, disturbed=True)
     keep(second, CPU, disturbed)
-    found = matmul_limits.known_limit(second, *asked)
+    found = matmul_limits.stored_limit(second, *asked)
     assert found is not None and found.gflops == LIMIT.gflops + 1 and not found.disturbed
     (own_cache / "machine" / f"{CPU.id}.json").unlink()
     keep(own_cache, CPU, disturbed)
-    assert matmul_limits.known_limit(third, *asked) is None
+    assert matmul_limits.stored_limit(third, *asked) is None
 
 
 def test_who_waits_for_a_measurement_takes_what_came_of_it(
@@ -112,17 +112,17 @@ def test_who_waits_for_a_measurement_takes_what_came_of_it(
     told, waited = list[str](), list[Path]()
     with composing():
         config = config_of("data=iris")
-    (first,) = matmul_limits.measurers([config.framework])
+    (first,) = matmul_limits.measuring_frameworks([config.framework])
 
     @contextlib.contextmanager
     def after_another(path: Path) -> Iterator[None]:
         waited.append(path)
-        keep(own_cache, matmul_limits.device_of(first, config.device), LIMIT)
+        keep(own_cache, matmul_limits.describe_device(first, config.device), LIMIT)
         yield
 
     monkeypatch.setattr(locks, "held", after_another)
     for name in ("first", "second"):
-        assert matmul_limits.MatmulLimits(told.append).of(tmp_path / name, config, {}) == LIMIT.gflops
+        assert matmul_limits.MatmulLimits(told.append).get(tmp_path / name, config, {}) == LIMIT.gflops
     assert waited == [own_cache / "limit.lock"] and told == []
 
 

@@ -43,7 +43,7 @@ def examine(framework: FrameworkConfig, with_card: bool) -> tuple[FrameworkState
             devices["cuda"] = []
             extra = [n for n, names in extras().items() if n.startswith(FOR_CARDS) and names & set(versions)]
             advice = _pip([f"{PROJECT}[{name}]" for name in extra], framework.python)
-            what = f"{framework.name} can't use the card: {error.death.message}"
+            what = f"{framework.name} can't use the card: {error.exit.message}"
             problems.append(
                 Problem(what, advice if extra else "an installation of it that is made for cards")
             )
@@ -112,7 +112,7 @@ def _pip(wanted: Iterable[str], python: str | None) -> str:
 def _ask(framework: FrameworkConfig, device: str) -> dict[str, Any]:
     worker = Worker(WorkerKey.on(framework, device, "float32", 1))
     try:
-        return worker.gauge()
+        return worker.probe()
     finally:
         worker.close()
 
@@ -123,8 +123,8 @@ def _devices(said: Mapping[str, Any]) -> list[str]:
 
 def _unusable(framework: FrameworkConfig, error: WorkerDiedError) -> Problem:
     """Packages that are there and can't be imported; the last lines say more than the message alone."""
-    said = [line for line in error.death.log_tail.splitlines() if line.strip()]
-    what = f"{framework.name} is installed and can't be used: {error.death.message}"
+    said = [line for line in error.exit.log_tail.splitlines() if line.strip()]
+    what = f"{framework.name} is installed and can't be used: {error.exit.message}"
     again = _pip(["--force-reinstall", *framework.distributions], framework.python)
     detail = f" (it said: {said[-1].strip()})" if said and said[-1].strip() not in what else ""
     return Problem(what + detail, again, broken=True)

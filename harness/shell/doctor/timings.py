@@ -46,7 +46,7 @@ def measure_limits(
                 for framework in frameworks:
                     key = WorkerKey.on(framework, device, precision, threads)
                     try:
-                        limit = matmul_limits.measure(results_dir, framework, key, None)
+                        limit = matmul_limits.measure_limit(results_dir, framework, key, None)
                     except (WorkerDiedError, matmul_limits.ProbeError) as error:
                         reasons.append(f"{framework.name}: {error}")
                         continue
@@ -66,7 +66,7 @@ def measure_noise(framework: FrameworkConfig) -> tuple[Noise | None, list[Proble
     """Compare a framework with itself on one thread of the CPU, and say what that means for comparisons."""
     worker = Worker(WorkerKey.on(framework, "cpu", "float32", 1))
     try:
-        said = worker.gauge(noise=True)
+        said = worker.probe(noise=True)
     except WorkerDiedError as error:
         said = {"error": str(error)}
     finally:
@@ -105,8 +105,8 @@ def _kept(
 ) -> DeviceLimit | None:
     """A limit that is known and that nothing disturbed."""
     for framework in frameworks:
-        known = matmul_limits.known_limit(
-            results_dir, matmul_limits.device_of(framework, device), precision, threads
+        known = matmul_limits.stored_limit(
+            results_dir, matmul_limits.describe_device(framework, device), precision, threads
         )
         if known is not None and not known.disturbed:
             return DeviceLimit(device, known, new=False)

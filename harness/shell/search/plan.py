@@ -30,7 +30,7 @@ from harness.shell.compose.overrides import Groups
 from harness.shell.compose.run_config import run_config
 from harness.shell.engines import slots
 from harness.shell.engines.protocol import Engine
-from harness.shell.runs.inputs import DatasetCache
+from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.search.space import (
     TIMES,
@@ -84,7 +84,7 @@ class Composer:
 
     def __init__(self, composed: DictConfig, loader: ConfigLoader, groups: Groups) -> None:
         self._composed, self._loader, self._groups = composed, loader, groups
-        self._shelf = DatasetCache()
+        self._inputs = RunInputs()
 
     def parse(self, arguments: Sequence[str]) -> list[Override]:
         """Overrides, read as Hydra does."""
@@ -109,7 +109,7 @@ class Composer:
             raise ConfigError(overrides.refusal(error, ())) from error
         origins = Origins.of(composed)
         try:
-            config = run_config(composed, origins, self._shelf)
+            config = run_config(composed, origins, self._inputs.datasets)
             fit(config.model, config.train.loss, dataset.sample(config.data))
         except ConfigError as error:
             raise ConfigError(_sourced(m, values) for m in locate(error.mistakes, [origins])) from None
@@ -127,9 +127,9 @@ class Composer:
 
     def check_together(self, configs: Sequence[RunConfig], engine: Engine | None) -> None:
         """Raise ConfigError for what shows with the data at hand, or of all runs together."""
-        runs = prepare(configs, self._shelf)
+        runs = prepare(configs, self._inputs)
         if engine is None:
-            slots.check(runs)
+            slots.check_concurrency(runs)
         else:
             engine.check(runs)
 

@@ -30,7 +30,7 @@ class Launcher(Protocol):
     """What is needed of a launcher, see `harness.shell.engines.protocol`."""
 
     engine: Engine | None
-    judge: JobShouldContinue | None
+    should_continue: JobShouldContinue | None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do the runs; each job's `return_value` is an Outcome."""
@@ -75,7 +75,7 @@ class SearchSweep:
             runs = max(0, search.total - len(told)) * members
             self._session.search(runs, request.epochs, self._first, self._config.objectives[self._first])
             engine = self._launcher.engine
-            together = base.workers if engine is None else engine.together(base)
+            together = base.workers if engine is None else engine.max_parallel_runs(base)
             search.run(self._carry, -(-together // members))
             found = report.SearchReport(self._config, search.trials(), search.best())
         again = report.command(self._options, request.asked)
@@ -106,7 +106,7 @@ class SearchSweep:
         self, trials: Sequence[Trial], jobs: Sequence[list[list[str]]], umpire: TrialShouldContinue | None
     ) -> list[list[Outcome]]:
         """The outcomes of each trial's runs."""
-        self._launcher.judge = None if umpire is None else _judge(trials, umpire, self._first)
+        self._launcher.should_continue = None if umpire is None else _judge(trials, umpire, self._first)
         flat = [job for of_trial in jobs for job in of_trial]
         returned = iter(self._launcher.launch(flat, self._launched))
         self._launched += len(flat)

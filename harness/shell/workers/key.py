@@ -58,7 +58,7 @@ class WorkerKey:
         threads = {name: str(self.threads) for name in THREAD_VARIABLES}
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
         wide = {"JAX_ENABLE_X64": "1"} if self.precision == "float64" else {}
-        seen = devices.environment(self.device)
+        seen = devices.worker_environment(self.device)
         return {**os.environ, **quiet, **threads, **wide, **seen, **dict(self.env)}
 
 

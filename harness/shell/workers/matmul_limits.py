@@ -1,10 +1,10 @@
-"""The matrix limits that runs are held against: looked up, or measured once before the first run is timed.
+"""Matrix limits for runs: looked up, or measured once before the first run is timed.
 
-A limit belongs to a device and not to a framework, so one framework measures it for all: the first that is
-installed, or the run's own where that one can't, in a worker with the run's device, precision and threads. It
-is kept, so that runs of different days and frameworks are held against the same number; one that other work
-disturbed is measured again by the next command. A results folder has its limits in it, and takes those that
-it lacks from the user's cache, where the measurements of all folders are.
+A limit is a property of a device, not of a framework, so one framework measures it for all: the first
+installed one, or the run's own if that one fails, in a worker with the run's device, precision and threads.
+Limits are stored, so runs of different days and frameworks are compared with the same number. A limit that
+other work disturbed is measured again by the next command. Each results folder stores its limits; missing
+ones are copied from the user cache, which holds the measurements of all folders.
 """
 
 from __future__ import annotations
@@ -25,34 +25,38 @@ from harness.shell.environment.versions import look_up
 from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.process import Worker, WorkerDiedError
 
-FIRST = "torch"  # the backend that is asked first: it is imported the fastest, and none multiplies faster
+FIRST = "torch"  # the preferred backend: it imports fastest, and none multiplies faster
+
+
+class ProbeError(Exception):
+    """A worker is alive but cannot make the requested measurement."""
 
 
 class MatmulLimits:
-    """The limits that the runs of a session need; what can't be measured is tried once."""
+    """The limits for the runs of a session; a failed measurement is not repeated."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._known: dict[tuple[Path, str, str, int], float | None] = {}
+        self._limits: dict[tuple[Path, str, str, int], float | None] = {}
 
-    def of(self, results_dir: Path, config: RunConfig, warm: Mapping[WorkerKey, Worker]) -> float | None:
-        """The limit of a run's device in GFLOP/s, None where no framework can measure it.
+    def get(self, results_dir: Path, config: RunConfig, warm: Mapping[WorkerKey, Worker]) -> float | None:
+        """The limit of a run's device in GFLOP/s, or None if no framework can measure it.
 
-        A worker that is `warm` is asked before another one is started. Nothing else may run meanwhile.
+        Uses one of the `warm` workers if possible. Nothing else may run during a measurement.
         """
         key = results_dir, config.device, config.precision, config.threads
-        if key not in self._known:
-            asked = _candidates(config.framework)
-            kept = _kept(results_dir, config, asked)
-            if kept is None or kept.disturbed:
-                with _one_at_a_time():
-                    kept = _kept(results_dir, config, asked)
-                    if kept is None or kept.disturbed:
-                        kept = self._measured(results_dir, config, asked, warm) or kept
-            self._known[key] = None if kept is None else kept.gflops
-        return self._known[key]
+        if key not in self._limits:
+            candidates = _candidates(config.framework)
+            limit = _stored(results_dir, config, candidates)
+            if limit is None or limit.disturbed:
+                with _measurement_lock():
+                    limit = _stored(results_dir, config, candidates)
+                    if limit is None or limit.disturbed:
+                        limit = self._measure(results_dir, config, candidates, warm) or limit
+            self._limits[key] = None if limit is None else limit.gflops
+        return self._limits[key]
 
-    def _measured(
+    def _measure(
         self,
         results_dir: Path,
         config: RunConfig,
@@ -60,97 +64,71 @@ class MatmulLimits:
         warm: Mapping[WorkerKey, Worker],
     ) -> Limit | None:
         what = f"{config.device} in {config.precision}, threads={config.threads}"
-        reason = "no framework is there"
+        reason = "no framework is installed"
         for framework in candidates:
             key = WorkerKey.of(replace(config, framework=framework))
             try:
-                found = measure(results_dir, framework, key, warm.get(key))
+                limit = measure_limit(results_dir, framework, key, warm.get(key))
             except (WorkerDiedError, ProbeError) as error:
                 reason = str(error)
                 continue
-            rate = f"{found.gflops:,.0f} GFLOP/s" + ", with other work beside it" * found.disturbed
+            rate = f"{limit.gflops:,.0f} GFLOP/s" + ", disturbed by other work" * limit.disturbed
             self._note(f"{what}: matrices are multiplied at up to {rate} (limit=off leaves it out)")
-            return found
-        self._note(f"{what}: how fast matrices are multiplied can't be measured: {reason}")
+            return limit
+        self._note(f"{what}: the matrix limit can't be measured: {reason}")
         return None
 
 
-def _candidates(own: FrameworkConfig) -> list[FrameworkConfig]:
-    """Who may measure: the first framework that is installed, and the run's own, which may be a user's
-    or in an interpreter of its own."""
-    installed = measurers((frameworks([conf_folder()]) | {own.name: own}).values())
-    return [*installed[:1], *(framework for framework in installed[1:] if framework is own)]
+def measuring_frameworks(frameworks: Iterable[FrameworkConfig]) -> list[FrameworkConfig]:
+    """The installed frameworks, in the order in which they are tried for a limit."""
+    installed = [f for f in frameworks if None not in look_up(f, f.distributions).values()]
+    return sorted(installed, key=lambda f: (f.backend != FIRST, len(f.distributions)))
 
 
-def _kept(results_dir: Path, config: RunConfig, candidates: Iterable[FrameworkConfig]) -> Limit | None:
-    """What was measured before by any of those who may; the first that nothing disturbed."""
-    known: Limit | None = None
-    for framework in candidates:
-        device = device_of(framework, config.device)
-        known = known_limit(results_dir, device, config.precision, config.threads) or known
-        if known is not None and not known.disturbed:
-            break
-    return known
+def describe_device(framework: FrameworkConfig, device: str) -> Device:
+    """What a framework's timings on a device depend on: the machine and the installed versions."""
+    versions = look_up(framework, framework.distributions)
+    return Device.here(device, {name: str(version) for name, version in versions.items()})
 
 
-@contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Measure alone, and look again before: a second process finds what the first one measured. Without a
-    cache it would find nothing, and need not wait."""
-    with contextlib.ExitStack() as alone:
-        with contextlib.suppress(OSError):
-            user_cache.folder().mkdir(parents=True, exist_ok=True)
-            alone.enter_context(locks.held(user_cache.folder() / "limit.lock"))
-        yield
-
-
-class ProbeError(Exception):
-    """A worker that lives can't measure what it was asked for."""
-
-
-def measurers(known: Iterable[FrameworkConfig]) -> list[FrameworkConfig]:
-    """Those frameworks that are installed, in the order in which they are asked for a limit."""
-    there = [f for f in known if None not in look_up(f, f.distributions).values()]
-    return sorted(there, key=lambda f: (f.backend != FIRST, len(f.distributions)))
-
-
-def device_of(framework: FrameworkConfig, device: str) -> Device:
-    """What belongs to a time that this framework takes: the machine, and the versions."""
-    found = look_up(framework, framework.distributions)
-    return Device.here(device, {name: str(version) for name, version in found.items()})
-
-
-def known_limit(results_dir: Path, device: Device, precision: str, threads: int) -> Limit | None:
-    """The limit that is kept, None where it was not measured. `disturbed` where a better one is wanted."""
+def stored_limit(results_dir: Path, device: Device, precision: str, threads: int) -> Limit | None:
+    """The stored limit, or None if it was never measured; a `disturbed` one is worth measuring again."""
     own = matmul_limits.limit(results_dir, device, precision, threads)
     if own is not None and not own.disturbed:
         return own
-    others = matmul_limits.limit(user_cache.folder(), device, precision, threads)
-    if others is None or others.disturbed:
+    cached = matmul_limits.limit(user_cache.folder(), device, precision, threads)
+    if cached is None or cached.disturbed:
         return own
-    return matmul_limits.keep(results_dir, device, others)
+    return matmul_limits.keep(results_dir, device, cached)
 
 
-def measure(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, worker: Worker | None) -> Limit:
-    """Have a limit measured, in this worker or in one for it alone, and keep it.
+def measure_limit(
+    results_dir: Path, framework: FrameworkConfig, key: WorkerKey, worker: Worker | None
+) -> Limit:
+    """Measure and store a limit, in `worker` if it is alive, else in a worker of its own.
 
-    Raises WorkerDiedError or GaugeError.
+    Raises WorkerDiedError or ProbeError.
     """
     if worker is not None and worker.alive:
-        return keep(results_dir, framework, key, worker.gauge(limit=True))
+        return store_measurement(results_dir, framework, key, worker.probe(limit=True))
     worker = Worker(key)
     try:
-        return keep(results_dir, framework, key, worker.gauge(limit=True))
+        return store_measurement(results_dir, framework, key, worker.probe(limit=True))
     finally:
         worker.close()
 
 
-def keep(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, said: Mapping[str, Any]) -> Limit:
-    """Keep the limit that a worker said, unless a higher one is kept; raises GaugeError if it said none."""
-    if "error" in said:
-        raise ProbeError(said["error"])
-    peak = said["limit"]
-    found = Limit(
+def store_measurement(
+    results_dir: Path, framework: FrameworkConfig, key: WorkerKey, reply: Mapping[str, Any]
+) -> Limit:
+    """Store the limit in a worker's reply unless a higher one is stored; returns the stored limit.
+
+    Raises ProbeError if the reply reports an error.
+    """
+    if "error" in reply:
+        raise ProbeError(reply["error"])
+    peak = reply["limit"]
+    limit = Limit(
         precision=key.precision,
         threads=key.threads,
         gflops=peak["gflops"],
@@ -160,7 +138,38 @@ def keep(results_dir: Path, framework: FrameworkConfig, key: WorkerKey, said: Ma
         load=peak["load"],
         disturbed=peak["disturbed"],
     )
-    device = device_of(framework, key.device)
-    with contextlib.suppress(OSError):  # a cache that can't be written to costs the next folder a second
-        matmul_limits.keep(user_cache.folder(), device, found)
-    return matmul_limits.keep(results_dir, device, found)
+    device = describe_device(framework, key.device)
+    with contextlib.suppress(OSError):  # without a writable cache, the next folder measures again
+        matmul_limits.keep(user_cache.folder(), device, limit)
+    return matmul_limits.keep(results_dir, device, limit)
+
+
+def _candidates(own: FrameworkConfig) -> list[FrameworkConfig]:
+    """The frameworks to try: the first installed one, then the run's own, which may be defined by the user
+    or live in another interpreter."""
+    installed = measuring_frameworks((frameworks([conf_folder()]) | {own.name: own}).values())
+    return [*installed[:1], *(framework for framework in installed[1:] if framework is own)]
+
+
+def _stored(results_dir: Path, config: RunConfig, candidates: Iterable[FrameworkConfig]) -> Limit | None:
+    """The first undisturbed limit stored for one of the candidates, else a disturbed one."""
+    limit: Limit | None = None
+    for framework in candidates:
+        device = describe_device(framework, config.device)
+        limit = stored_limit(results_dir, device, config.precision, config.threads) or limit
+        if limit is not None and not limit.disturbed:
+            break
+    return limit
+
+
+@contextlib.contextmanager
+def _measurement_lock() -> Iterator[None]:
+    """Let one process measure at a time; the caller then looks again for another process' measurement.
+
+    Without a user cache there is nothing to share, so there is no lock either.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            user_cache.folder().mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locks.held(user_cache.folder() / "limit.lock"))
+        yield

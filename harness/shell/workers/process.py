@@ -1,9 +1,9 @@
-"""A worker seen from the shell: start it, hand it a run, hear its events, and know how it died.
+"""A worker process as the shell sees it: start it, send it tasks, read its events, report how it ended.
 
-The environment that frameworks read at import (threads, precision, devices) is set here, before the child
-exists. A thread a worker turns its lines into a queue, so the shell sleeps until something happens and never
-eats the processor that is being measured. A worker leads a process group of its own: Ctrl-C reaches the shell
-alone, and what a framework forked goes when its worker goes.
+The environment variables that frameworks read at import (threads, precision, devices) are set before the
+process starts. One thread per worker puts its output lines into a queue, so the shell sleeps until an event
+arrives and takes no processor time from what is being measured. Each worker leads its own process group:
+Ctrl-C reaches the shell only, and processes that a framework forked end with their worker.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from typing import Any
 from harness.core.runs.run_folder import Status, last_lines
 from harness.shell.workers.key import WorkerKey
 
-START = Path(__file__).resolve().parents[2] / "worker" / "bootstrap.py"
+BOOTSTRAP = Path(__file__).resolve().parents[2] / "worker" / "bootstrap.py"
 START_TIMEOUT_S = 300.0
-GAUGE_TIMEOUT_S = 120.0
-CALIBRATE_TIMEOUT_S = 900.0  # a compiler may take minutes
+PROBE_TIMEOUT_S = 120.0
+AUTOTUNE_TIMEOUT_S = 900.0  # a compiler may need minutes
 CLOSE_TIMEOUT_S = 2.0
-# These come from outside: a person, a batch system, the kernel when memory runs out.
-OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Signals sent from outside: by a user, a batch system, or the kernel when memory runs out.
+EXTERNAL_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
 class WorkerExit:
-    """How a worker ended, and what to tell people."""
+    """How a worker ended: the status of its run, the type of error, and a message for the user."""
 
     status: Status
     type: str
@@ -45,36 +45,36 @@ class WorkerExit:
 
 
 class WorkerDiedError(Exception):
-    """The worker is gone, or was made to go because it hung."""
+    """The worker has ended, or was killed because it did not respond."""
 
-    def __init__(self, death: WorkerExit) -> None:
-        super().__init__(death.message)
-        self.death = death
+    def __init__(self, exit: WorkerExit) -> None:
+        super().__init__(exit.message)
+        self.exit = exit
 
 
 class Worker:
-    """One child process. `start` returns at once; the import goes on beside whatever the shell does.
+    """One child process. The constructor returns at once; the worker imports its framework in parallel.
 
-    `cores` pins it, and whatever threads it will have, to these. One thread at a time may use a worker, but
-    any may `kill` it.
+    `cores` pins the process and all its threads. Only one thread at a time may use a worker, but any thread
+    may `kill` it.
     """
 
     def __init__(self, key: WorkerKey, cores: Sequence[int] = ()) -> None:
         self.key = key
         self.ready = False
-        self._death: WorkerExit | None = None
-        # has no name, so nothing is left behind, whoever is killed
+        self._exit: WorkerExit | None = None
+        # the file has no name, so it disappears whichever process is killed
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         options = {
             "backend": key.backend,
             "precision": key.precision,
             "threads": key.threads,
-            "device": key.device.partition(":")[0],  # it sees one card
+            "device": key.device.partition(":")[0],  # the worker sees a single card
         }
-        asked = {"adapter": key.adapter, "options": options, "cores": list(cores)}
-        # -P: the folder of the script must not get onto the path of modules
+        arguments = {"adapter": key.adapter, "options": options, "cores": list(cores)}
+        # -P keeps the script's folder off the module path
         self._process = subprocess.Popen(
-            [key.python, "-P", str(START), json.dumps(asked)],
+            [key.python, "-P", str(BOOTSTRAP), json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -90,49 +90,50 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there; asked of the system, as the watcher takes a while to hear of it."""
+        """Whether the process is running, according to the system (the watcher thread lags behind)."""
         with self._reaping:
             if self._process.returncode is not None:
                 return False
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
 
     def wait_ready(self) -> None:
-        """Wait until its framework is imported; raises WorkerDiedError, each time it is asked."""
+        """Wait until the framework is imported; raises WorkerDiedError, also on later calls."""
         if self.ready:
             return
-        limit = f"{self.key.adapter} was not imported within {START_TIMEOUT_S:g} s"
-        event = self._next(time.monotonic() + START_TIMEOUT_S, limit)
+        timeout_message = f"{self.key.adapter} was not imported within {START_TIMEOUT_S:g} s"
+        event = self._next(time.monotonic() + START_TIMEOUT_S, timeout_message)
         if event["event"] == "broken":
             message = f"{self.key.adapter} can't start: {event['message']}"
-            raise self._died(WorkerExit("failed", event["type"], message, last_lines(self._log)))
+            raise self._died_error(WorkerExit("failed", event["type"], message, last_lines(self._log)))
         self.ready = True
 
     def run(
-        self, folder: Path, again: bool, timeout_s: float | None, judged: bool = False
+        self, folder: Path, force: bool, timeout_s: float | None, prunable: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """Do the run of a folder (`again`: even if it is finished) and yield its events.
+        """Execute the run of a folder and yield its events; `force` repeats a run that has finished.
 
-        `judged`: the worker waits after each `epoch` event for `judge`. The time starts when the run does,
-        not while another sweep holds the folder. Raises WorkerDiedError.
+        A `prunable` run waits after each `epoch` event for `continue_or_stop`. The timeout counts from the
+        start of the run and excludes waiting for another sweep that holds the folder. Raises
+        WorkerDiedError.
         """
         self.wait_ready()
-        self._send({"task": "run", "folder": str(folder.resolve()), "again": again, "judged": judged})
+        self._send({"task": "run", "folder": str(folder.resolve()), "force": force, "prunable": prunable})
         deadline: float | None = None
-        limit = "" if timeout_s is None else f"the run took longer than timeout_s={timeout_s:g}"
+        timeout_message = "" if timeout_s is None else f"the run took longer than timeout_s={timeout_s:g}"
         while True:
-            event = self._next(deadline, limit)
+            event = self._next(deadline, timeout_message)
             if event["event"] == "ended":
                 return
             if event["event"] == "started" and timeout_s is not None:
                 deadline = time.monotonic() + timeout_s
             yield event
 
-    def judge(self, go: bool) -> None:
-        """Let the run in progress go on after an epoch, or end it; raises WorkerDiedError."""
-        self._send({"task": "go" if go else "stop"})
+    def continue_or_stop(self, should_continue: bool) -> None:
+        """Answer the last `epoch` event of a prunable run; raises WorkerDiedError."""
+        self._send({"task": "continue" if should_continue else "stop"})
 
     def trace(self, command: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Have the cases of a certificate trained (see `harness/worker/trace.py`); yields an event for each.
+        """Train the cases of a certificate (see `harness/worker/trace.py`); yields an event for each.
 
         Raises WorkerDiedError.
         """
@@ -142,37 +143,37 @@ class Worker:
             yield event
 
     def export(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """Have a run's network written as a model (see `harness/worker/export.py`) and hear how that went.
+        """Write a run's network as a model (see `harness/worker/export.py`); returns the closing event.
 
         Raises WorkerDiedError.
         """
-        return self._ask({"task": "export", **command}, None)
+        return self._request({"task": "export", **command}, None)
 
-    def gauge(self, limit: bool = False, noise: bool = False) -> dict[str, Any]:
-        """What the worker says of itself, with these measures on request (see `harness/worker/probe.py`).
+    def probe(self, limit: bool = False, noise: bool = False) -> dict[str, Any]:
+        """Describe the worker and optionally measure its matrix limit and noise (`harness/worker/probe.py`).
 
         Raises WorkerDiedError.
         """
-        return self._ask({"task": "gauge", "limit": limit, "noise": noise}, GAUGE_TIMEOUT_S)
+        return self._request({"task": "probe", "limit": limit, "noise": noise}, PROBE_TIMEOUT_S)
 
-    def calibrate(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """Have executions timed (see `harness/worker/autotune.py`); raises WorkerDiedError."""
-        return self._ask({"task": "calibrate", **command}, CALIBRATE_TIMEOUT_S)
+    def autotune(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Time executions (see `harness/worker/autotune.py`); raises WorkerDiedError."""
+        return self._request({"task": "autotune", **command}, AUTOTUNE_TIMEOUT_S)
 
     def close(self, kill: bool = False) -> None:
-        """End the process, gently if it is idle, and wait for it."""
+        """End the process and wait for it; `kill` skips the request to end by itself."""
         assert self._process.stdin is not None
         if kill:
             self.kill()
-        with contextlib.suppress(BrokenPipeError):  # it is dead, and did not read its last command
+        with contextlib.suppress(BrokenPipeError):  # the process ended without reading its last command
             self._process.stdin.close()
         self._watcher.join(CLOSE_TIMEOUT_S)
         self.kill()
         self._log.close()
 
     def kill(self) -> None:
-        """End the process at once; whoever waits for its events finds it dead, and closes it."""
-        with self._reaping:  # once it is reaped, its number may be another's
+        """End the process at once; a thread that waits for its events gets WorkerDiedError."""
+        with self._reaping:  # after reaping, the process id may belong to another process
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
@@ -180,7 +181,10 @@ class Worker:
                 self._process.wait()
 
     def _watch(self) -> None:
-        """Wait for its death and end what it forked, which keeps the pipe open, while its number is taken."""
+        """Wait for the process to end, then kill what it forked, which would keep the pipe open.
+
+        The process is not reaped yet, so its group id cannot belong to another process.
+        """
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -188,7 +192,7 @@ class Worker:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            # half a line is left by a kill; its interpreter may have printed before we took the pipe away
+            # a kill may leave half a line, and the interpreter may print before the worker moves the pipe
             with contextlib.suppress(ValueError):
                 self._lines.put(json.loads(line))
         self._lines.put(None)
@@ -199,41 +203,42 @@ class Worker:
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise self._died(self._last_words()) from None
+            raise self._died_error(self._exit_of_process()) from None
 
-    def _ask(self, command: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
-        """Have a task done, and hear what is said of it last."""
+    def _request(self, command: Mapping[str, Any], timeout_s: float | None) -> dict[str, Any]:
+        """Send a task and return its last event before `ended`."""
         self.wait_ready()
         self._send(command)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        slow = "" if timeout_s is None else f"no answer within {timeout_s:g} s"
-        said: dict[str, Any] = {}
-        while (event := self._next(deadline, slow))["event"] != "ended":
-            said = event
-        return said
+        timeout_message = "" if timeout_s is None else f"no answer within {timeout_s:g} s"
+        reply: dict[str, Any] = {}
+        while (event := self._next(deadline, timeout_message))["event"] != "ended":
+            reply = event
+        return reply
 
-    def _next(self, deadline: float | None, limit: str) -> dict[str, Any]:
-        """The next event; `limit` says what was too slow if none comes before the deadline."""
-        if self._death is not None:
-            raise WorkerDiedError(self._death)
+    def _next(self, deadline: float | None, timeout_message: str) -> dict[str, Any]:
+        """The next event; a worker that misses the deadline is killed, with `timeout_message` as reason."""
+        if self._exit is not None:
+            raise WorkerDiedError(self._exit)
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             event = self._lines.get(timeout=left)
         except queue.Empty:
-            os.kill(self.pid, signal.SIGABRT)  # makes it write down where it hangs
+            os.kill(self.pid, signal.SIGABRT)  # makes faulthandler write the stack to the log
             self._watcher.join(CLOSE_TIMEOUT_S)
             self.kill()
-            raise self._died(WorkerExit("timeout", "timeout", limit, last_lines(self._log))) from None
+            timeout = WorkerExit("timeout", "timeout", timeout_message, last_lines(self._log))
+            raise self._died_error(timeout) from None
         if event is None:
-            raise self._died(self._last_words())
+            raise self._died_error(self._exit_of_process())
         return event
 
-    def _died(self, death: WorkerExit) -> WorkerDiedError:
-        self._death = death
-        return WorkerDiedError(death)
+    def _died_error(self, exit: WorkerExit) -> WorkerDiedError:
+        self._exit = exit
+        return WorkerDiedError(exit)
 
-    def _last_words(self) -> WorkerExit:
-        """What a process that ended by itself, or by a signal, has to say."""
+    def _exit_of_process(self) -> WorkerExit:
+        """Describe a process that ended by itself or by a signal."""
         self._watcher.join()
         with self._reaping:
             code = self._process.wait()
@@ -244,7 +249,7 @@ class Worker:
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         message = f"the worker was ended by {name} {when}{hint}"
-        return WorkerExit("killed" if -code in OUTSIDE else "failed", name, message, log_tail)
+        return WorkerExit("killed" if -code in EXTERNAL_SIGNALS else "failed", name, message, log_tail)
 
     @property
     def pid(self) -> int:

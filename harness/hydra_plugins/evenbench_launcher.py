@@ -1,7 +1,7 @@
-"""Hydra's view of a sweep: Hydra composes the runs, this hands all of them to the session at once.
+"""Launchers for Hydra: they compose the runs of a sweep and pass all of them to the session at once.
 
-Hydra finds launchers in the namespace package `hydra_plugins`; the command line puts the folder above this
-one on the path before Hydra starts, which works from a checkout and from a wheel alike.
+Hydra finds launchers in the namespace package `hydra_plugins`. The command line puts the folder that contains
+it on the path before Hydra starts, which works both in a checkout and in an installed package.
 """
 
 from __future__ import annotations
@@ -20,62 +20,64 @@ from harness.shell.engines.protocol import Engine, JobShouldContinue
 
 
 class EvenbenchLauncher(Launcher):
-    """Runs the jobs of a sweep in the session's own workers; those of a cluster override `engine`.
+    """Executes the runs of a sweep in workers on this machine; launchers for clusters set `engine`.
 
-    A sweeper may set `judge`, which is asked after each epoch whether a run is to go on.
+    A sweeper may set `should_continue`, which is called after each epoch of each run.
     """
 
     engine: Engine | None = None
-    judge: JobShouldContinue | None = None
+    should_continue: JobShouldContinue | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remember what Hydra composes with."""
-        self._frames = TemplateComposer(hydra_context.config_loader, config)
+        """Keep what is needed to compose runs."""
+        self._composer = TemplateComposer(hydra_context.config_loader, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Do the runs; each job's `return_value` is an Outcome.
+        """Execute the runs; each job's `return_value` is an Outcome.
 
-        A failed run is a recorded result and not an exception, so that the sweep goes on.
+        A failed run is a recorded result rather than an exception, so that the sweep continues.
         """
-        composed = (self._frames.compose(job) for job in job_overrides)
-        outcomes = execute(composed, self.engine, self.judge)
-        return [_returned(job, outcome) for job, outcome in zip(job_overrides, outcomes, strict=True)]
+        configs = (self._composer.compose(overrides) for overrides in job_overrides)
+        outcomes = execute(configs, self.engine, self.should_continue)
+        return [_job_return(job, outcome) for job, outcome in zip(job_overrides, outcomes, strict=True)]
 
 
 class RayLauncher(EvenbenchLauncher):
-    """Runs them on the nodes of a Ray cluster; its options are read, and refused, all at once."""
+    """Executes the runs on the nodes of a Ray cluster; see `RayOptions`."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Make the engine of the command; raises ConfigError."""
+        """Create the engine of the command; raises ConfigError."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        # Hydra imports its plugins for every command, which shall not pay for this
-        from harness.shell.engines.cluster import options, ray
+        # imported here, because Hydra imports its plugins for every command
         from harness.shell.engines.cluster.engine import ClusterEngine
+        from harness.shell.engines.cluster.options import RayOptions, read_options
+        from harness.shell.engines.cluster.ray import RayCluster
 
-        asked = options.read(options.RayOptions, self._options)
-        self.engine = ClusterEngine(ray.RayCluster(asked), asked.retries)
+        options = read_options(RayOptions, self._options)
+        self.engine = ClusterEngine(RayCluster(options), options.retries)
 
 
 class SlurmLauncher(EvenbenchLauncher):
-    """Runs them in Slurm jobs; its options are read, and refused, all at once."""
+    """Executes the runs in Slurm jobs; see `SlurmOptions`."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Make the engine of the command; raises ConfigError."""
+        """Create the engine of the command; raises ConfigError."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        from harness.shell.engines.cluster import options, slurm
         from harness.shell.engines.cluster.engine import ClusterEngine
+        from harness.shell.engines.cluster.options import SlurmOptions, read_options
+        from harness.shell.engines.cluster.slurm import SlurmCluster
 
-        asked = options.read(options.SlurmOptions, self._options)
-        self.engine = ClusterEngine(slurm.SlurmCluster(asked), asked.retries)
+        options = read_options(SlurmOptions, self._options)
+        self.engine = ClusterEngine(SlurmCluster(options), options.retries)
 
 
-def _returned(overrides: Sequence[str], outcome: object) -> JobReturn:
-    returned = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
-    returned.return_value = outcome
-    return returned
+def _job_return(overrides: Sequence[str], outcome: object) -> JobReturn:
+    job_return = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
+    job_return.return_value = outcome
+    return job_return

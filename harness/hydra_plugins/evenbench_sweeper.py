@@ -14,12 +14,11 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 
-
 class EvenbenchSweeper(BasicSweeper):
-    """All combinations of the values that were given, composed by the launcher; or a search."""
+    """All combinations of the given values, composed by the launcher, or a search."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Do the sweep."""
+        """Execute the sweep."""
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         if self.config.get("search") is None:
             return super().sweep(arguments)
@@ -29,4 +28,4 @@ class EvenbenchSweeper(BasicSweeper):
         return search(self.config, arguments, self.hydra_context.config_loader, self.launcher)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Nothing: the launcher does it."""
+        """Do nothing: the launcher checks the runs."""

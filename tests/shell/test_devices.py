@@ -100,7 +100,7 @@ def built_for_cards(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
 def refusal(*configs: RunConfig) -> str:
     """What `check` says; empty if it lets them through."""
     try:
-        devices.check(configs)
+        devices.check_devices(configs)
     except ConfigError as error:
         return str(error)
     return ""
@@ -113,29 +113,29 @@ def test_auto_takes_a_card_where_all_that_is_needed_is_there(
     for one, in an execution or a precision that it has not there; and the CPU where all is well."""
     auto = replace(base, device="auto")
     host(H100)
-    assert devices.resolved(auto).device == "cuda"
+    assert devices.resolve_device(auto).device == "cuda"
     framework = auto.framework
     without_epoch = replace(framework, executions={"cpu": ["epoch"], "cuda": ["eager"]})
-    assert devices.resolved(replace(auto, execution="epoch")).device == "cuda"
-    assert devices.resolved(replace(auto, execution="epoch", framework=without_epoch)).device == "cpu"
+    assert devices.resolve_device(replace(auto, execution="epoch")).device == "cuda"
+    assert devices.resolve_device(replace(auto, execution="epoch", framework=without_epoch)).device == "cpu"
     cpu_only = replace(framework, executions={"cpu": ["eager"]})
-    assert devices.resolved(replace(auto, framework=cpu_only)).device == "cpu"
+    assert devices.resolve_device(replace(auto, framework=cpu_only)).device == "cpu"
     with_plugin = replace(auto, framework=replace(framework, cuda_distributions=("plugin-13", "plugin-12")))
-    assert devices.resolved(with_plugin).device == "cpu"
+    assert devices.resolve_device(with_plugin).device == "cpu"
     built_for_cards["plugin-12"] = "1.0"
-    assert devices.resolved(with_plugin).device == "cuda"
+    assert devices.resolve_device(with_plugin).device == "cuda"
     built_for_cards["torch"] = "2.13.0+cpu"
-    assert devices.resolved(auto).device == "cpu"
+    assert devices.resolve_device(auto).device == "cpu"
     built_for_cards["torch"] = "2.13.0+cu130"
-    assert devices.resolved(auto).device == "cuda"
+    assert devices.resolve_device(auto).device == "cuda"
     host(T4)
-    assert devices.resolved(auto).device == "cuda"
-    assert devices.resolved(replace(auto, precision="bf16")).device == "cpu"
+    assert devices.resolve_device(auto).device == "cuda"
+    assert devices.resolve_device(replace(auto, precision="bf16")).device == "cpu"
     host(H100, visible="")
-    assert devices.resolved(auto).device == "cpu"
+    assert devices.resolve_device(auto).device == "cpu"
     host()
-    assert devices.resolved(auto).device == "cpu"
-    assert devices.resolved(base).device == "cpu"
+    assert devices.resolve_device(auto).device == "cpu"
+    assert devices.resolve_device(base).device == "cpu"
 
 
 def test_tf32_without_a_card_is_refused_with_what_is_possible(host: Host, base: RunConfig) -> None:
@@ -143,7 +143,7 @@ def test_tf32_without_a_card_is_refused_with_what_is_possible(host: Host, base: 
     host()
     for device in ("cpu", "auto"):
         with pytest.raises(ConfigError, match=r"precision: a CPU has no tf32\n.*float32, float64, bf16"):
-            devices.resolved(replace(base, device=device, precision="tf32"))
+            devices.resolve_device(replace(base, device=device, precision="tf32"))
 
 
 def test_cards_are_checked_against_those_that_are_there(host: Host, base: RunConfig) -> None:
@@ -198,27 +198,27 @@ def test_a_worker_sees_its_own_card_alone(host: Host, base: RunConfig) -> None:
     assert seen("cpu")[cards.VISIBLE] == ""
 
 
-def seated(*configs: RunConfig) -> list[tuple[str, bool]]:
-    """The device of each seat for such runs, and whether the first run may sit there."""
+def slots_for(*configs: RunConfig) -> list[tuple[str, bool]]:
+    """The device of each spec for such runs, and whether the first run may sit there."""
     runs: Any = [SimpleNamespace(config=config) for config in configs]
-    return [(seat.device, seat.takes(runs[0])) for seat in slots.slot_specs(runs)]
+    return [(spec.device, spec.accepts(runs[0])) for spec in slots.slot_specs(runs)]
 
 
 def test_runs_are_spread_over_the_cards_unless_they_are_compared(host: Host, base: RunConfig) -> None:
     """Catches: cards that stand idle in a sweep; runs that disturb each other's times on the host although
-    they are compared; a seat that takes runs of another card; a worker that is not on the seat's card."""
+    they are compared; a spec that takes runs of another card; a worker that is not on the spec's card."""
     host(H100, SECOND)
     run = replace(base, device="cuda")
-    assert seated(run) == [("cuda:0", True), ("cuda:1", True)]
-    assert seated(replace(run, device="cuda:1"), replace(run, device="cuda:1", seed=1)) == [("", True)]
+    assert slots_for(run) == [("cuda:0", True), ("cuda:1", True)]
+    assert slots_for(replace(run, device="cuda:1"), replace(run, device="cuda:1", seed=1)) == [("", True)]
     other = replace(run, framework=replace(run.framework, name="other"))
-    assert seated(run, other) == [("", True)]
-    assert len(seated(replace(run, timings="shared"), replace(other, timings="shared"))) == 2
-    assert [device for device, _ in seated(replace(run, workers=2))] == ["cuda:0"] * 2 + ["cuda:1"] * 2
-    assert seated(base) == [("", True)]
-    seat = slots.SlotSpec("cuda:1 1", "cuda:1")
-    assert seat.placed(WorkerKey.of(run)).device == "cuda:1"
-    assert not seat.takes(SimpleNamespace(config=replace(run, device="cuda:0")))  # type: ignore[arg-type]
+    assert slots_for(run, other) == [("", True)]
+    assert len(slots_for(replace(run, timings="shared"), replace(other, timings="shared"))) == 2
+    assert [device for device, _ in slots_for(replace(run, workers=2))] == ["cuda:0"] * 2 + ["cuda:1"] * 2
+    assert slots_for(base) == [("", True)]
+    spec = slots.SlotSpec("cuda:1 1", "cuda:1")
+    assert spec.worker_key(WorkerKey.of(run)).device == "cuda:1"
+    assert not spec.accepts(SimpleNamespace(config=replace(run, device="cuda:0")))  # type: ignore[arg-type]
 
 
 def test_the_energy_and_memory_of_the_card_that_a_worker_sees(host: Host) -> None:

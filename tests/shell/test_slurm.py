@@ -19,8 +19,8 @@ import pytest
 
 from harness.shell.engines.cluster.mailbox import Mailbox, SilenceError
 from harness.shell.engines.cluster.options import SlurmOptions
-from harness.shell.engines.cluster.protocol import Need
-from harness.shell.engines.cluster.slurm import parameters
+from harness.shell.engines.cluster.protocol import SlotResources
+from harness.shell.engines.cluster.slurm_scheduler import parameters
 from tests.support.clusters import EPOCHS, RUNS, SWEEP, check_retried_once, kill_tree, two_are_running
 from tests.support.workspace import Workspace, check_consistent, cleanup, end, wait_until
 
@@ -133,7 +133,7 @@ def test_what_a_job_is_asked_for() -> None:
     options = SlurmOptions(
         partition="gpu", account="lab", time_minutes=30, memory_gb=1.5, exclusive=True, setup=("module x",)
     )
-    asked = parameters(options, Need(4, gpu=True))
+    asked = parameters(options, SlotResources(4, gpu=True))
     assert asked == {
         "job_name": "evenbench",
         "time": 30,
@@ -147,7 +147,9 @@ def test_what_a_job_is_asked_for() -> None:
         "gpus_per_node": 1,
         "setup": ["module x"],
     }
-    assert not {"partition", "exclusive", "gpus_per_node"} & set(parameters(SlurmOptions(), Need(1, False)))
+    assert not {"partition", "exclusive", "gpus_per_node"} & set(
+        parameters(SlurmOptions(), SlotResources(1, False))
+    )
 
 
 def test_a_mailbox(tmp_path: Path) -> None:

@@ -206,8 +206,8 @@ def test_pinning_needs_enough_cores(prepared: Any) -> None:
     """Catches: slots pinned to no core, or to one that another has."""
     cores = len(os.sched_getaffinity(0))
     check_concurrency(fitting := prepared({"workers": cores, "pin": True}))
-    taken = [seat.cores for seat in slot_specs(fitting)]
-    assert sorted(core for seat in taken for core in seat) == sorted(os.sched_getaffinity(0))
+    taken = [spec.cores for spec in slot_specs(fitting)]
+    assert sorted(core for cores_of in taken for core in cores_of) == sorted(os.sched_getaffinity(0))
     problem = f"{cores} runs at a time with threads=2 need {2 * cores} cores; there are {cores}"
     with pytest.raises(ConfigError, match=problem):
         check_concurrency(prepared({"workers": cores, "pin": True, "threads": 2}))

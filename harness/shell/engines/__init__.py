@@ -1,1 +1,1 @@
-"""Who carries out runs: this machine's workers, or those of a cluster."""
+"""Engines execute runs: in workers on this machine, or on a cluster."""

@@ -1,28 +1,28 @@
-"""Who carries out runs: this machine's workers (`local`), or those of a cluster (`cluster`).
+"""The extension point for executing runs: on this machine (`local`), on a cluster (`cluster`), or elsewhere.
 
-The session decides *what* is to be done: it checks and identifies runs, leaves out those that are finished,
-has certificates and limits made, speaks to MLflow and to people. An engine decides *where and when*: it owns
-the slots in which runs go on, a process each at a time, and tells a `Listener` what happens.
+The session decides *what* to run: it checks and identifies runs, skips finished ones, provides certificates
+and matrix limits, and reports to MLflow and the user. An engine decides *where and when*: it owns the slots,
+each of which executes one run at a time, and reports events to a `Listener`.
 
-How a command gets its engine: Hydra's launcher (`hydra/launcher=`) hands it to `task.execute(composed,
-engine, judge)`, which hands it on to `Session.execute(configs, engine, judge)`; without one the session has a
-`LocalEngine`. A launcher that makes an engine makes it once a command (in `setup`) and passes the same one
-with every portion of a sweep; the session closes it when the command ends. A launcher of a cluster derives
-from `EvenbenchLauncher` and sets its `engine` in `setup`; a search sets `launcher.judge` before it calls
-`launcher.launch`, and finds an `Outcome` in each job's `return_value`.
+How an engine gets its runs: Hydra's launcher (`hydra/launcher=`) passes its engine and its `should_continue`
+to `harness.shell.compose.hydra.execute`, which passes them to `Session.execute`. Without a launcher the
+session uses a `LocalEngine`. A launcher for a cluster derives from `EvenbenchLauncher` and sets `engine` in
+`setup`, once per command; the same engine executes every portion of a sweep, and the session closes it when
+the command ends. A search sets the launcher's `should_continue` before each `launch`, and reads an `Outcome`
+from each job's `return_value`.
 
-What an engine has to see to:
+Requirements for an engine:
 
-- It calls `check`, `begin`, `ready`, `execute` in this order for each portion, `close` once.
-- A run's folder is `run.folder`, its job `run.job`; the listener's `started` has written `job.json` there by
-  the time it returns, so a worker can be handed the folder after that. What a worker on another machine left
-  must be in `run.folder` (its events, its result) before `ended` is called.
-- `run.job.beside` says how many other runs may go on on the machine at the same time: replace it before
-  `started` (`dataclasses.replace`), and use the same `PreparedRun` in all calls from there on.
-- A worker that dies leaves no result: `deaths.record` writes it.
-- A run that is tried once more (a node died) is `started` again, without `ended` in between.
-- On KeyboardInterrupt in `execute` (the session turns SIGTERM and SIGHUP into it) all runs in progress are
-  ended and recorded as `deaths.INTERRUPTED`, `ended` is called for each, and the interrupt is raised.
+- The session calls `check`, `begin`, `ready`, `execute` in this order for each portion, and `close` once.
+- The run's folder is `run.folder`, its job `run.job`. The listener's `started` writes `job.json`, so a worker
+  may use the folder only after `started` has returned. The events and the result of a worker on another
+  machine must be in `run.folder` before `ended` is called.
+- `run.job.beside` is the number of other runs that may execute on the same machine at the same time. Set it
+  before `started` (`dataclasses.replace`), and use the same `PreparedRun` in all later calls.
+- If a worker ends without a result, the engine writes one with `lost_runs.write_result`.
+- A run that is repeated after the loss of a node is `started` again, without `ended` in between.
+- On KeyboardInterrupt in `execute` (the session turns SIGTERM and SIGHUP into it) the engine ends all running
+  runs, records them as `lost_runs.INTERRUPTED`, calls `ended` for each, and raises the interrupt again.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ Record = Mapping[str, Any]
 """An epoch's event: `epoch`, `metrics`, `train_s`, ... as in `events.jsonl`."""
 
 JobShouldContinue = Callable[[int, Record], bool]
-"""Whether a run is to go on after an epoch, asked by the place of its configuration in what was asked for
-(the job's number among those that `launch` was given). One call at a time, from any thread."""
+"""Whether a run continues after an epoch, by the index of its configuration among those passed to `execute`
+(its job's index in `launch`). Called from any thread, one call at a time."""
 
 ShouldContinue = Callable[[PreparedRun, Record], bool]
-"""The same, as an engine asks: by the run."""
+"""The same by run, as engines call it."""
 
 
 class Listener(Protocol):
-    """Hears what becomes of runs. Calls come one at a time, from any thread, and must not take long."""
+    """Receives what happens to runs. Calls come from any thread, one at a time, and must return quickly."""
 
     def started(self, run: PreparedRun, slot: str) -> None:
-        """A slot (a name for people, the same for all runs in it) takes the run up: its folder is made."""
+        """A slot starts the run; creates its folder. `slot` is the slot's name for display."""
         ...
 
     def event(self, run: PreparedRun, event: Mapping[str, Any]) -> None:
@@ -58,48 +58,50 @@ class Listener(Protocol):
         ...
 
     def ended(self, run: PreparedRun, result: Mapping[str, Any]) -> None:
-        """The run has this result (that of its folder), which stays."""
+        """The run has ended with this result, which is final and in its folder."""
         ...
 
     def note(self, text: str) -> None:
-        """Something to know that belongs to no run, or not to its result: a node that was lost, say."""
+        """A message for the user that belongs to no result, such as the loss of a node."""
         ...
 
 
 class Engine(Protocol):
-    """Carries out runs. Used from the main thread alone."""
+    """Executes runs. Used from the main thread only."""
 
     def check(self, runs: Sequence[PreparedRun]) -> None:
-        """Raise ConfigError for what can't be done here. `runs` are all of a portion, finished ones too."""
+        """Raise ConfigError for what this engine can't do; `runs` is a whole portion, with finished runs."""
         ...
 
     def begin(self, runs: Sequence[PreparedRun]) -> None:
-        """Start what these runs will need, and return at once: workers import while the shell does."""
+        """Start what these runs will need and return at once: workers import while the shell does too."""
         ...
 
     def ready(self) -> Mapping[WorkerKey, Worker] | None:
-        """Wait for what `begin` started; a worker that did not start is the affair of the runs that need it.
+        """Wait for what `begin` started; a worker that fails to start is reported by the runs that need it.
 
-        The warm workers of this machine, which may be asked how fast it multiplies matrices; None where the
-        runs go elsewhere, so that it does not matter.
+        Returns the warm workers of this machine, which can measure its matrix limit, or None if the runs are
+        executed elsewhere.
         """
         ...
 
     def execute(
-        self, runs: Sequence[PreparedRun], listener: Listener, verdict: ShouldContinue | None
+        self, runs: Sequence[PreparedRun], listener: Listener, should_continue: ShouldContinue | None
     ) -> None:
-        """Do all runs; each is `ended` once when this returns.
+        """Execute all runs; each has `ended` exactly once when this returns.
 
-        With a verdict, runs are told to be judged, and their worker waits after each `epoch` event for
-        `{"task": "go"}` or `{"task": "stop"}`.
+        With `should_continue`, a worker waits after each `epoch` event for `{"task": "continue"}` or
+        `{"task": "stop"}`.
         """
         ...
 
-    def together(self, config: RunConfig) -> int:
-        """How many runs like this one can go on at a time, as far as is known before they start, which is how
-        many trials a search asks for at once. Raises ConfigError."""
+    def max_parallel_runs(self, config: RunConfig) -> int:
+        """How many runs like this one can execute at a time, as far as known before they start.
+
+        A search draws that many trials at once. Raises ConfigError.
+        """
         ...
 
     def close(self, kill: bool) -> None:
-        """End all workers, by force if need be; may be called in the middle of anything."""
+        """End all workers, with `kill` by force; may be called at any time."""
         ...

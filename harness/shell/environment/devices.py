@@ -36,7 +36,7 @@ def devices_of(config: RunConfig) -> tuple[str, ...]:
     return tuple(f"cuda:{number}" for number in range(len(_cards()))) or (ANY_CARD,)
 
 
-def resolved(config: RunConfig) -> RunConfig:
+def resolve_device(config: RunConfig) -> RunConfig:
     """The same run with a device in place of `auto`; raises ConfigError for a precision that no CPU has."""
     if config.device == AUTO:
         config = replace(config, device=ANY_CARD if _prefers_card(config) else CPU)
@@ -45,7 +45,7 @@ def resolved(config: RunConfig) -> RunConfig:
     return config
 
 
-def check(configs: Iterable[RunConfig]) -> None:
+def check_devices(configs: Iterable[RunConfig]) -> None:
     """Raise ConfigError for cards that this machine has not, and for what its cards can't do."""
     mistakes: list[Mistake] = []
     for config in configs:
@@ -69,7 +69,7 @@ def precisions(device: str) -> tuple[Precision, ...]:
     return tuple(one for one in every if not precision.mistakes(one, device, capability))
 
 
-def environment(device: str) -> dict[str, str]:
+def worker_environment(device: str) -> dict[str, str]:
     """What hides from a worker every card but its own, and from one on the CPU all of them."""
     if device == CPU:
         return {VISIBLE: ""}
@@ -115,5 +115,5 @@ def _cards() -> tuple[Card, ...]:
 @functools.cache
 def _cards_of(allowed: str | None) -> tuple[Card, ...]:
     """Asked once: to start NVIDIA's library takes as long as hundreds of small steps."""
-    environment: Mapping[str, str] = {} if allowed is None else {VISIBLE: allowed}
-    return cards.visible(environment)
+    worker_environment: Mapping[str, str] = {} if allowed is None else {VISIBLE: allowed}
+    return cards.visible(worker_environment)

@@ -1,7 +1,7 @@
-"""Sweeps on several machines: the parent decides, nodes train, and what came out of a run comes back.
+"""Sweeps on several machines: the parent decides, nodes train, and the files of each run come back.
 
-The parent composes and checks all runs, leaves out what is finished, and alone writes run folders and MLflow.
-A node gets plain JSON and the files that a run reads, and trains with the same worker processes as this
-machine would. `engine` hands runs out and does them once more when a node is lost; `ray_cluster` and
-`slurm_cluster` open places on nodes for it; `node` is what goes on there.
+The parent composes and checks all runs, skips finished ones, and is the only process that writes run folders
+and MLflow. A node gets plain JSON and the files that a run reads, and trains in the same worker processes as
+a single machine would. `engine` distributes the runs and repeats those of a lost node, `remote_run` mirrors
+one run, `ray` and `slurm` open slots on nodes, and `node` executes runs there.
 """

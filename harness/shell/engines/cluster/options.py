@@ -1,4 +1,4 @@
-"""What `hydra/launcher=ray` and `hydra/launcher=slurm` can be told: the keys below `hydra.launcher`."""
+"""The options of `hydra/launcher=ray` and `hydra/launcher=slurm`: the keys below `hydra.launcher`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ Seconds = Annotated[float, Range(min=0.0)]
 
 @dataclass(frozen=True)
 class RayOptions:
-    """A Ray cluster: `address` is null (one on this machine, for this command), `auto` (the one that this
-    machine belongs to) or `host:port`. `retries`: how often a run is done once more after its node died.
-    `wait_s`: how long runs wait for a node when none is left."""
+    """A Ray cluster.
+
+    `address` is null (start one on this machine for this command), `auto` (the one that this machine belongs
+    to) or `host:port`. `retries` is how often a run is repeated after its node died, `wait_s` how long runs
+    wait for a node when none is left.
+    """
 
     address: str | None = None
     retries: Whole = 1
@@ -29,10 +32,12 @@ class RayOptions:
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """Slurm jobs: at most `jobs` at a time, each of which serves runs until there are no more. `folder` must
-    be one that the nodes see under the same name; null is `slurm` in the results folder. `cluster=local`
-    starts the jobs as processes here. `parameters` are more options of sbatch, `setup` lines of its script.
-    A job that says nothing for `silence_s` is lost."""
+    """Slurm jobs: at most `jobs` at a time, each of which executes runs until none are left.
+
+    `folder` must have the same path on all nodes; null means `slurm` in the results folder. `cluster=local`
+    starts the jobs as processes on this machine. `parameters` are additional options of sbatch, `setup` lines
+    of its script. A job that is silent for `silence_s` counts as lost.
+    """
 
     cluster: Literal["slurm", "local"] = "slurm"
     folder: str | None = None
@@ -49,13 +54,13 @@ class SlurmOptions:
     silence_s: Annotated[float, Range(min=5.0)] = 60.0
 
 
-def read(kind: type[T], given: Mapping[str, Any]) -> T:
+def read_options(kind: type[T], plain: Mapping[str, Any]) -> T:
     """The options that Hydra composed; raises ConfigError."""
-    return parse(kind, dict(given), KEY)
+    return parse(kind, dict(plain), KEY)
 
 
 def require(package: str, extra: str) -> None:
-    """Raise ConfigError where an extra is not installed."""
+    """Raise ConfigError if a package of an extra is not installed."""
     if importlib.util.find_spec(package) is None:
         problem = f"{extra!r} needs the package {package}, which is not installed here"
         raise ConfigError([Mistake("hydra/launcher", problem, f"pip install 'evenbench[{extra}]'")])

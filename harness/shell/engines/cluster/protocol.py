@@ -1,4 +1,8 @@
-"""What the engine of a cluster needs of one: places on nodes, in each of which one run at a time goes on."""
+"""The extension point for clusters: what the cluster engine needs to open slots on nodes and use them.
+
+A slot executes one run at a time. A new cluster implements `Cluster` and `RemoteSlot`; a node's side is
+`harness.shell.engines.cluster.node.NodeAgent`.
+"""
 
 from __future__ import annotations
 
@@ -10,99 +14,102 @@ from typing import Any, Protocol
 from harness.shell.runs.records import PreparedRun
 
 
-class LostError(Exception):
-    """A place is gone, or could not be had: its node died, its job was cancelled; the message says what."""
+class SlotLostError(Exception):
+    """A slot is gone or could not be opened: its node died, its job was cancelled; the message says why."""
 
 
-class RefusedError(Exception):
-    """A node can't do the runs of this sweep, whichever; the message says why."""
+class NodeRefusedError(Exception):
+    """A node can't execute any run of this sweep; the message says why."""
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a place has to have: cores, a GPU or none, and how many places may share one."""
+class SlotResources:
+    """What a slot needs: cores, and a GPU or none; `sharing` slots may share one GPU or node."""
 
     threads: int
     gpu: bool
     sharing: int = 1
 
     @classmethod
-    def of(cls, runs: Sequence[PreparedRun]) -> Need:
+    def of(cls, runs: Sequence[PreparedRun]) -> SlotResources:
         """Enough for each of the runs."""
         gpu = any(run.config.device != "cpu" for run in runs)
         return cls(max(run.config.threads for run in runs), gpu, max(run.config.workers for run in runs))
 
-    def covers(self, other: Need) -> bool:
-        """Whether a place made for this is good enough for the other."""
+    def covers(self, other: SlotResources) -> bool:
+        """Whether a slot with these resources is sufficient for the other ones."""
         enough = self.threads >= other.threads and self.gpu >= other.gpu
         return enough and self.sharing == other.sharing
 
 
 class RemoteSlot(Protocol):
-    """Where runs go on, one at a time. One thread uses it, and another one may close it meanwhile."""
+    """A slot on a node. One thread uses it; another thread may close it at the same time."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name for display."""
         ...
 
     @property
-    def beside(self) -> int:
-        """How many other places may be on the same machine."""
+    def concurrent_runs(self) -> int:
+        """How many other slots of this sweep may be on the same machine."""
         ...
 
-    def warm(self, job: Mapping[str, Any]) -> None:
-        """Start the worker that a job needs, and wait for it; raises LostError."""
+    def warm_up(self, job: Mapping[str, Any]) -> None:
+        """Start the worker that a job needs, and wait for it; raises SlotLostError."""
         ...
 
-    def run(self, order: Mapping[str, Any], files: Mapping[str, Path]) -> Iterator[Mapping[str, Any]]:
-        """Do a run (see `node`) with these files of the parent's, and yield the node's messages.
+    def run(self, request: Mapping[str, Any], files: Mapping[str, Path]) -> Iterator[Mapping[str, Any]]:
+        """Execute a run (see `node`) with these files of the parent, and yield the node's messages.
 
-        Raises LostError.
+        Raises SlotLostError.
         """
         ...
 
-    def judge(self, go: bool) -> None:
-        """Answer an `epoch` of a run that is judged; raises LostError."""
+    def continue_or_stop(self, should_continue: bool) -> None:
+        """Answer an `epoch` message of a prunable run; raises SlotLostError."""
         ...
 
     def close(self, kill: bool) -> None:
-        """Give the place back, by force if something goes on there."""
+        """Release the slot; `kill` does not wait for a run that executes in it."""
         ...
 
 
 class Cluster(Protocol):
-    """Opens places."""
+    """Opens slots."""
 
     @property
-    def settle_s(self) -> float:
-        """How long a sweep waits for its first places, so that no run is timed beside others' imports."""
+    def startup_wait_s(self) -> float:
+        """How long a sweep waits for its first slots, so that no run is timed during others' imports."""
         ...
 
     @property
     def wait_s(self) -> float:
-        """How long runs wait for a node when there is none any more."""
+        """How long runs wait for a node when none is left."""
         ...
 
     def check(self, runs: Sequence[PreparedRun]) -> None:
-        """Raise ConfigError for runs that can't go on here, and where a package is missing."""
+        """Raise ConfigError for runs that this cluster can't execute, and if a package is missing."""
         ...
 
-    def connect(self, need: Need, results_dir: Path) -> None:
-        """Be ready to open such places; called before each portion of a sweep. Raises ConfigError."""
+    def connect(self, resources: SlotResources, results_dir: Path) -> None:
+        """Prepare to open slots with these resources; called before each portion of a sweep.
+
+        Raises ConfigError.
+        """
         ...
 
-    def sites(self) -> Sequence[str]:
-        """Where places can be opened by now, one each; nodes come and go."""
+    def slot_ids(self) -> Sequence[str]:
+        """The ids of all slots that could be open now; they change as nodes join and leave."""
         ...
 
-    def open(self, site: str, give_up: Callable[[], bool]) -> RemoteSlot | None:
-        """Open the place of a site and wait until it is there; None when `give_up` says so first.
+    def open(self, slot_id: str, give_up: Callable[[], bool]) -> RemoteSlot | None:
+        """Open a slot and wait until it is ready; returns None once `give_up` returns true.
 
-        Raises LostError, RefusedError.
+        Raises SlotLostError, NodeRefusedError.
         """
         ...
 
     def close(self, kill: bool) -> None:
-        """Leave the cluster; what is still open is ended."""
+        """Leave the cluster; slots that are still open are closed."""
         ...

@@ -51,7 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def remove_log_handlers() -> Iterator[None]:
-    """Remove the log handlers that `--info` added in this process: they write to the output of a finished test."""
+    """Remove the log handlers that `--info` added in this process: they write to the output of a finished
+    test."""
     yield
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:

@@ -1,7 +1,7 @@
-"""The promise itself, on real data: the same network trains the same in every framework.
+"""The main promise, on real data: the same network trains alike in every framework.
 
-The contract suite holds each framework to NumPy on small tasks; here the model and the data that people begin
-with go through each framework, and through the real command.
+The contract suite compares each framework with NumPy on small tasks. These tests train a typical model on
+typical data, directly in each framework and with the real command.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ OTHERS = (("keras", "epoch"), ("keras_jax", "epoch"), ("keras_torch", "eager"))
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left: the loss of each step, and the weights after the last."""
+    """The loss of each step, and the weights after the last."""
 
     losses: np.ndarray
     weights: dict[str, np.ndarray]
 
 
 def train(process: AdapterProcess, execution: str, name: str, impl: str) -> Trained:
-    """Twenty steps of the FNN on digits in float64."""
+    """Train the FNN on digits for twenty steps in float64."""
     digits = load(DataConfig("digits"))
     rule = {"name": name, "impl": impl, "learning_rate": 0.01}
     task = {"layers": FNN, "in_shape": [8, 8], "outputs": 10, "loss": "cross_entropy", "precision": "float64"}
@@ -57,8 +57,8 @@ def train(process: AdapterProcess, execution: str, name: str, impl: str) -> Trai
     order = batch_order(0, 1, digits.rows("train"), BATCH)[None, :STEPS]
     rates = np.full((1, STEPS), 0.01)
     runs = [{"weights": start, "orders": order, "rates": rates}]
-    (found,) = process.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=runs)
-    return Trained(np.concatenate(found["losses"]), found["weights"])
+    (result,) = process.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=runs)
+    return Trained(np.concatenate(result["losses"]), result["weights"])
 
 
 def _initial() -> dict[str, np.ndarray]:
@@ -75,24 +75,24 @@ def deviation(a: Trained, b: Trained) -> float:
 def test_every_step_and_weight_under_the_shared_rule(
     name: str, framework: str, execution: str, adapters: Adapters
 ) -> None:
-    """Catches: a framework that trains another network: a layout, a loss, a batch or a rule that differs."""
+    """Catches: a framework that trains a different network: another layout, loss, batch or rule."""
     reference = train(adapters("torch", "float64"), "eager", name, "shared")
     other = train(adapters(framework, "float64"), execution, name, "shared")
     assert other.losses.shape == (STEPS,)
     assert deviation(reference, other) < BOUND
-    assert reference.losses[-1] < reference.losses[0]  # two that learn nothing would agree as well
+    assert reference.losses[-1] < reference.losses[0]  # frameworks that learn nothing would agree too
 
 
 @pytest.mark.parametrize("framework, execution", OTHERS)
 @pytest.mark.parametrize("name", ["sgd", "momentum"])
 def test_native_descent(name: str, framework: str, execution: str, adapters: Adapters) -> None:
-    """Catches: a framework's own SGD that is fed other numbers than the rule's (momentum, weight decay)."""
+    """Catches: a framework's own SGD that gets other numbers than the rule (momentum, weight decay)."""
     reference = train(adapters("torch", "float64"), "eager", name, "native")
     assert deviation(reference, train(adapters(framework, "float64"), execution, name, "native")) < BOUND
 
 
 def evenbench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The real command, in a folder."""
+    """Run the real command in a folder."""
     command = [sys.executable, "-m", "harness", *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=280)
@@ -100,27 +100,26 @@ def evenbench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.slow
 def test_accuracy_in_float32(tmp_path: Path) -> None:
-    """Catches: a framework whose everyday float32 training ends somewhere else, on whatever seed."""
+    """Catches: a framework whose float32 training ends with another accuracy."""
     sweep = ("-m", "framework=torch,keras,keras_jax", "seed=range(5)", "train.epochs=20", "data=digits")
-    done = evenbench(
-        tmp_path, *sweep, "certify=off"
-    )  # tests/adapters/test_certificates.py has the certificates
+    # tests/adapters/test_certificates.py tests the certificates
+    done = evenbench(tmp_path, *sweep, "certify=off")
     assert done.returncode == 0, done.stderr
-    found: dict[str, list[float]] = {}
+    accuracies: dict[str, list[float]] = {}
     for path in sorted((tmp_path / "results/runs").glob("*/result.json")):
         job = json.loads((path.parent / "job.json").read_text())["config"]
         accuracy = json.loads(path.read_text())["metrics"]["test/accuracy"]
-        found.setdefault(job["framework"]["name"], []).append(accuracy)
-    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(found, 5)
-    assert len(found) == 3
-    means = {name: float(np.mean(values)) for name, values in found.items()}
-    spread = max(float(np.std(values, ddof=1)) for values in found.values())
+        accuracies.setdefault(job["framework"]["name"], []).append(accuracy)
+    assert {name: len(values) for name, values in accuracies.items()} == dict.fromkeys(accuracies, 5)
+    assert len(accuracies) == 3
+    means = {name: float(np.mean(values)) for name, values in accuracies.items()}
+    spread = max(float(np.std(values, ddof=1)) for values in accuracies.values())
     assert min(means.values()) >= 0.95
     assert max(means.values()) - min(means.values()) <= spread
 
 
 def test_a_worker_in_another_interpreter(tmp_path: Path) -> None:
-    """Catches: a worker that needs the shell's packages (this project, Hydra, MLflow) in its interpreter."""
+    """Catches: a worker that needs the shell's packages (evenbench, Hydra, MLflow) in its interpreter."""
     other = tmp_path / "other"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", other], check=True)
     (site,) = (other / "lib").glob("python*/site-packages")

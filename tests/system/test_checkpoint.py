@@ -1,7 +1,7 @@
-"""Runs that break off and go on from their last checkpoint: as if nothing had happened, to the last bit.
+"""Interrupted runs resume from their last checkpoint and end bit for bit like uninterrupted ones.
 
-The command and its workers are real ones and are killed where a test says so. What a kill may leave of a
-checkpoint's file is tried out on copies of a results folder, inside of a lab.
+The command and its workers are real and are killed at chosen instants. Damage that a kill may do to a
+checkpoint's file is tested on copies of a results folder, in an adapter's process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.support.paths import FAULTY
 from tests.support.tasks import EPOCHS, make_run, make_task, same
 from tests.support.workspace import Run, Workspace, check_consistent, cleanup, end, wait_until
 
-PAIRS = [(name, execution) for name, found in frameworks().items() for execution in found.executions]
+PAIRS = [(name, execution) for name, framework in frameworks().items() for execution in framework.executions]
 LAYERS: list[dict[str, Any]] = [
     {"kind": "lstm", "units": 4, "returns": "last"},
     {"kind": "dropout", "rate": 0.3},
@@ -53,25 +53,27 @@ def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
 
 
 @pytest.mark.parametrize(("framework", "execution"), PAIRS)
-def test_a_training_goes_on_to_the_last_bit(framework: str, execution: str, adapters: Adapters) -> None:
-    """Catches: a training that a look at its weights and state in its middle changes; masks, running
-    statistics, slots, a step count or a table of rates that a program which has just been built does not take
-    up where another one was, in float32 and with the framework's own optimizer."""
+def test_a_resumed_training_equals_the_uninterrupted_one(
+    framework: str, execution: str, adapters: Adapters
+) -> None:
+    """Catches: reading weights and state changes a training; a new program does not continue with the masks,
+    running statistics, slots, step count or table of rates of the interrupted one, in float32 and with the
+    framework's own optimizer."""
     task = make_task(execution, layers=LAYERS, in_shape=[3, 4], precision="float32")
     run, rule = make_run(task, 0.02, seed=5), {"name": "adam", "learning_rate": 0.02}
     after = EPOCHS // 2
-    whole, read, gone_on = adapters(framework, "float32").call(
+    whole, read, resumed = adapters(framework, "float32").call(
         "tests.support.adapter_cases:interrupted", task=task, rule=rule, run=run, after=after
     )
     assert same(read, whole)
     for values in ("losses", "predictions"):
-        assert same(gone_on[values], whole[values][after:])
+        assert same(resumed[values], whole[values][after:])
     for values in ("weights", "slots"):
-        assert same(gone_on[values], whole[values])
+        assert same(resumed[values], whole[values])
 
 
 def numbers(run: Run) -> list[Any]:
-    """Everything of a run that must not depend on how often it broke off."""
+    """The numbers of a run that must not depend on how often it was interrupted."""
     metrics = {
         key: v for key, v in run.result["metrics"].items() if key.startswith(("train/", "val/", "test/"))
     }
@@ -92,70 +94,71 @@ def same_end(a: RunFolder, b: RunFolder) -> bool:
     ],
     ids=["torch", "keras_jax"],
 )
-def test_a_command_goes_on_where_a_kill_stopped_it(sweep: tuple[str, ...], workspace: Workspace) -> None:
-    """Catches: an epoch done again that a checkpoint has, or lost, or twice in MLflow; numbers, weights or a
-    state that differ from those of an unbroken run; a kill of the whole command that is not survived; a
-    checkpoint among MLflow's artifacts, or left behind by a run that has ended."""
+def test_a_command_resumes_after_kills(sweep: tuple[str, ...], workspace: Workspace) -> None:
+    """Catches: an epoch that is trained again although a checkpoint has it, is lost, or is stored twice in
+    MLflow; numbers, weights or a state that differ from those of an uninterrupted run; a command that does
+    not resume after a kill; a checkpoint among MLflow's artifacts, or left behind by a run that has ended."""
     common = (*sweep, "model.dropout=0.3", "schedule=cosine", "train.epochs=40", "certify=off", "limit=off")
-    asked = (*common, "checkpoint.every_epochs=3", "checkpoint.every_minutes=null")
+    request = (*common, "checkpoint.every_epochs=3", "checkpoint.every_minutes=null")
 
-    def broken_off(after: int, worker: bool) -> tuple[Run, int]:
-        """The run when more than so many epochs were done, and the epoch of its checkpoint."""
-        process = workspace.start(*asked)
+    def interrupt(after: int, worker: bool) -> tuple[Run, int]:
+        """Kill the worker or the shell after more than `after` epochs; return the run and its checkpoint's
+        epoch."""
+        process = workspace.start(*request)
         wait_until(lambda: workspace.runs() and len(workspace.runs()[0].events) > after, process)
         os.kill(workspace.runs()[0].pid if worker else process.pid, signal.SIGKILL)
         assert end(process)[0] == (1 if worker else -signal.SIGKILL)
         wait_until(lambda: not workspace.processes())
         (run,) = workspace.runs()
-        found = checkpoint.load(run.folder.checkpoint, run.folder.run_id)
-        # the kill may come before the last one is written
-        assert found is not None and found.epoch % 3 == 0 and len(run.events) - 1 - found.epoch < 6
-        return run, found.epoch
+        stored = checkpoint.load(run.folder.checkpoint, run.folder.run_id)
+        # the kill may come before the last checkpoint is written
+        assert stored is not None and stored.epoch % 3 == 0 and len(run.events) - 1 - stored.epoch < 6
+        return run, stored.epoch
 
-    (workspace.folder / "unbroken").mkdir()
-    shutil.copyfile(workspace.results / "mlflow.db", workspace.folder / "unbroken" / "mlflow.db")
-    first, kept_first = broken_off(7, worker=True)
+    (workspace.folder / "uninterrupted").mkdir()
+    shutil.copyfile(workspace.results / "mlflow.db", workspace.folder / "uninterrupted" / "mlflow.db")
+    first, first_epoch = interrupt(7, worker=True)
     assert first.status == "killed"
     assert not list((workspace.results / "artifacts").rglob("checkpoint*"))
-    second, kept_second = broken_off(len(first.events) + 3, worker=False)
+    second, second_epoch = interrupt(len(first.events) + 3, worker=False)
     assert second.status is None
-    status, printed = end(workspace.start(*asked))
+    status, printed = end(workspace.start(*request))
     assert status == 0, printed
     (run,) = workspace.runs()
     assert run.attempts == ["1", "2"]
     assert [event.get("epoch") for event in run.events] == [None, *range(1, 41)]
-    assert run.result["timing"]["resumed_from_epoch"] == kept_second > kept_first
-    for attempt, kept in ((first, kept_first), (second, kept_second)):
-        assert run.events[1 : kept + 1] == attempt.events[1 : kept + 1]
-        assert run.events[kept + 1 :][0] not in attempt.events
+    assert run.result["timing"]["resumed_from_epoch"] == second_epoch > first_epoch
+    for attempt, epoch in ((first, first_epoch), (second, second_epoch)):
+        assert run.events[1 : epoch + 1] == attempt.events[1 : epoch + 1]
+        assert run.events[epoch + 1 :][0] not in attempt.events
     assert run.result["timing"]["train_s"] == sum(epoch["train_s"] for epoch in run.result["epochs"])
     check_consistent(workspace)
     assert not list(workspace.results.rglob("checkpoint*"))
-    status, printed = end(workspace.start(*common, "results_dir=unbroken"))
+    status, printed = end(workspace.start(*common, "results_dir=uninterrupted"))
     assert status == 0, printed
-    unbroken = RunFolder(workspace.folder / "unbroken" / "runs" / run.folder.run_id)
-    whole = replace(run, folder=unbroken, result=unbroken.result() or {})
+    uninterrupted = RunFolder(workspace.folder / "uninterrupted" / "runs" / run.folder.run_id)
+    whole = replace(run, folder=uninterrupted, result=uninterrupted.result() or {})
     assert "resumed_from_epoch" not in whole.result["timing"]
     assert numbers(run) == numbers(whole)
-    assert same_end(run.folder, unbroken)
+    assert same_end(run.folder, uninterrupted)
 
 
-def test_which_runs_go_on(workspace: Workspace) -> None:
-    """Catches: a run that failed, hung or was killed and begins anew; one that diverged, or is forced, and
-    does not; a checkpoint that outlives its use."""
-    # float32 would be rounded on the way: the reference that trains here counts in float64
+def test_which_runs_resume(workspace: Workspace) -> None:
+    """Catches: a run that failed, hung or was killed and starts from scratch; one that diverged or is forced,
+    and resumes; a checkpoint that is not deleted after use."""
+    # in float32 the checkpoint would be rounded: the NumPy reference computes in float64
     sweep = ("seed=range(4)", "train.epochs=4", "checkpoint.every_epochs=1", "precision=float64")
     workspace.plant({0: "raise", 1: "kill", 2: "hang", 3: "nan"})
     assert end(workspace.sweep(*sweep, "timeout_s=4"))[0] == 1
-    broken = workspace.runs()
-    assert [run.status for run in broken] == ["failed", "killed", "timeout", "diverged"]
-    assert [run.folder.checkpoint.exists() for run in broken] == [True, True, True, False]
-    broken[1].folder.checkpoint.write_bytes(b"")
+    interrupted = workspace.runs()
+    assert [run.status for run in interrupted] == ["failed", "killed", "timeout", "diverged"]
+    assert [run.folder.checkpoint.exists() for run in interrupted] == [True, True, True, False]
+    interrupted[1].folder.checkpoint.write_bytes(b"")
     workspace.plant({})
     assert end(workspace.sweep(*sweep))[0] == 1  # the divergence stays
-    gone_on = workspace.runs()[:3]
-    assert [run.result["timing"].get("resumed_from_epoch") for run in gone_on] == [1, None, 1]
-    assert f"the checkpoint is set aside as {UNUSABLE}: it can't be read (" in gone_on[1].folder.log_tail()
+    resumed = workspace.runs()[:3]
+    assert [run.result["timing"].get("resumed_from_epoch") for run in resumed] == [1, None, 1]
+    assert f"the checkpoint is set aside as {UNUSABLE}: it can't be read (" in resumed[1].folder.log_tail()
     check_consistent(workspace)
     workspace.plant({0: "raise"})
     assert end(workspace.sweep(*sweep, "force=true"))[0] == 1
@@ -166,7 +169,7 @@ def test_which_runs_go_on(workspace: Workspace) -> None:
     forced = workspace.runs()
     assert not any("resumed_from_epoch" in run.result["timing"] for run in forced)
     assert not list(workspace.results.rglob(CHECKPOINT))
-    assert [numbers(run) for run in gone_on] == [numbers(run) for run in forced[:3]]
+    assert [numbers(run) for run in resumed] == [numbers(run) for run in forced[:3]]
     check_consistent(workspace)
 
 
@@ -205,16 +208,16 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 def test_what_a_kill_may_leave(adapters: Adapters, tmp_path: Path) -> None:
-    """Catches: a file that was cut off, damaged or exchanged and ends the run, or is believed; part of a new
-    one that takes the old one's place, or stays for ever; a run that was pruned and can't be had whole."""
+    """Catches: a truncated, damaged or exchanged checkpoint that fails the run or is used; a partial new file
+    that replaces the old one or is never deleted; a pruned run that cannot be completed."""
     torch = adapters("torch", "float32")
-    made = tmp_path / "made"
+    pruned_results = tmp_path / "pruned"
     overrides = ("framework=torch", "data=iris", "model.dropout=0.2", "train.epochs=5", "certify=off")
     with composing():
-        config = config_of(f"results_dir={made}", "checkpoint.every_epochs=1", *overrides)
+        config = config_of(f"results_dir={pruned_results}", "checkpoint.every_epochs=1", *overrides)
     (run,) = prepare([config], RunInputs())
     run.folder.write_job(to_plain(run.job))
-    shutil.copytree(made, tmp_path / "whole")
+    shutil.copytree(pruned_results, tmp_path / "whole")
 
     def copied(name: str) -> RunFolder:
         return RunFolder(tmp_path / name / "runs" / run.job.run_id)
@@ -230,23 +233,23 @@ def test_what_a_kill_may_leave(adapters: Adapters, tmp_path: Path) -> None:
     pruned = do(run.folder, 4)
     assert (pruned["status"], pruned["error"]) == ("pruned", None)
     assert pruned["metrics"] == pruned["epochs"][-1]["metrics"] == whole["epochs"][3]["metrics"]
-    begun = b"PK\x03\x04 the first bytes of an npz file"
-    (run.folder.path / f".{CHECKPOINT}.0a1b.tmp").write_bytes(begun)
+    partial = b"PK\x03\x04 the first bytes of an npz file"
+    (run.folder.path / f".{CHECKPOINT}.0a1b.tmp").write_bytes(partial)
     for name, damage in {"": lambda path: None, "missing": Path.unlink, **DAMAGES}.items():
-        shutil.copytree(made, tmp_path / f"with {name}")
+        shutil.copytree(pruned_results, tmp_path / f"with {name}")
         folder = copied(f"with {name}")
         damage(folder.checkpoint)
-        found = do(folder)
-        assert found["status"] == "finished", (name, found["error"])
-        assert found["timing"].get("resumed_from_epoch") == (None if name else 3), name
-        assert [e["metrics"] for e in found["epochs"]] == [e["metrics"] for e in whole["epochs"]], name
+        result = do(folder)
+        assert result["status"] == "finished", (name, result["error"])
+        assert result["timing"].get("resumed_from_epoch") == (None if name else 3), name
+        assert [e["metrics"] for e in result["epochs"]] == [e["metrics"] for e in whole["epochs"]], name
         assert same_end(folder, copied("whole")), name
         assert (folder.path / UNUSABLE).exists() == (name in DAMAGES), name
         assert not folder.checkpoint.exists() and not list(folder.path.glob(".*.tmp")), name
 
 
 def test_a_kill_while_a_checkpoint_is_written(tmp_path: Path) -> None:
-    """Catches: weights of one epoch with the state, or the epochs, of another."""
+    """Catches: weights of one epoch stored with the state or the epochs of another."""
     path = tmp_path / CHECKPOINT
     child = os.fork()
     if child == 0:
@@ -268,17 +271,18 @@ def test_a_kill_while_a_checkpoint_is_written(tmp_path: Path) -> None:
 
 
 def check_whole(path: Path) -> int:
-    found = checkpoint.load(path, "a")
-    if found is None:
+    """Check that a checkpoint is of a single epoch; return that epoch."""
+    stored = checkpoint.load(path, "a")
+    if stored is None:
         return 0
-    assert all((values == found.epoch).all() for values in (found.weights["a"], found.state.slots["a/m"]))
-    assert (found.state.steps, len(found.events), found.events[-1]["epoch"]) == (found.epoch,) * 3
-    return found.epoch
+    assert all((values == stored.epoch).all() for values in (stored.weights["a"], stored.state.slots["a/m"]))
+    assert (stored.state.steps, len(stored.events), stored.events[-1]["epoch"]) == (stored.epoch,) * 3
+    return stored.epoch
 
 
-def test_when_one_is_due() -> None:
-    """Catches: checkpoints of short runs, one at every epoch once the first minutes have passed, a null that
-    is taken for 0."""
+def test_when_a_checkpoint_is_due() -> None:
+    """Catches: checkpoints of short runs; a checkpoint at every epoch after the first minutes; a null read as
+    0."""
     by_clock = CheckpointTimer(CheckpointConfig(), 100.0)
     assert [by_clock.is_due(epoch, now) for epoch, now in enumerate((100, 399, 400, 401, 699, 700), 1)] == [
         *(False, False, True, False, False, True)
@@ -298,8 +302,8 @@ def test_when_one_is_due() -> None:
         ("+checkpoint.minutes=1", "checkpoint"),
     ],
 )
-def test_a_pace_that_is_none_is_refused(override: str, key: str) -> None:
-    """Catches: a checkpoint at every instant, or none, where something else was meant."""
+def test_an_invalid_interval_is_refused(override: str, key: str) -> None:
+    """Catches: an invalid interval that is read as 'always' or 'never'."""
     with composing(), pytest.raises(ConfigError) as caught:
         config_of(override)
     assert [mistake.key.startswith(key) for mistake in caught.value.mistakes] == [True]
@@ -310,25 +314,25 @@ def test_a_run_that_is_pruned(workspace: Workspace, monkeypatch: pytest.MonkeyPa
     as failed or as finished, or has test metrics; one that is not asked about the epochs that it goes on
     from."""
     assert end(workspace.sweep("seed=9"))[0] == 0
-    given = workspace.runs()[0].config | {"checkpoint": {"every_epochs": 1, "every_minutes": None}}
+    config = workspace.runs()[0].config | {"checkpoint": {"every_epochs": 1, "every_minutes": None}}
     monkeypatch.chdir(workspace.folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
     monkeypatch.setenv("FAULTS", str(workspace.folder / "faults.json"))
-    configs = [RunConfig.parse({**given, "seed": seed}) for seed in range(3)]
-    asked: list[tuple[int, int]] = []
+    configs = [RunConfig.parse({**config, "seed": seed}) for seed in range(3)]
+    decisions: list[tuple[int, int]] = []
 
     def should_continue(number: int, record: Any) -> bool:
-        asked.append((number, record["epoch"]))
+        decisions.append((number, record["epoch"]))
         return bool(number != 1 or record["epoch"] < 2)
 
-    # a session each: MLflow, which lags behind, may not see an attempt that another one follows at once
+    # one session each: MLflow lags behind and may miss an attempt that is immediately followed by another
     with Session(reporter()) as session:
         first = session.execute(configs, should_continue=should_continue)
     with Session(reporter()) as session:
         earlier = session.execute(configs[1:2], should_continue=lambda number, record: False)
     with Session(reporter()) as session:
         plain = session.execute(configs[1:2])
-    assert asked == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
+    assert decisions == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
     assert [outcome.finished for outcome in first + earlier + plain] == [True, False, True, False, True]
     assert not any(outcome.failed for outcome in first + earlier + plain)
     (row,) = rows(first)

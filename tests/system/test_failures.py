@@ -1,7 +1,7 @@
-"""Whatever a framework does to its worker, the run is recorded as failed and the sweep goes on.
+"""If a framework breaks its worker, the run is recorded as failed and the sweep continues.
 
-The faults are real ones, in a framework added as a user adds one (tests/support/faulty), and the command is
-the real one, in a child process.
+The faults are real ones in a framework added by a user (tests/support/faulty), and the command is the real
+one, in a child process.
 """
 
 from __future__ import annotations
@@ -50,15 +50,16 @@ def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
 
 @pytest.fixture(scope="module")
 def faulty_sweep(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Workspace]:
-    """One sweep in which the run of each seed suffers from the fault of that number; see `statuses`."""
-    with cleanup(Workspace(tmp_path_factory.mktemp("suffered"), template)) as workspace:
+    """One sweep in which each seed's run has the fault of that index in `FAULTS`."""
+    with cleanup(Workspace(tmp_path_factory.mktemp("faulty_sweep"), template)) as workspace:
         workspace.plant(dict(enumerate(FAULTS)))
         status, printed = end(workspace.sweep(f"seed=range({len(FAULTS)})", "timeout_s=4"))
         assert status == 1, printed
         yield workspace
 
 
-def of(workspace: Workspace, fault: str) -> Run:
+def run_with(workspace: Workspace, fault: str) -> Run:
+    """The run that had a fault."""
     return workspace.runs()[SEED[fault]]
 
 
@@ -79,10 +80,10 @@ def of(workspace: Workspace, fault: str) -> Run:
 def test_every_death_is_recorded(
     faulty_sweep: Workspace, fault: str, status: str, kind: str, message: str, in_log: str
 ) -> None:
-    """Catches: a death that ends the sweep, or a result or MLflow run without its status, reason, last words
-    or the epoch before it; a timeout that doesn't say where it hung; a parent that waits for ever for a pipe
-    which the dead worker's child has open; an epoch that counts though its training was left out."""
-    run = of(faulty_sweep, fault)
+    """Catches: a death that ends the sweep; a result or MLflow run without its status, reason, log tail or
+    the epoch before it; a timeout that does not show where the worker hung; a shell that waits forever for a
+    pipe that the dead worker's child holds open; an epoch that counts although its training was skipped."""
+    run = run_with(faulty_sweep, fault)
     assert run.status == status
     assert run.result["error"]["type"] == kind
     assert message in run.result["error"]["message"]
@@ -95,17 +96,17 @@ def test_every_death_is_recorded(
     assert message in tracked.tags["error"]
 
 
-def test_the_sweep_goes_on(faulty_sweep: Workspace) -> None:
-    """Catches: runs after a death that don't happen; MLflow runs left open; processes and files left over."""
+def test_the_sweep_continues(faulty_sweep: Workspace) -> None:
+    """Catches: runs after a death that are skipped; MLflow runs left open; leftover processes and files."""
     finished = [run.status == "finished" for run in faulty_sweep.runs()]
     assert finished == [fault in ("", "chat") for fault in FAULTS]
     check_consistent(faulty_sweep)
     assert [study.status for study in faulty_sweep.tracked("study")] == ["FAILED"]
 
 
-def test_an_exception_keeps_the_worker_and_a_death_does_not(faulty_sweep: Workspace) -> None:
-    """Catches: a worker thrown away (its import and its programs with it) for an exception or a divergence;
-    and a program that an exception may have left half-way, used again."""
+def test_a_worker_survives_an_exception(faulty_sweep: Workspace) -> None:
+    """Catches: a worker that is discarded, with its imports and programs, after an exception or a divergence;
+    a program that is used again after an exception interrupted it."""
     pids = [run.pid for run in faulty_sweep.runs()]
     changes = [FAULTS[seed - 1] for seed in range(1, len(pids)) if pids[seed] != pids[seed - 1]]
     assert changes == ["exit", "sys.exit", "segfault", "kill", "fork", "hang"]
@@ -114,12 +115,12 @@ def test_an_exception_keeps_the_worker_and_a_death_does_not(faulty_sweep: Worksp
     assert new_programs[SEED["raise"] : SEED["raise"] + 2] == [False, True]
     assert new_programs[LAST - 1 :] == [False, False]
     again = faulty_sweep.runs()[SEED["nan"] + 1]
-    assert again.pid == of(faulty_sweep, "nan").pid
+    assert again.pid == run_with(faulty_sweep, "nan").pid
 
 
 def test_what_a_framework_prints_goes_to_the_log(faulty_sweep: Workspace) -> None:
-    """Catches: a full pipe, lines in the protocol, output lost or in another run's log."""
-    run = of(faulty_sweep, "chat")
+    """Catches: a full pipe; output within the protocol; output that is lost or in another run's log."""
+    run = run_with(faulty_sweep, "chat")
     log = (run.folder.path / "worker.log").read_text()
     assert log.count(f"{0:06d} {'x' * 42}\n") == log.count(f"{3999:06d} {'x' * 42}\n") == 2
     assert "straight to the descriptor\n" in log
@@ -127,9 +128,9 @@ def test_what_a_framework_prints_goes_to_the_log(faulty_sweep: Workspace) -> Non
     assert (faulty_sweep.runs()[LAST].folder.path / "worker.log").read_text() == ""
 
 
-def test_failed_runs_are_tried_again_and_others_are_not(workspace: Workspace) -> None:
-    """Catches: a failure taken for final, a finished or diverged one done again, an exit status that forgets
-    an earlier divergence, attempts that are lost."""
+def test_only_failed_runs_are_retried(workspace: Workspace) -> None:
+    """Catches: a failure treated as final; a finished or diverged run that is repeated; an exit status that
+    ignores an earlier divergence; attempts that are lost."""
     workspace.plant({1: "raise", 2: "exit", 3: "nan"})
     sweep = ("seed=range(4)",)
     assert end(workspace.sweep(*sweep))[0] == 1
@@ -141,9 +142,9 @@ def test_failed_runs_are_tried_again_and_others_are_not(workspace: Workspace) ->
     assert [run.status for run in second] == ["finished", "finished", "finished", "diverged"]
     assert [run.attempts for run in second] == [[], ["1"], ["1"], []]
     for seed in (1, 2):
-        kept = second[seed].folder.path / "attempts" / "1"
-        assert (kept / "events.jsonl").exists()
-        assert first[seed].result["error"]["type"] in (kept / "result.json").read_text()
+        attempt = second[seed].folder.path / "attempts" / "1"
+        assert (attempt / "events.jsonl").exists()
+        assert first[seed].result["error"]["type"] in (attempt / "result.json").read_text()
     workers = workspace.workers()
     status, printed = end(workspace.sweep(*sweep))
     assert (status, "nothing to do: 4 runs" in printed) == (1, True), printed
@@ -153,8 +154,8 @@ def test_failed_runs_are_tried_again_and_others_are_not(workspace: Workspace) ->
 
 
 def test_a_framework_that_fails_to_start(workspace: Workspace) -> None:
-    """Catches: a reason that is lost because the worker was waited for before its run; a wait for the end of
-    the patience with a worker that is dead; a sweep that ends there."""
+    """Catches: a reason that is lost because the worker failed before its run; a wait for the timeout with a
+    dead worker; a sweep that ends there."""
     status, printed = end(workspace.sweep("framework.env.AT_IMPORT=raise,segfault,nothing"))
     assert status == 1, printed
     runs = {run.config["framework"]["env"]["AT_IMPORT"]: run for run in workspace.runs()}
@@ -172,7 +173,7 @@ def test_a_framework_that_fails_to_start(workspace: Workspace) -> None:
 
 
 def test_a_worker_killed_from_outside(workspace: Workspace) -> None:
-    """Catches: a kill by the system or a person that is not recorded as one."""
+    """Catches: a kill by the system or a user that is not recorded as a kill."""
     workspace.plant({1: "slow"})
     sweep = workspace.sweep("seed=range(3)", "train.epochs=20")
 
@@ -191,8 +192,8 @@ def test_a_worker_killed_from_outside(workspace: Workspace) -> None:
 
 
 def test_portions_of_a_sweep(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a worker that is not kept from one portion to the next; one that died while nothing ran and
-    takes the next run with it; a fresh run in a warm worker; an error on a GPU that spoils what follows."""
+    """Catches: a worker that is not reused by the next portion; one that died while idle and fails the next
+    run; a fresh run in a warm worker; an error on a GPU that affects later runs."""
     assert end(workspace.sweep("seed=0"))[0] == 0
     plain = workspace.runs()[0].config
     monkeypatch.chdir(workspace.folder)
@@ -224,32 +225,32 @@ def test_portions_of_a_sweep(workspace: Workspace, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_divergence_names_its_likely_cause(workspace: Workspace) -> None:
-    """Catches: a NaN that is taken for a result; a hint that blames the learning rate for unscaled data, or
-    the data for the learning rate."""
-    model = ("model.units=[4]", "model.activation=linear")  # rectifiers die before anything overflows
+    """Catches: a NaN stored as a result; a hint that blames the learning rate for unscaled data, or the data
+    for the learning rate."""
+    model = ("model.units=[4]", "model.activation=linear")  # rectifiers would die before an overflow
     sweep = ("-m", "framework=torch", "data=linear", "optimizer=sgd", "train.epochs=30", *model)
     numbers = ("data.standardise=true,false", "data.standardise_targets=true,false")
     axes = (*numbers, "optimizer.learning_rate=0.01,1e3")
     status, printed = end(workspace.start(*sweep, *axes))
     assert status == 1, printed
-    found = {}
+    messages = {}
     for run in workspace.runs():
         message = (run.result["error"] or {}).get("message", "")
         assert run.status == ("diverged" if message else "finished")
         data = run.config["data"]
         rate = run.config["optimizer"]["learning_rate"]
-        found[data["standardise"], data["standardise_targets"], rate] = message
-    assert found[True, True, 0.01] == ""
+        messages[data["standardise"], data["standardise_targets"], rate] = message
+    assert messages[True, True, 0.01] == ""
     too_high = "the learning rate 1000 is probably too high: try optimizer.learning_rate=100"
-    assert too_high in found[True, True, 1e3]
+    assert too_high in messages[True, True, 1e3]
     unscaled = "the targets are not standardised and reach 199: try data.standardise_targets=true"
-    assert unscaled in found[True, False, 1e3]
-    for of_inputs in [message for (inputs, _, _), message in found.items() if not inputs]:
-        assert "the inputs are not standardised and reach 99: try data.standardise=true" in of_inputs
+    assert unscaled in messages[True, False, 1e3]
+    for message in [message for (inputs, _, _), message in messages.items() if not inputs]:
+        assert "the inputs are not standardised and reach 99: try data.standardise=true" in message
 
 
-def test_a_run_that_had_to_wait_for_its_core_says_so(workspace: Workspace) -> None:
-    """Catches: a timing whose machine had other work, recorded, tagged and shown like any other."""
+def test_a_run_that_waited_for_its_core_is_marked(workspace: Workspace) -> None:
+    """Catches: a timing disturbed by other work on the machine that is not marked."""
     workspace.plant({0: "slow"})
     status, printed = end(workspace.sweep("seed=0"))
     assert status == 0, printed

@@ -1,4 +1,4 @@
-"""A sweep with two workers that is killed and asked for again: a few of the kills of tests/bench/kills.py."""
+"""A sweep with two workers is killed and run again: a few of the kills of tests/bench/kills.py."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tests.support.compose import composing, config_of
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_a_sweep_that_is_killed_is_whole_after_it_is_asked_for_again(victim: str, template: Path) -> None:
-    """Catches: a run lost or done twice, an MLflow run left running, a metric twice or not at all, half a
-    file that stops the next command; with two runs in progress at the time."""
+def test_a_killed_sweep_is_completed_by_the_same_command(victim: str, template: Path) -> None:
+    """Catches: a run that is lost or done twice; an MLflow run left running; a metric that is stored twice or
+    not at all; a partial file that stops the next command. Two runs are in progress at the kill."""
     with new_workspace(template) as workspace:
         kill = kill_once(workspace, Sweep("faulty", 10), victim, random.Random(VICTIMS.index(victim)))
     assert kill.wrong == (), kill
 
 
-def test_half_a_data_file_goes_when_the_data_are_made_again(tmp_path: Path) -> None:
-    """Catches: what a kill left of a data file, kept for ever."""
-    shelf = DatasetCache()
+def test_a_partial_data_file_is_deleted(tmp_path: Path) -> None:
+    """Catches: a partial data file, left by a kill, that is never deleted."""
+    cache = DatasetCache()
     with composing():
-        _, name = shelf.get(config_of("data=iris").data, tmp_path)
+        _, name = cache.get(config_of("data=iris").data, tmp_path)
     path = tmp_path / name
     path.parent.mkdir()
-    half = path.with_name(f".{path.name}.0a1b2c3d.tmp")
-    half.write_bytes(b"half")
-    shelf.write(tmp_path)
-    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    partial = path.with_name(f".{path.name}.0a1b2c3d.tmp")
+    partial.write_bytes(b"half")
+    cache.write(tmp_path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

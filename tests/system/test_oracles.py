@@ -1,8 +1,8 @@
-"""Trainings whose outcome is known beforehand, by the real command, in every framework.
+"""Trainings with a known outcome, by the real command, in every framework.
 
-The contract suite shows that a framework does what the others do; these show that what they do is right: a
-theorem says where a linear autoencoder ends, and the literature which recurrent networks can add two numbers
-that stand far apart. One sweep serves all frameworks of a task; each has a test of its own.
+The contract suite shows that frameworks agree; these tests show that they are correct. A theorem gives the
+optimum of a linear autoencoder, and the literature tells which recurrent networks can add two numbers that
+are far apart. One sweep per task serves all frameworks; each framework has its own test.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-TIMEOUT_S = 580  # a minute on a machine of one's own, but tests run beside others
+TIMEOUT_S = 580  # a minute on an idle machine, but tests run in parallel
 FRAMEWORKS = frameworks()
 CODES = (2, 16)
 PCA_TOLERANCE = 0.02
-# Chance, which is to say 1 whatever is asked, has an MSE of 0.167: the variance of the sum of two numbers.
+# Always predicting 1 has an MSE of 0.167, the variance of the sum of two numbers.
 LEARNT, NOT_LEARNT = 0.01, 0.1
 
 Ends = Mapping[tuple[str, str], float]
-"""The test MSE by framework and by what was varied."""
+"""The test MSE by framework and by the varied value."""
 
 
 def sweep(folder: Path, varied: str, *arguments: str) -> Ends:
-    """Train in every framework that is installed; `varied` is the key below `model` that tells runs apart."""
+    """Train in every installed framework; `varied` is the key below `model` that differs between runs."""
     installed = [name for name, framework in FRAMEWORKS.items() if not framework.missing()]
     command = [sys.executable, "-m", "harness", "-m", f"framework={','.join(installed)}", "certify=off"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -44,16 +44,16 @@ def sweep(folder: Path, varied: str, *arguments: str) -> Ends:
         [*command, *arguments], cwd=folder, env=env, text=True, capture_output=True, timeout=TIMEOUT_S
     )
     assert done.returncode == 0, done.stderr
-    found: dict[tuple[str, str], float] = {}
+    ends: dict[tuple[str, str], float] = {}
     for path in (folder / "results" / "runs").glob("*/result.json"):
         config: dict[str, Any] = json.loads((path.parent / "job.json").read_text())["config"]
         mse = json.loads(path.read_text())["metrics"]["test/loss"]
-        found[config["framework"]["name"], str(config["model"][varied])] = mse
-    return found
+        ends[config["framework"]["name"], str(config["model"][varied])] = mse
+    return ends
 
 
 def end_of(ends: Ends, framework: str, value: str) -> float:
-    """Where a framework ended; skips the test if it is not installed."""
+    """A framework's final MSE; skips the test if it is not installed."""
     missing = FRAMEWORKS[framework].missing()
     if missing:
         pytest.skip(f"{framework} needs {missing}, which is not installed")
@@ -62,7 +62,7 @@ def end_of(ends: Ends, framework: str, value: str) -> float:
 
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory: pytest.TempPathFactory) -> Ends:
-    """Linear autoencoders of the digits as they come, pixels 0 ... 16."""
+    """Linear autoencoders of the unscaled digits, with pixels 0 ... 16."""
     network = ("model=autoencoder", "model.units=[]", "model.mirror=[]", "model.activation=linear")
     training = ("train.epochs=80", "optimizer.learning_rate=0.1", "schedule=cosine")
     codes = f"model.code={','.join(map(str, CODES))}"
@@ -79,7 +79,7 @@ def adding(tmp_path_factory: pytest.TempPathFactory) -> Ends:
 
 
 def pca_mse(components: int) -> float:
-    """What PCA, fitted on the training rows, leaves of the test rows: the mean square of a pixel."""
+    """Mean squared error per pixel on the test rows of a PCA fitted on the training rows."""
     x = {split: rows.reshape(len(rows), -1) for split, rows in _digits().items()}
     mean = x["train"].mean(axis=0)
     directions = np.linalg.svd(x["train"] - mean, full_matrices=False)[2][:components]
@@ -91,29 +91,29 @@ def _digits() -> Mapping[str, np.ndarray]:
     return load(DataConfig("digits", standardise=False)).x
 
 
-def test_pca_of_the_digits_leaves_what_is_known() -> None:
-    """Catches: other rows, another split or another scale of pixels than the figures are of."""
+def test_pca_of_the_digits_has_the_known_error() -> None:
+    """Catches: other rows, another split or another scale of pixels than in the known figures."""
     assert [pca_mse(components) / 16**2 for components in CODES] == pytest.approx([0.0532, 0.0116], abs=5e-5)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("code", CODES)
 def test_a_linear_autoencoder_is_pca(code: int, framework: str, linear: Ends) -> None:
-    """Catches: a reconstruction with a layer, an activation or a scale too many, without biases (which can't
-    centre the pixels), or of other targets than its input. Baldi & Hornik 1989: the best linear autoencoder
-    projects on the first principal components."""
+    """Catches: an extra layer, activation or scale, missing biases (which centre the pixels), or targets
+    other than the input. Baldi & Hornik 1989: the best linear autoencoder projects on the first principal
+    components."""
     assert end_of(linear, framework, str(code)) == pytest.approx(pca_mse(code), rel=PCA_TOLERANCE)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("model", ["lstm", "gru"])
 def test_gates_remember_over_fifty_steps(model: str, framework: str, adding: Ends) -> None:
-    """Catches: a cell that forgets: gates in another order, a forget bias of 0, a state that is not handed on
-    (Hochreiter & Schmidhuber 1997, experiment 4)."""
+    """Catches: a cell that forgets: gates in another order, a forget bias of 0, a state that is not passed to
+    the next step (Hochreiter & Schmidhuber 1997, experiment 4)."""
     assert end_of(adding, framework, model) < LEARNT
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_tanh_rnn_does_not(framework: str, adding: Ends) -> None:
-    """Catches: a task that needs no memory, or a `rnn` that is something else."""
+    """Catches: a task that needs no memory, or an `rnn` that is another layer."""
     assert end_of(adding, framework, "rnn") > NOT_LEARNT

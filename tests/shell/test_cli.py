@@ -119,14 +119,14 @@ WRONG = {
     "launcher": (["hydra/launcher=fast"], ["Could not find 'hydra/launcher/fast'", "evenbench"]),
     "no command": (["leaderbord"], ["unknown command 'leaderbord'; did you mean 'leaderboard'?"]),
     "no command either": (["train"], ["unknown command 'train'", "or key=value"]),
-    "option": (["--cfgg", "job"], ["--cfgg: is not known here; did you mean '--cfg'?"]),
+    "option": (["--cfgg", "job"], ["--cfgg: unknown option; did you mean '--cfg'?"]),
     "option's value": (["--cfg", "jbo"], ["invalid choice: 'jbo'"]),
     "options that exclude each other": (["-m", "--cfg", "job"], ["--multirun and --cfg can't be combined"]),
     "resolve": (["--resolve"], ["--resolve: shows nothing by itself", "--cfg job --resolve"]),
-    "command's option": (["ui", "--prot", "1"], ["--prot: is not known here; did you mean '--port'?"]),
+    "command's option": (["ui", "--prot", "1"], ["--prot: unknown option; did you mean '--port'?"]),
     "command's value": (["ui", "--port", "x"], ["argument --port: invalid int value: 'x'"]),
     "no such study": (["leaderboard", "mine"], ["no run has ended in 'results'"]),
-    "no such folder": (["--config-dir", "nowhere", "seed=1"], ["--config-dir: 'nowhere' is no folder"]),
+    "no such folder": (["--config-dir", "nowhere", "seed=1"], ["--config-dir: 'nowhere' is not a folder"]),
     "shown, not run": (["--cfg", "job", "data=irsi"], ["data: 'irsi' is not known"]),
 }
 
@@ -240,7 +240,7 @@ def test_a_file_that_is_no_yaml_is_named(text: str, reason: str, evenbench: Even
     (folder / "broken.yaml").write_text(text)
     said = evenbench("--config-dir", "own", "model=broken")
     assert said.status == 2
-    assert "own/model/broken.yaml: is no readable YAML" in said.err and reason in said.err
+    assert "own/model/broken.yaml: is not readable YAML" in said.err and reason in said.err
     assert "Traceback" not in said.err
 
 

@@ -1,8 +1,8 @@
 """`evenbench certify --accuracy`: train over several seeds and compare the scores of the frameworks.
 
-The trainings are ordinary runs: finished ones are not repeated, and more seeds cost only the new runs. Reports are
-written to `<results_dir>/certificates/accuracy/<id>.json`. The option belongs to `certify`, which parses
-it; this module is not a subcommand of its own.
+The trainings are ordinary runs: finished ones are not repeated, and more seeds cost only the new runs.
+Reports are written to `<results_dir>/certificates/accuracy/<id>.json`. The option belongs to `certify`, which
+parses it; this module is not a subcommand of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Composing the runs of a sweep, of which most differ in numbers alone.
+"""Compose the runs of a sweep faster than Hydra, since most of them differ only in numbers.
 
-Hydra reads and merges all files of a configuration anew for each run, which takes several times as long as
-a short training. Runs whose overrides are the same but for the numbers in them have the same files: the first
-of them is composed by Hydra, the others have their own numbers put into it, as Hydra would.
+Hydra reads and merges all files of a configuration again for each run, which takes several times as long as a
+short training. Runs whose overrides differ only in numbers have the same files: Hydra composes the first,
+which serves as a template, and the others get their numbers put into it, as Hydra would do it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class TemplateComposer:
-    """What Hydra composed for a command (`sweep`, with its `hydra` node), and for its runs so far."""
+    """Composes runs of a command from templates; `sweep` is what Hydra composed for it, with its `hydra`
+    node."""
 
     def __init__(self, loader: ConfigLoader, sweep: DictConfig) -> None:
         self._loader, self._sweep = loader, sweep
@@ -28,31 +29,31 @@ class TemplateComposer:
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of a run, with its `hydra` node; raises what Hydra raises.
 
-        It is good until the next one is asked for, which may be made of it.
+        Valid until the next call, which may modify and return the same object.
         """
         parsed = self._parser.parse_overrides(list(overrides))
         numbers = [override for override in parsed if self._is_number(override)]
         others = [override for override in parsed if not self._is_number(override)]
         if any(_overlap(number, other) for number in numbers for other in others):
             return self._loader.load_sweep_config(self._sweep, list(overrides))
-        frame = tuple(str(o.key_or_group if o in numbers else o.input_line) for o in parsed)
-        if frame not in self._composed:
-            self._composed[frame] = self._loader.load_sweep_config(self._sweep, list(overrides))
-            return self._composed[frame]
-        config = self._composed[frame]
+        template = tuple(str(o.key_or_group if o in numbers else o.input_line) for o in parsed)
+        if template not in self._composed:
+            self._composed[template] = self._loader.load_sweep_config(self._sweep, list(overrides))
+            return self._composed[template]
+        config = self._composed[template]
         for override in numbers:
             key, forced = override.key_or_group, override.is_force_add()
             OmegaConf.update(config, key, override.value(), merge=True, force_add=forced)
         task = [override for override in parsed if not override.is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in task]
-        named = config.hydra.job.config.override_dirname
+        naming = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
-            overrides=task, kv_sep=named.kv_sep, item_sep=named.item_sep, exclude_keys=named.exclude_keys
+            overrides=task, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
         )
         return config
 
     def _is_number(self, override: Override) -> bool:
-        """Whether it puts a number in the place of a value; groups are what a name says."""
+        """Whether it sets a plain key to a number; groups are chosen by name."""
         return (
             override.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD)
             and override.package is None
@@ -64,6 +65,6 @@ class TemplateComposer:
 
 
 def _overlap(number: Override, other: Override) -> bool:
-    """Whether the order of the two matters: one sets the other's value, or what it is a part of."""
+    """Whether the order of the two matters: one sets the other's value, or a part of it."""
     one, two = f"{number.key_or_group}.", f"{other.key_or_group}."
     return one.startswith(two) or two.startswith(one)

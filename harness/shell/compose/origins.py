@@ -1,8 +1,8 @@
 """Where a value was set: the file of a group, an experiment, `config.yaml`, or an override.
 
-A message that names a key says what is wrong; one that names the line to change says what to do about it.
-Values come from the command line before they come from an experiment, and from there before a group's file;
-a layer that says `units: ${model.units}` has its value from wherever `model.units` was set.
+Error messages name the place to change, not only the key. The command line takes precedence over an
+experiment, and that over a group's file; a layer with `units: ${model.units}` has its value from where
+`model.units` was set.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ REFERENCE = re.compile(r"\$\{(?:oc\.select:)?\s*([A-Za-z_][\w.]*)")
 
 @dataclass(frozen=True)
 class Origins:
-    """`places` has the source of a key or of everything below it; `raw` the values before interpolation."""
+    """`places` maps keys to the source of their values; `raw` holds the values before interpolation."""
 
     places: Mapping[str, str]
     raw: Mapping[str, Any]
 
     @classmethod
     def of(cls, composed: DictConfig) -> Origins:
-        """The origins of what Hydra composed (with its `hydra` node)."""
+        """The origins of a configuration that Hydra composed (with its `hydra` node)."""
         raw: Any = OmegaConf.to_container(composed, resolve=False)
         hydra = raw.pop("hydra")
         sources = hydra["runtime"]["config_sources"]
@@ -58,33 +58,33 @@ class Origins:
     def place(self, key: str) -> str:
         """The source of `key`, or an empty string."""
         holder = self._set_at(key)
-        found = self._nearest(holder)
-        if not found:
+        source = self._nearest(holder)
+        if not source:
             return self.places.get(self._nearest(key), "")
-        named = holder in (key, found)  # else a file is what is found, and the key in it is worth a word
-        return self.places[found] + ("" if named else f" ({holder})")
+        is_named = holder in (key, source)  # otherwise the source is a file, and the key in it is added
+        return self.places[source] + ("" if is_named else f" ({holder})")
 
     def _nearest(self, key: str) -> str:
-        """The longest beginning of `key` that has a source, or an empty string."""
+        """The longest prefix of `key` that has a source, or an empty string."""
         while key and key not in self.places:
             key = key.replace("[", ".").rpartition(".")[0]
         return key
 
     def _set_at(self, key: str) -> str:
-        """The key that holds the value of `key`: itself, or what an interpolation at its place names."""
+        """The key that holds the value of `key`: itself, or the target of an interpolation."""
         node: Any = self.raw
         for part in PARTS.findall(key):
             if isinstance(node, Mapping):
                 node = node.get(part)
             elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
                 node = node[int(part)]
-            if isinstance(node, str) and (found := REFERENCE.match(node)):
-                return found[1]
+            if isinstance(node, str) and (reference := REFERENCE.match(node)):
+                return reference[1]
         return key
 
 
 def locate(mistakes: Iterable[Mistake], origins: Sequence[Origins]) -> list[Mistake]:
-    """The mistakes with their sources, where all of a sweep's configurations agree on it."""
+    """The mistakes with their sources, where all configurations of a sweep agree on the source."""
     located: list[Mistake] = []
     for mistake in mistakes:
         places = {origin.place(mistake.key) for origin in origins} if not mistake.source else set()
@@ -94,7 +94,7 @@ def locate(mistakes: Iterable[Mistake], origins: Sequence[Origins]) -> list[Mist
 
 @functools.cache
 def _file(folders: tuple[str, ...], name: str) -> str:
-    """The first of the folders' files that is there, which is the one that Hydra takes."""
+    """The first existing file of this name, which is the one that Hydra uses."""
     paths = [Path(folder) / name for folder in folders]
     path = next((path for path in paths if path.exists()), Path(name))
     relative = os.path.relpath(path)

@@ -1,8 +1,8 @@
 """Read the command line before Hydra does, so that all mistakes come in one message.
 
-Hydra stops at its first unknown key or choice. Here choices are held against the files that exist, and keys
-are let through (`key=1` becomes `++key=1`) for the configuration's own check, which sees all of them and
-knows what was probably meant.
+Hydra stops at its first unknown key or choice. Here choices are checked against the existing files, and keys
+are passed on (`key=1` becomes `++key=1`) to the configuration's own check, which reports all of them with
+suggestions.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SYNTAX = "key=value, key=a,b,c or key=range(3)"
 COMPLETIONS = tuple(
     f"{task}={shell}" for task in ("install", "uninstall", "query") for shell in ("bash", "fish", "zsh")
 )
-"""What Hydra's option for tab completion is followed by; a shell itself uses `query`."""
+"""The arguments of Hydra's option for tab completion; `query` is used by shells themselves."""
 
 
 def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
-    """Hydra's options read, the overrides (in any place among them), and all other arguments as they are.
+    """Hydra's options parsed, the overrides (anywhere among them), and all other arguments unchanged.
 
     Raises ConfigError for options that Hydra doesn't have or can't combine.
     """
@@ -43,8 +43,7 @@ def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list
     except argparse.ArgumentError as error:
         raise ConfigError([Mistake("", str(error))]) from None
     if unknown:
-        known = sorted(parser._option_string_actions)
-        raise ConfigError(unknown_options(unknown, known))
+        raise ConfigError(unknown_options(unknown, sorted(parser._option_string_actions)))
     modes = {
         "--multirun": options.multirun,
         "--run": options.run,
@@ -56,24 +55,24 @@ def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list
         raise ConfigError([Mistake("", f"{' and '.join(chosen)} can't be combined", "one of them")])
     if options.resolve and not options.cfg:
         raise ConfigError([Mistake("--resolve", "shows nothing by itself", "--cfg job --resolve")])
-    asked = [text for text in options.overrides if text]
-    if options.shell_completion and (len(asked) != 1 or asked[0] not in COMPLETIONS):
-        raise ConfigError([Mistake("--shell-completion", "needs one word behind it", ", ".join(COMPLETIONS))])
-    return options, asked, [text for text in arguments if text not in asked]
+    overrides = [text for text in options.overrides if text]
+    if options.shell_completion and (len(overrides) != 1 or overrides[0] not in COMPLETIONS):
+        raise ConfigError([Mistake("--shell-completion", "needs one argument", ", ".join(COMPLETIONS))])
+    return options, overrides, [text for text in arguments if text not in overrides]
 
 
-def unknown_options(unknown: Sequence[str], known: Sequence[str]) -> list[Mistake]:
-    """A mistake for each option that nobody knows, with the nearest of those that there are."""
-    long = [name for name in known if name.startswith("--")]
+def unknown_options(unknown: Sequence[str], available: Sequence[str]) -> list[Mistake]:
+    """A mistake for each unknown option, with the nearest of the available ones."""
+    long = [name for name in available if name.startswith("--")]
     options = [text for text in unknown if text.startswith("-")] or unknown
-    return [Mistake(text, "is not known here", ", ".join(long), nearest(text, long)) for text in options]
+    return [Mistake(text, "unknown option", ", ".join(long), nearest(text, long)) for text in options]
 
 
 def check_folder(own: Path, ours: Path) -> None:
-    """Raises ConfigError where the user's own folder is none, or has files that ours would hide."""
+    """Raise ConfigError if the user's folder does not exist, or has files that ours would hide."""
     if not own.is_dir():
-        raise ConfigError([Mistake("--config-dir", f"{str(own)!r} is no folder")])
-    problem = "would be hidden by the file of the same name that evenbench comes with"
+        raise ConfigError([Mistake("--config-dir", f"{str(own)!r} is not a folder")])
+    problem = "would be hidden by the file of the same name in evenbench"
     pairs = [(path, ours / path.relative_to(own)) for path in sorted(own.rglob("*.yaml"))]
     hidden = [path for path, twin in pairs if twin.exists() and twin.read_bytes() != path.read_bytes()]
     if hidden:
@@ -81,14 +80,14 @@ def check_folder(own: Path, ours: Path) -> None:
 
 
 def refusal(error: Refusal, folders: Iterable[Path]) -> list[Mistake]:
-    """Hydra's refusal to compose, in our words. Where a file can't be read, all such files are named."""
+    """Hydra's error as mistakes; if a file can't be read, all such files are named."""
     broken: list[Mistake] = []
     unreadable = isinstance(error.__cause__ or error, OmegaConfBaseException | yaml.YAMLError)
     for path in (path for folder in folders if unreadable for path in sorted(folder.rglob("*.yaml"))):
         try:
             OmegaConf.load(path)
         except (yaml.YAMLError, OmegaConfBaseException, OSError) as reason:
-            broken.append(Mistake(str(path), f"is no readable YAML: {_indented(reason)}"))
+            broken.append(Mistake(str(path), f"is not readable YAML: {_indented(reason)}"))
     if broken:
         return broken
     if ambiguous := re.match(r"Ambiguous value for argument '\+*(.+?)=(.*)'", str(error)):
@@ -104,19 +103,19 @@ def _indented(text: object) -> str:
 
 
 def find_groups(folders: Iterable[Path]) -> Groups:
-    """The groups of some configuration folders and their choices: `{"model": {"fnn", ...}}`."""
-    found: dict[str, set[str]] = {}
+    """The groups of configuration folders with their choices: `{"model": {"fnn", ...}}`."""
+    groups: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.rglob("*.yaml"):
             group = path.parent.relative_to(folder).as_posix()
             if group != ".":
-                found.setdefault(group, set()).add(path.stem)
-    return {group: frozenset(choices) for group, choices in found.items()}
+                groups.setdefault(group, set()).add(path.stem)
+    return {group: frozenset(choices) for group, choices in groups.items()}
 
 
 def check(overrides: Sequence[str], groups: Groups) -> tuple[list[str], list[Mistake]]:
-    """The overrides as Hydra should see them, and what is wrong with the rest."""
-    kept: list[str] = []
+    """The valid overrides as Hydra gets them, and the mistakes in the others."""
+    valid: list[str] = []
     mistakes: list[Mistake] = []
     parser = OverridesParser.create()
     for text in overrides:
@@ -126,39 +125,39 @@ def check(overrides: Sequence[str], groups: Groups) -> tuple[list[str], list[Mis
             problem = f"{text!r} can't be read: {str(error).splitlines()[0]}"
             mistakes.append(Mistake("", problem, SYNTAX))
             continue
-        wrong = _wrong_choices(override, groups)
-        mistakes += wrong
-        if not wrong:
-            kept.append(f"++{text}" if _is_value(override, groups) else text)
-    return kept, mistakes
+        unknown = _unknown_choices(override, groups)
+        mistakes += unknown
+        if not unknown:
+            valid.append(f"++{text}" if _is_value(override, groups) else text)
+    return valid, mistakes
 
 
 def _is_value(override: Override, groups: Groups) -> bool:
-    """Whether it sets a plain key of ours: those get their check after composition."""
+    """Whether it sets a plain key of our configuration, which is checked after composition."""
     key = override.key_or_group
     ours = key not in groups and not key.startswith("hydra") and "/" not in key
     return ours and override.type == OverrideType.CHANGE
 
 
-def _wrong_choices(override: Override, groups: Groups) -> list[Mistake]:
+def _unknown_choices(override: Override, groups: Groups) -> list[Mistake]:
     group = override.key_or_group
-    # Hydra's own groups (hydra/launcher ...) have choices that lie in Hydra and its plugins
+    # the choices of Hydra's own groups (hydra/launcher ...) are defined in Hydra and its plugins
     if group not in groups or group.startswith("hydra") or override.type == OverrideType.DEL:
         return []
-    known = sorted(groups[group])
+    choices = sorted(groups[group])
     source = f"the override {override.input_line}"
     return [
-        Mistake(group, f"{name!r} is not known", ", ".join(known), nearest(name, known), source)
+        Mistake(group, f"{name!r} is not known", ", ".join(choices), nearest(name, choices), source)
         for name in _names(override)
         if name not in groups[group]
     ]
 
 
 def _names(override: Override) -> list[str]:
-    """The choices that an override names; a glob picks among those that exist, so it names none."""
+    """The choices that an override names; none for a glob, which matches existing ones."""
     if override.is_sweep_override():
         if isinstance(override.value(), Glob):
             return []
         return [str(name) for name in override.sweep_string_iterator()]
-    value = override.value()  # null too is a name that doesn't exist; to leave a group out: ~group
+    value = override.value()  # null is a name too, and unknown; `~group` removes a group
     return ["null" if name is None else str(name) for name in (value if isinstance(value, list) else [value])]

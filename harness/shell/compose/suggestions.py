@@ -1,7 +1,7 @@
-"""For a model that can't take the data: the data sets that it takes, and the models that take this one.
+"""Suggestions for a model that does not fit the data: data sets for the model, and models for the data.
 
-Nothing is loaded for it. What the files of a group give is what Hydra makes of them, the user's own among
-them: one composition with all of them side by side, since one for each would take a second or two.
+No data are loaded. The files of a group, the user's own included, are read by one Hydra composition that
+includes all of them, since one composition each would take a second or two.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from harness.core.data import dataset
 from harness.core.data.dataset import DataConfig, Sample
 from harness.core.validation import ConfigError, Mistake, parse
 
-PLACE = "alternatives"  # where in the composed configuration the files are put, and not read by anything else
+PACKAGE = "alternatives"  # the package in the composed configuration that holds the files
 
 
 def with_alternatives(mistakes: Sequence[Mistake]) -> list[Mistake]:
-    """The mistakes, each Misfit with what goes together as hints; needs an initialised Hydra."""
+    """The mistakes, each `Misfit` with suggestions as hints; needs an initialised Hydra."""
     if not any(isinstance(mistake, Misfit) for mistake in mistakes):
         return list(mistakes)
     models, samples = list(_models(_sections("model"))), list(_samples(_sections("data")))
@@ -60,7 +60,7 @@ def _models(sections: Mapping[str, Any]) -> Iterator[ModelConfig]:
     for choice, section in sections.items():
         try:
             yield replace(model_config(section), name=choice)
-        except ConfigError:  # a file with a mistake of its own can't be recommended
+        except ConfigError:  # a file with mistakes can't be suggested
             continue
 
 
@@ -73,12 +73,12 @@ def _samples(sections: Mapping[str, Any]) -> Iterator[Sample]:
 
 
 def _sections(group: str) -> dict[str, Any]:
-    """What each file of a group gives, by its name, as if it had been chosen."""
+    """The section that each file of a group yields if it is chosen, by the file's name."""
     loader = GlobalHydra.instance().config_loader()
     choices = sorted(loader.get_group_options(group, ObjectType.CONFIG))
     sections: dict[str, Any] = {}
     for raw in _composed(group, choices):
-        others = raw.pop(PLACE)
+        others = raw.pop(PACKAGE)
         for choice, section in others.items():
             try:
                 full = OmegaConf.create(raw | {group: section})
@@ -89,11 +89,11 @@ def _sections(group: str) -> dict[str, Any]:
 
 
 def _composed(group: str, choices: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The default configuration with these files in it, in parts without those that can't be read."""
+    """The default configuration with these files, in several parts if some can't be read."""
     if not choices:
         return
     try:
-        config = hydra.compose("config", [f"+{group}@{PLACE}.{choice}={choice}" for choice in choices])
+        config = hydra.compose("config", [f"+{group}@{PACKAGE}.{choice}={choice}" for choice in choices])
         raw: Any = OmegaConf.to_container(config, resolve=False)
         yield raw
     except (HydraException, OmegaConfBaseException, yaml.YAMLError):

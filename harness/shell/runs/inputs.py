@@ -1,4 +1,5 @@
-"""What runs read before they start, loaded once per command: data sets, and the source runs of warm starts."""
+"""What runs read before they start, loaded once per command: data sets, and the source runs of warm
+starts."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ class SourceRunCache:
 
 
 class RunInputs:
-    """All that preparing the runs of a command loads, and the parts of their configurations that are equal."""
+    """All that preparing the runs of a command loads, and the parts of their configurations that are
+    equal."""
 
     def __init__(self) -> None:
         self.datasets = DatasetCache()

@@ -28,7 +28,7 @@ from harness.shell.environment.git_revisions import revisions
 from harness.shell.environment.versions import versions
 from harness.shell.runs.inputs import DatasetCache, RunInputs
 from harness.shell.runs.records import PreparedRun
-from harness.shell.tracking.store import resolve_uri
+from harness.shell.tracking.uri import resolve_uri
 from harness.shell.workers.key import WorkerKey
 
 

@@ -14,7 +14,8 @@ from harness.shell.session.stores import StoreThreads
 
 
 class RunRecorder:
-    """The session's `Listener` (`harness.shell.engines.protocol`). `results` holds one per ended run, by id."""
+    """The session's `Listener` (`harness.shell.engines.protocol`). `results` holds one per ended run, by
+    id."""
 
     def __init__(
         self, stores: StoreThreads, reporter: Reporter, runs: Sequence[PreparedRun], labels: Sequence[str]

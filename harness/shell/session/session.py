@@ -1,8 +1,8 @@
 """What one command does with its runs: prepare, skip finished ones, certify, execute, record.
 
-A session lasts as long as the command, so that a sweep which submits its runs in several portions (as
-a search does) keeps its workers, its stores and its progress bar. Workers are started together and waited for before
-the first run, and MLflow is imported meanwhile: none of this may overlap with a timed run.
+A session lasts as long as the command, so that a sweep which submits its runs in several portions (as a
+search does) keeps its workers, its stores and its progress bar. Workers are started together and waited for
+before the first run, and MLflow is imported meanwhile: none of this may overlap with a timed run.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from harness.shell.reports.progress import Reporter
 from harness.shell.runs.records import PreparedRun
 from harness.shell.tracking import run_links
 from harness.shell.tracking.background import TrackingThread
-from harness.shell.tracking.uri import resolve_uri, sqlite_path
 from harness.shell.tracking.studies import study_is_left_open
+from harness.shell.tracking.uri import resolve_uri, sqlite_path
 
 
 class StoreThreads:

@@ -152,11 +152,11 @@ def test_cards_are_checked_against_those_that_are_there(host: Host, base: RunCon
     host(H100, T4)
     assert not refusal(base, replace(base, device="cuda:1"), replace(base, device="cuda:0", precision="tf32"))
     said = refusal(replace(base, device="cuda:2"))
-    assert "no 'cuda:2' is here" in said and "cpu; cuda:0 (H100); cuda:1 (T4)" in said
+    assert "this machine has no 'cuda:2'" in said and "cpu; cuda:0 (H100); cuda:1 (T4)" in said
     assert "compute capability 7.5" in refusal(replace(base, device="cuda", precision="bf16"))
     assert "float32, float64" in refusal(replace(base, device="cuda:1", precision="tf32"))
     host()
-    assert "no 'cuda' is here" in refusal(replace(base, device="cuda"))
+    assert "this machine has no 'cuda'" in refusal(replace(base, device="cuda"))
     assert not refusal(base)
 
 
@@ -176,7 +176,7 @@ def test_cards_that_the_environment_hides_do_not_count(
 ) -> None:
     """Catches: cards of others, which a batch system has hidden; another order than CUDA's."""
     host(H100, T4, visible=visible)
-    assert [card.name for card in cards.visible()] == names
+    assert [card.name for card in cards.visible_cards()] == names
     found = tuple(f"cuda:{number}" for number in range(len(names))) or ("cuda",)
     assert devices.devices_of(replace(base, device="cuda")) == found
     assert devices.devices_of(replace(base, device="cuda:1")) == ("cuda:1",)

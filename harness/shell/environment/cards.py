@@ -1,8 +1,8 @@
-"""NVIDIA's cards as their management library describes them, where it is installed.
+"""NVIDIA's graphics cards, as described by NVIDIA's management library if it is installed.
 
-`pynvml` (the package nvidia-ml-py) is no requirement: frameworks find a card without it. Without it, names
-come from the driver and the rest is not known. Cards are numbered as nvidia-smi numbers them, by their place
-on the bus.
+`pynvml` (the package nvidia-ml-py) is optional: frameworks find a card without it. Without it, names come
+from the driver and the other fields are unknown. Cards are numbered as in nvidia-smi, by their position on
+the bus.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"  # which cards a process may use, by number or 
 
 @dataclass(frozen=True)
 class Card:
-    """A card; `memory_mb` is in 10^6 bytes, `energy` says whether its total energy can be read. `id` is what
-    CUDA_VISIBLE_DEVICES calls it, `capability` what it can compute. None: n/a."""
+    """A card. `memory_mb` is in 10^6 bytes; `energy` says whether its total energy can be read; `id` is its
+    name in CUDA_VISIBLE_DEVICES; `capability` is its compute capability. None: not available."""
 
     name: str
     driver: str | None = None
@@ -43,27 +43,27 @@ def cards() -> tuple[Card, ...]:
     return tuple(Card(name, id=str(number)) for number, name in enumerate(host.cards()))
 
 
-def visible(environment: Mapping[str, str] = os.environ) -> tuple[Card, ...]:
-    """The cards that CUDA_VISIBLE_DEVICES leaves to us, in its order; without it, all.
+def visible_cards(environment: Mapping[str, str] = os.environ) -> tuple[Card, ...]:
+    """The cards that CUDA_VISIBLE_DEVICES selects, in its order; all cards if it is not set.
 
-    As CUDA has it, what comes after an entry that means no card doesn't count. An entry that is a part of a
-    card (MIG), or a UUID where nobody knows UUIDs, is taken as it is, and nothing else is known of it.
+    As in CUDA, the first entry that matches no card ends the list. An entry that names a part of a card
+    (MIG), or a UUID on a machine whose UUIDs are unknown, is accepted without any other fields.
     """
     every = cards()
     if VISIBLE not in environment:
         return every
-    found: list[Card] = []
-    named = any(card.id.startswith("GPU-") for card in every)
+    selected: list[Card] = []
+    uuids_known = any(card.id.startswith("GPU-") for card in every)
     for entry in filter(None, map(str.strip, environment[VISIBLE].split(","))):
-        if entry.startswith("MIG-") or (entry.startswith("GPU-") and every and not named):
-            found.append(Card(entry, id=entry))
+        if entry.startswith("MIG-") or (entry.startswith("GPU-") and every and not uuids_known):
+            selected.append(Card(entry, id=entry))
         elif entry.isdigit() and int(entry) < len(every):
-            found.append(every[int(entry)])
-        elif known := [card for card in every if entry.startswith("GPU-") and card.id.startswith(entry)]:
-            found.append(known[0])
+            selected.append(every[int(entry)])
+        elif matches := [card for card in every if entry.startswith("GPU-") and card.id.startswith(entry)]:
+            selected.append(matches[0])
         else:
             break
-    return tuple(found)
+    return tuple(selected)
 
 
 def _card(nvml: Any, handle: Any, driver: str, number: str) -> Card:

@@ -1,9 +1,9 @@
-"""Which devices there are for runs, and what `device=auto` and `device=cuda` come to.
+"""The devices of this machine, and what `device=auto` and `device=cuda` mean on it.
 
-`auto` is resolved before a run is identified, so that its folder says what it ran on: `cuda` where a card and
-a framework that was built for one are there, else `cpu`. `cuda` is any of the cards, since it makes no
-difference to a result which of equals it is: the runs of a sweep are spread over them. A worker sees one card
-only, the one that it is to use, and calls it `cuda`.
+`auto` is resolved before a run is identified, so that its folder names the device: `cuda` if there are a card
+and a framework built for one, else `cpu`. `cuda` means any of the cards; which of several equal cards is used
+does not affect a result, so the runs of a sweep are spread over them. A worker sees only the card that it
+uses, and calls it `cuda`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from harness.core.config.checks import BEST
 from harness.core.config.run_config import FrameworkConfig, RunConfig
 from harness.core.machine import precision
 from harness.core.validation import ConfigError, Mistake
-from harness.shell.environment import cards
-from harness.shell.environment.cards import VISIBLE, Card
+from harness.shell.environment.cards import VISIBLE, Card, visible_cards
 from harness.shell.environment.versions import look_up
 
 CPU, ANY_CARD, AUTO = "cpu", "cuda", "auto"
 
 
 def devices_of(config: RunConfig) -> tuple[str, ...]:
-    """The devices that a run may go on on: `("cpu",)`, or cards by number, `("cuda:0", "cuda:1")`.
+    """The devices on which a run may execute: `("cpu",)`, or cards by number, `("cuda:0", "cuda:1")`.
 
-    `config` is resolved. Where no card is known of, `cuda` is all that can be said.
+    `config` is resolved. If no card is known, `cuda` stays as it is.
     """
     if config.device != ANY_CARD:
         return (config.device,)
@@ -46,15 +45,15 @@ def resolve_device(config: RunConfig) -> RunConfig:
 
 
 def check_devices(configs: Iterable[RunConfig]) -> None:
-    """Raise ConfigError for cards that this machine has not, and for what its cards can't do."""
+    """Raise ConfigError for cards that this machine lacks, and for what its cards can't do."""
     mistakes: list[Mistake] = []
     for config in configs:
         if config.device == CPU:
             continue
         for card in map(_card, devices_of(config)):
             if card is None:
-                known = "; ".join(["cpu", *map(_described, enumerate(_cards()))])
-                mistakes.append(Mistake("device", f"no {config.device!r} is here", known))
+                allowed = "; ".join(["cpu", *(f"cuda:{n} ({one.name})" for n, one in enumerate(_cards()))])
+                mistakes.append(Mistake("device", f"this machine has no {config.device!r}", allowed))
             else:
                 mistakes += precision.mistakes(config.precision, config.device, card.capability)
     if mistakes:
@@ -62,7 +61,7 @@ def check_devices(configs: Iterable[RunConfig]) -> None:
 
 
 def precisions(device: str) -> tuple[Precision, ...]:
-    """Those that a device has."""
+    """The precisions that a device supports."""
     card = _card(device)
     capability = None if card is None else card.capability
     every: tuple[Precision, ...] = get_args(Precision)
@@ -70,42 +69,42 @@ def precisions(device: str) -> tuple[Precision, ...]:
 
 
 def worker_environment(device: str) -> dict[str, str]:
-    """What hides from a worker every card but its own, and from one on the CPU all of them."""
+    """The environment variables with which a worker sees only its own card, or none on the CPU."""
     if device == CPU:
         return {VISIBLE: ""}
     card = _card(device)
-    # numbers mean places on the bus, as they do to nvidia-smi; by default the fastest card is number 0
-    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return order | ({} if card is None else {VISIBLE: card.id})
+    # number the cards by their position on the bus, as nvidia-smi does; CUDA's default puts the fastest first
+    variables = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return variables | ({} if card is None else {VISIBLE: card.id})
 
 
 def _prefers_card(config: RunConfig) -> bool:
-    """Whether `auto` is a card: any of those that are there, and a framework that can make use of it."""
-    there = [card.capability for card in _cards()]
-    able = there and not any(precision.mistakes(config.precision, ANY_CARD, one) for one in there)
+    """Whether `auto` means a card: all cards support the run, and the framework can use them."""
+    capabilities = [card.capability for card in _cards()]
+    able = capabilities and not any(
+        precision.mistakes(config.precision, ANY_CARD, capability) for capability in capabilities
+    )
     executions = config.framework.executions.get(ANY_CARD) or ()
     possible = config.execution in executions or (bool(executions) and config.execution == BEST)
     return bool(able) and possible and _is_built_for_cards(config.framework)
 
 
 def _is_built_for_cards(framework: FrameworkConfig) -> bool:
-    """As far as what is installed says: builds without CUDA are called `2.13.0+cpu`; some need packages."""
+    """Whether the installed framework supports CUDA, judging by its packages.
+
+    Builds without CUDA have versions such as `2.13.0+cpu`; some frameworks need additional packages.
+    """
     versions = look_up(framework, framework.distributions)
     if any(str(version).endswith("+cpu") for version in versions.values()):
         return False
-    needed = look_up(framework, framework.cuda_distributions)
-    return not needed or any(version is not None for version in needed.values())
-
-
-def _described(card: tuple[int, Card]) -> str:
-    number, found = card
-    return f"cuda:{number} ({found.name})"
+    cuda_versions = look_up(framework, framework.cuda_distributions)
+    return not cuda_versions or any(version is not None for version in cuda_versions.values())
 
 
 def _card(device: str) -> Card | None:
-    """The card that `cuda:1` names, or `cuda`, which is the first one; None where there is none."""
-    number, there = int(device.partition(":")[2] or 0), _cards()
-    return there[number] if number < len(there) else None
+    """The card named `cuda:1`, or the first one for `cuda`; None if it does not exist."""
+    number, cards = int(device.partition(":")[2] or 0), _cards()
+    return cards[number] if number < len(cards) else None
 
 
 def _cards() -> tuple[Card, ...]:
@@ -113,7 +112,7 @@ def _cards() -> tuple[Card, ...]:
 
 
 @functools.cache
-def _cards_of(allowed: str | None) -> tuple[Card, ...]:
-    """Asked once: to start NVIDIA's library takes as long as hundreds of small steps."""
-    worker_environment: Mapping[str, str] = {} if allowed is None else {VISIBLE: allowed}
-    return cards.visible(worker_environment)
+def _cards_of(visible: str | None) -> tuple[Card, ...]:
+    """The visible cards, cached: starting NVIDIA's library takes as long as hundreds of small steps."""
+    environment: Mapping[str, str] = {} if visible is None else {VISIBLE: visible}
+    return visible_cards(environment)

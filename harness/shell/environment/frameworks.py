@@ -1,4 +1,4 @@
-"""The frameworks that configuration folders describe, read without composing a run."""
+"""The frameworks described by configuration folders, read without composing a run."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def conf_folder() -> Path:
 
 
 def frameworks(folders: Sequence[Path]) -> dict[str, FrameworkConfig]:
-    """The frameworks of some configuration folders by their file's name; of two by one name the first.
+    """The frameworks of configuration folders by file name; the first folder wins for equal names.
 
-    Raises ConfigError with all that can't be read.
+    Raises ConfigError with a mistake for each file that can't be read.
     """
-    found: dict[str, FrameworkConfig] = {}
+    configs: dict[str, FrameworkConfig] = {}
     mistakes: list[Mistake] = []
     for path in (path for folder in folders for path in sorted((folder / "framework").glob("*.yaml"))):
         try:
             plain = OmegaConf.to_container(OmegaConf.load(path))
-            found.setdefault(path.stem, parse(FrameworkConfig, plain, "framework"))
+            configs.setdefault(path.stem, parse(FrameworkConfig, plain, "framework"))
         except (OmegaConfBaseException, YAMLError) as error:
             mistakes.append(Mistake("framework", str(error), source=str(path)))
         except ConfigError as error:
             mistakes += [replace(mistake, source=str(path)) for mistake in error.mistakes]
     if mistakes:
         raise ConfigError(mistakes)
-    return found
+    return configs
 
 
 def installed_frameworks() -> list[str]:

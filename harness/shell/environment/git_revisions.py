@@ -1,7 +1,7 @@
-"""Which state of whose code a command runs: git's revisions of the working folder and of this project.
+"""The git revisions of the working folder and of this project, recorded with each run.
 
-A version number says little while code is being worked on. Git is asked once a command; where there is no
-git, or a folder is under none, nothing is said.
+A version number says little during development. Git is called once per command; without git, or outside of a
+repository, no revision is recorded.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from typing import Any
 import harness
 
 PACKAGE = Path(harness.__file__).resolve().parent
-TIMEOUT_S = 10.0  # of a git on a file system that hangs
+TIMEOUT_S = 10.0  # in case the file system hangs
 
 
 def revisions() -> dict[str, Any]:
-    """`{"folder": {"commit": ..., "dirty": ...}, "evenbench": ...}`, each where git knows of one; `dirty`
-    where files that git keeps are other than in the commit. This project has one in a checkout alone."""
-    found = {"folder": revision(Path.cwd()), "evenbench": None}
+    """`{"folder": {"commit": ..., "dirty": ...}, "evenbench": ...}`, without those that git does not know.
+
+    `dirty` means that tracked files differ from the commit. This project has a revision only in a checkout.
+    """
+    every = {"folder": revision(Path.cwd()), "evenbench": None}
     if (PACKAGE.parent / ".git").exists():
-        found["evenbench"] = revision(PACKAGE.parent)
-    return {name: of for name, of in found.items() if of is not None}
+        every["evenbench"] = revision(PACKAGE.parent)
+    return {name: one for name, one in every.items() if one is not None}
 
 
 @functools.cache
 def revision(folder: Path) -> dict[str, Any] | None:
-    """The commit that a folder is at, None where there is none."""
+    """The commit of a folder, or None if there is none."""
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     if commit is None or changed is None:
@@ -38,13 +40,13 @@ def revision(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # a lock on the index could stop someone's commit
-    quiet = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    # without optional locks, so that a commit made at the same time does not fail
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments],
             cwd=folder,
-            env=quiet,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -52,4 +54,4 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()

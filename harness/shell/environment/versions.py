@@ -1,7 +1,7 @@
-"""Which versions a framework's worker would use, asked without importing the framework.
+"""The versions that a framework's worker would use, looked up without importing the framework.
 
-Versions are part of a run's identity, so they are needed before anything starts; a framework that is not
-installed is found out here too, rather than by a worker that dies.
+Versions are part of a run's identity, so they are needed before any worker starts. A framework that is not
+installed is also detected here, rather than by a worker that fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.core.config.run_config import FrameworkConfig
 from harness.core.validation import ConfigError, Mistake
 
 PROJECT = "evenbench"
-_ASK = """
+_SCRIPT = """
 import importlib.metadata as m, json, sys
 def version(name):
     try: return m.version(name)
@@ -29,20 +29,20 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 def versions(framework: FrameworkConfig) -> dict[str, str]:
     """The versions of `framework.distributions` in its interpreter, with Python's and this project's own.
 
-    Raises ConfigError where one is missing or the interpreter can't be run.
+    Raises ConfigError if one is missing or the interpreter can't be run.
     """
-    found = _versions(framework.python, framework.distributions)
-    missing = [name for name, version in found.items() if version is None]
+    distributions = _versions(framework.python, framework.distributions)
+    missing = [name for name, version in distributions.items() if version is None]
     if missing:
         where = f"in {framework.python}" if framework.python else "here"
         problem = f"{framework.name!r} needs {', '.join(missing)}, not installed {where}"
         advice = f"pip install {' '.join(missing)}; or framework.python=<an interpreter that has it>"
         raise ConfigError([Mistake("framework", problem, advice)])
-    return {name: str(version) for name, version in found.items()} | {PROJECT: project_version()}
+    return {name: str(version) for name, version in distributions.items()} | {PROJECT: project_version()}
 
 
 def look_up(framework: FrameworkConfig, names: tuple[str, ...]) -> Mapping[str, str | None]:
-    """The versions of other distributions in the framework's interpreter, None where one is missing."""
+    """The versions of any distributions in the framework's interpreter, None for a missing one."""
     return _versions(framework.python, names)
 
 
@@ -52,7 +52,7 @@ def installed(distributions: tuple[str, ...]) -> bool:
 
 
 def project_version() -> str:
-    """This project's version, `unknown` where it runs without being installed."""
+    """This project's version, or `unknown` if it is not installed."""
     try:
         return importlib.metadata.version(PROJECT)
     except importlib.metadata.PackageNotFoundError:
@@ -64,13 +64,13 @@ def _versions(python: str | None, names: tuple[str, ...]) -> Mapping[str, str | 
     if python is None or python == sys.executable:
         return {name: _own_version(name) for name in names}
     try:
-        asked = [python, "-c", _ASK, *names]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
+        command = [python, "-c", _SCRIPT, *names]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         problem = f"{python!r} can't be run as an interpreter: {error}"
         raise ConfigError([Mistake("framework.python", problem, "the path of a Python")]) from error
-    found: dict[str, str | None] = json.loads(done.stdout)
-    return found
+    versions: dict[str, str | None] = json.loads(process.stdout)
+    return versions
 
 
 def _own_version(name: str) -> str | None:

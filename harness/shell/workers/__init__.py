@@ -1,1 +1,1 @@
-"""Worker processes as the shell sees them."""
+"""Worker processes, as the shell starts and uses them."""

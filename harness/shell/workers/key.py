@@ -1,4 +1,4 @@
-"""What is fixed for the lifetime of a worker."""
+"""The key of a worker: what is fixed for its lifetime, and so decides which runs can share it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ THREAD_VARIABLES = (
 
 @dataclass(frozen=True)
 class WorkerKey:
-    """What is fixed for a worker's life; runs with equal keys can share one."""
+    """What is fixed for a worker's lifetime; runs with equal keys can share a worker."""
 
     framework: str
     adapter: str
@@ -41,7 +41,7 @@ class WorkerKey:
     def on(
         cls, framework: FrameworkConfig, device: str, precision: str, threads: int, execution: str = ""
     ) -> WorkerKey:
-        """A framework's worker on a device, for runs of an execution or for none in particular."""
+        """The worker of a framework on a device; `execution` matters if it needs environment variables."""
         return cls(
             framework.name,
             framework.adapter,
@@ -54,14 +54,14 @@ class WorkerKey:
         )
 
     def environment(self) -> dict[str, str]:
-        """The child's environment variables."""
+        """The environment variables of the worker process."""
         threads = {name: str(self.threads) for name in THREAD_VARIABLES}
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
-        wide = {"JAX_ENABLE_X64": "1"} if self.precision == "float64" else {}
-        seen = devices.worker_environment(self.device)
-        return {**os.environ, **quiet, **threads, **wide, **seen, **dict(self.env)}
+        output = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
+        float64 = {"JAX_ENABLE_X64": "1"} if self.precision == "float64" else {}
+        device = devices.worker_environment(self.device)
+        return {**os.environ, **output, **threads, **float64, **device, **dict(self.env)}
 
 
 def interpreter(framework: FrameworkConfig) -> str:
-    """The Python that a framework's workers run in: `framework.python`, or the shell's own."""
+    """The Python interpreter of a framework's workers: `framework.python`, or the shell's own."""
     return framework.python or sys.executable

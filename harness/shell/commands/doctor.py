@@ -55,45 +55,44 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def findings(
-    results_dir: Path, folders: Sequence[Path], again: bool, tell: Callable[[str], None]
+    results_dir: Path, folders: Sequence[Path], again: bool, note: Callable[[str], None]
 ) -> Findings:
-    """Look at everything; what is timed comes last, when nothing else of ours is at work."""
-    known = list(frameworks(folders).values())
-    here, problems = host()
-    stored, found = storage(results_dir)
-    problems += found
+    """Examine everything; timings come last, when no other worker of this command is running."""
+    configured = list(frameworks(folders).values())
+    machine, problems = host()
+    store, store_problems = storage(results_dir)
+    problems += store_problems
     states: list[FrameworkState] = []
-    for framework in known:
-        tell(f"importing {framework.name}")
-        state, found = examine(framework, bool(here.cards))
+    for framework in configured:
+        note(f"importing {framework.name}")
+        state, framework_problems = examine(framework, bool(machine.cards))
         states.append(state)
-        problems += found
-    working = matmul_limits.measuring_frameworks(
-        f for f, state in zip(known, states, strict=True) if state.works
-    )
-    measured: list[DeviceLimit] = []
+        problems += framework_problems
+    pairs = zip(configured, states, strict=True)
+    working = matmul_limits.measuring_frameworks(framework for framework, state in pairs if state.works)
+    limits: list[DeviceLimit] = []
     noise: Noise | None = None
     if not working:
         commands = dict.fromkeys(state.install for state in states if state.install)
         problems.append(Problem("no framework works", "; or ".join(commands), broken=True))
     else:
-        tell("measuring the noise")
-        noise, found = measure_noise(working[0])
-        problems += found
-        if stored.writable:
-            cards = [f"cuda:{number}" if number else "cuda" for number in range(len(here.cards))]
-            measured, found = measure_limits(results_dir, working, ["cpu", *cards], again, tell)
-            problems += found
+        note("measuring the noise")
+        noise, noise_problems = measure_noise(working[0])
+        problems += noise_problems
+        if store.writable:
+            cards = [f"cuda:{number}" if number else "cuda" for number in range(len(machine.cards))]
+            limits, limit_problems = measure_limits(results_dir, working, ["cpu", *cards], again, note)
+            problems += limit_problems
     return Findings(
         version=project_version(),
         python=platform.python_version(),
         frameworks=tuple(states),
-        extras=missing_extras(bool(here.cards)),
-        host=here,
-        limits=tuple(measured),
+        extras=missing_extras(bool(machine.cards)),
+        host=machine,
+        limits=tuple(limits),
         choices=tuple(autotune.all_known(results_dir)),
         noise=noise,
-        storage=stored,
+        storage=store,
         problems=tuple(problems),
     )
 

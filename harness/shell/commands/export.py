@@ -1,8 +1,8 @@
-"""`evenbench export`: a finished run's network as a model of PyTorch, Keras or ONNX that needs no evenbench.
+"""`evenbench export`: a finished run's network as a standalone model of PyTorch, Keras or ONNX.
 
-The framework that the target belongs to may be another one than the run's: weights are canonical. A worker
-writes the model, loads it anew and holds it against the network (see `harness/worker/export.py`); the folder
-gets its name only when that went well, so there is a whole, checked model or none.
+The target may belong to another framework than the run's, since weights are canonical. A worker writes the
+model, loads it and compares it with the run's network (see `harness/worker/export.py`); the folder gets its
+final name only after that, so a folder holds a whole, checked model.
 """
 
 from __future__ import annotations
@@ -41,59 +41,50 @@ FRAMEWORKS: dict[Target, tuple[str, ...]] = {
     "keras": ("keras", "keras_jax", "keras_torch"),
     "onnx": ("torch",),
 }
-"""Who can write a target; the first that is installed does, unless the run's own framework can."""
+"""Frameworks that can write a target: the run's own if it is among them, else the first installed."""
 
 PACKAGES: dict[Target, tuple[str, ...]] = {
     "torch": ("safetensors",),
     "keras": (),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
 }
-"""What it takes besides the framework."""
+"""Packages that a target needs besides the framework."""
 
 LOSS_BOUND = 1e-3
-ROUGH_LOSS_BOUND = 0.05  # of a run in tf32 or bf16: a model is checked, and used, in float32
-"""Of the difference between the test loss that the run recorded and the one that its weights have now,
-relative to a loss of at least 1: a run on a GPU may have multiplied in TF32, which resolves 1e-3 of a factor.
-Data or weights that are not the run's are further off."""
+ROUGH_LOSS_BOUND = 0.05  # for a run in tf32 or bf16: the model is checked, and used, in float32
+"""Bounds of the difference between the recorded test loss and the loss of the stored weights, relative to a
+loss of at least 1. A run on a GPU may have multiplied in TF32, which resolves 1e-3 of a factor; data or
+weights of another run differ more."""
 
 
 class FailedExportError(Exception):
-    """What was written is not the run's network, or could not be written at all."""
+    """The model could not be written, or it is not the run's network."""
 
 
 def export(results_dir: Path, name: str, to: Target, output: Path | None) -> tuple[Path, dict[str, Any]]:
-    """Write the model; returns its folder and what `export.json` says.
+    """Write the model; returns its folder and the content of `export.json`.
 
-    Raises ConfigError for a wrong request, FailedExportError where the model can't be written or deviates.
+    Raises ConfigError for a wrong request, FailedExportError if the model can't be written or deviates.
     """
     folder = find_run(results_dir, name, "run id")
     job, config = _read(folder)
     target = output or results_dir / "exports" / f"{folder.run_id}-{to}"
     _check_output(target)
     framework = _framework(config, to)
-    packages = look_up(framework, PACKAGES[to])
-    found = versions(framework) | {name: version for name, version in packages.items() if version}
-    lacking = [name for name, version in packages.items() if version is None]
-    if lacking:
-        problem = (
-            f"{to} needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not installed"
-        )
-        raise ConfigError(
-            [Mistake("--to", problem, f"pip install 'evenbench[export]', or {' '.join(lacking)}")]
-        )
-    shelf = DatasetCache()
-    dataset, file = shelf.get(config.data, results_dir)
-    shelf.write(results_dir)
+    packages = _packages(framework, to)
+    datasets = DatasetCache()
+    dataset, file = datasets.get(config.data, results_dir)
+    datasets.write(results_dir)
     fitted = preprocessing(config.data, config.model.view(dataset))
     precision: Precision = storage(config.precision)
     own = replace(config, framework=framework, execution=framework.execution)
-    asked = replace(own, device="cpu", precision=precision)
-    command = {"to": to, "run_id": job.run_id, "config": asked.to_plain()}
+    request = replace(own, device="cpu", precision=precision)
+    command = {"to": to, "run_id": job.run_id, "config": request.to_plain()}
     paths = {"weights": folder.path / "weights.npz", "data": results_dir / file}
     with _staged(target) as staging:
-        said = _work(asked, command, paths, fitted, staging)
-        _check(said, folder, LOSS_BOUND if asked.precision == config.precision else ROUGH_LOSS_BOUND)
-        described = {
+        reply = _export_in_worker(request, command, paths, fitted, staging)
+        _check(reply, folder, LOSS_BOUND if request.precision == config.precision else ROUGH_LOSS_BOUND)
+        description = {
             "run_id": job.run_id,
             "to": to,
             "model": config.model.name,
@@ -101,20 +92,20 @@ def export(results_dir: Path, name: str, to: Target, output: Path | None) -> tup
             "trained_in": config.framework.name,
             "exported_by": framework.name,
             "made": today(),
-            "versions": found,
+            "versions": versions(framework) | packages,
             "precision": config.precision,
-            **{key: said[key] for key in ("inputs", "outputs", "rows", "deviation", "bound", "test_loss")},
+            **{key: reply[key] for key in ("inputs", "outputs", "rows", "deviation", "bound", "test_loss")},
         }
-        write_description(described, fitted, staging)
-    return target, described
+        write_description(description, fitted, staging)
+    return target, description
 
 
 def _read(folder: RunFolder) -> tuple[Job, RunConfig]:
-    """What was asked for, of a run that has finished; raises ConfigError."""
+    """The job and configuration of a finished run; raises ConfigError."""
     status = folder.status()
     if status != "finished" or not (folder.path / "weights.npz").exists():
-        how = f"ended as {status!r}" if status not in (None, "finished") else "has not finished"
-        problem = f"run {folder.run_id} {how}, so it has no trained weights"
+        state = f"ended as {status!r}" if status not in (None, "finished") else "has not finished"
+        problem = f"run {folder.run_id} {state}, so it has no trained weights"
         raise ConfigError([Mistake("run id", problem, "a run whose status is finished")])
     job = parse(Job, folder.job())
     return job, RunConfig.parse(job.config)
@@ -122,65 +113,77 @@ def _read(folder: RunFolder) -> tuple[Job, RunConfig]:
 
 def _framework(config: RunConfig, to: Target) -> FrameworkConfig:
     """The framework that writes the target: the run's own if it can, with its interpreter."""
-    known = frameworks([conf_folder()])
-    able = [known[name] for name in FRAMEWORKS[to]]
-    if config.framework.adapter == able[0].adapter:
+    by_name = frameworks([conf_folder()])
+    candidates = [by_name[name] for name in FRAMEWORKS[to]]
+    if config.framework.adapter == candidates[0].adapter:
         return config.framework
-    return next((one for one in able if installed(one.distributions)), able[0])
+    return next((one for one in candidates if installed(one.distributions)), candidates[0])
 
 
-def _work(
+def _packages(framework: FrameworkConfig, to: Target) -> dict[str, str]:
+    """The versions of the packages that a target needs besides the framework; raises ConfigError."""
+    packages = look_up(framework, PACKAGES[to])
+    missing = [name for name, version in packages.items() if version is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        problem = f"{to} needs {', '.join(missing)}, which {verb} not installed"
+        advice = f"pip install 'evenbench[export]', or {' '.join(missing)}"
+        raise ConfigError([Mistake("--to", problem, advice)])
+    return {name: version for name, version in packages.items() if version}
+
+
+def _export_in_worker(
     config: RunConfig,
     command: Mapping[str, Any],
     paths: Mapping[str, Path],
     fitted: Preprocessing,
     staging: Path,
 ) -> dict[str, Any]:
-    """Have a worker write the model and try it; gives what it says."""
+    """Have a worker write the model and check it; returns the worker's reply."""
     worker = Worker(WorkerKey.of(config))
     try:
         with tempfile.TemporaryDirectory(prefix="evenbench-export-") as scratch:
             raw = Path(scratch) / "raw.npz"
             npz.save(raw, fitted.arrays())
-            given = {"raw": raw, "folder": staging, **paths}
-            return worker.export({**command, **{name: str(path.resolve()) for name, path in given.items()}})
+            files = {"raw": raw, "folder": staging, **paths}
+            return worker.export({**command, **{name: str(path.resolve()) for name, path in files.items()}})
     except WorkerDiedError as error:
         raise FailedExportError("\n".join(filter(None, (error.exit.log_tail, error.exit.message)))) from error
     finally:
         worker.close()
 
 
-def _check(said: Mapping[str, Any], folder: RunFolder, loss_bound: float) -> None:
-    """Raise FailedExportError unless the model is the run's network and gives the run's own test loss."""
-    if "error" in said:
-        raise FailedExportError(f"run {folder.run_id} can't be exported: {said['error']}")
-    if not said["deviation"] <= said["bound"]:
+def _check(reply: Mapping[str, Any], folder: RunFolder, loss_bound: float) -> None:
+    """Raise FailedExportError unless the model is the run's network and yields the run's test loss."""
+    if "error" in reply:
+        raise FailedExportError(f"run {folder.run_id} can't be exported: {reply['error']}")
+    if not reply["deviation"] <= reply["bound"]:
         raise FailedExportError(
-            f"the exported model deviates from run {folder.run_id} by {said['deviation']:.1e}, "
-            f"the bound is {said['bound']:g}; a recurrent network with large weights can make that much of a "
-            "rounding in float32, which the same run with precision=float64 would show"
+            f"the exported model deviates from run {folder.run_id} by {reply['deviation']:.1e}, "
+            f"the bound is {reply['bound']:g}; a recurrent network with large weights can amplify rounding "
+            "in float32 that much, which the same run with precision=float64 would show"
         )
     recorded = (folder.result() or {})["metrics"]["test/loss"]
-    if not abs(said["test_loss"] - recorded) <= loss_bound * max(1.0, abs(recorded)):
+    if not abs(reply["test_loss"] - recorded) <= loss_bound * max(1.0, abs(recorded)):
         raise FailedExportError(
-            f"the weights of run {folder.run_id} give a test loss of {said['test_loss']:.6g}, "
-            f"and {recorded:.6g} was recorded: its data or weights are not what they were"
+            f"the weights of run {folder.run_id} give a test loss of {reply['test_loss']:.6g}, "
+            f"and {recorded:.6g} was recorded: its data or weights have changed"
         )
 
 
 def _check_output(target: Path) -> None:
-    """Raise ConfigError where something lies that no export left."""
-    ours = not target.exists() or (
+    """Raise ConfigError if the target exists and is not an earlier export."""
+    usable = not target.exists() or (
         target.is_dir() and ((target / "export.json").exists() or not any(target.iterdir()))
     )
-    if not ours:
-        problem = f"{str(target)!r} is there already and is no exported model"
+    if not usable:
+        problem = f"{str(target)!r} exists and is not an exported model"
         raise ConfigError([Mistake("--output", problem, "a new folder, or one of an earlier export")])
 
 
 @contextlib.contextmanager
 def _staged(target: Path) -> Iterator[Path]:
-    """A folder under a temporary name beside `target`, which becomes `target` when nothing is raised."""
+    """A folder under a temporary name next to `target`, renamed to `target` unless something is raised."""
     staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     old = staging.with_suffix(".old")
     try:
@@ -198,13 +201,13 @@ def _staged(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def report(target: Path, described: Mapping[str, Any]) -> str:
+def report(target: Path, description: Mapping[str, Any]) -> str:
     """The result for the user, two lines."""
-    model = f"{described['model']} on {described['data']}, trained in {described['trained_in']}"
+    model = f"{description['model']} on {description['data']}, trained in {description['trained_in']}"
     return (
         f"{model}: {target}\n"
-        f"deviation {described['deviation']:.1e} of at most {described['bound']:g} "
-        f"on {described['rows']} test rows after loading; see README.md there for its use"
+        f"deviation {description['deviation']:.1e} of at most {description['bound']:g} "
+        f"on {description['rows']} test rows after loading; see README.md there for its use"
     )
 
 

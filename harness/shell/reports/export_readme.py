@@ -45,32 +45,32 @@ and needs no evenbench:
 
 {described}
 {vocabulary}
-`export.json` says with which versions it was made, and how far its predictions are from the run's network
-on the {rows} test rows: {deviation:.1e} of at most {bound:g}.
+`export.json` has the versions that wrote it, and the largest difference between its predictions and those of
+the run's network on the {rows} test rows: {deviation:.1e} of at most {bound:g}.
 """
 VOCABULARY = """
-`vocabulary.json` has the id of each word. The words of a text in lower case are what the regular expression
-`pattern` in it finds.
+`vocabulary.json` has the id of each word. Its regular expression `pattern` finds the words in a text in lower
+case.
 """
 
 
-def write_description(described: Mapping[str, Any], fitted: Preprocessing, staging: Path) -> None:
-    """Write `export.json`, `README.md`, and the vocabulary where there is one."""
-    write_json(staging / "export.json", described)
+def write_description(description: Mapping[str, Any], fitted: Preprocessing, staging: Path) -> None:
+    """Write `export.json`, `README.md`, and the vocabulary of a text model."""
+    write_json(staging / "export.json", description)
     if fitted.words:
-        content = {"padding": 0, "unknown": 1, "pattern": fitted.pattern, "words": fitted.words}
-        write_json(staging / "vocabulary.json", content)
-    names = ["x"] if len(described["inputs"]) == 1 else ["x", "lengths"]
-    usage = USAGE[described["to"]].format(
+        vocabulary = {"padding": 0, "unknown": 1, "pattern": fitted.pattern, "words": fitted.words}
+        write_json(staging / "vocabulary.json", vocabulary)
+    names = ["x"] if len(description["inputs"]) == 1 else ["x", "lengths"]
+    usage = USAGE[description["to"]].format(
         arguments=", ".join(names),
         listed="x" if len(names) == 1 else f"[{', '.join(names)}]",
         fed=", ".join(f'"{name}": {name}' for name in names),
     )
     text = README.format(
         usage=usage,
-        framework=described["trained_in"],
+        framework=description["trained_in"],
         vocabulary=VOCABULARY if fitted.words else "",
-        described="\n".join(f"- {line}" for line in (*described["inputs"], described["outputs"])),
-        **{key: described[key] for key in ("model", "data", "run_id", "rows", "deviation", "bound")},
+        described="\n".join(f"- {line}" for line in (*description["inputs"], description["outputs"])),
+        **{key: description[key] for key in ("model", "data", "run_id", "rows", "deviation", "bound")},
     )
     (staging / "README.md").write_text(text, encoding="utf-8")

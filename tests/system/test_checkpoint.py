@@ -310,9 +310,8 @@ def test_an_invalid_interval_is_refused(override: str, key: str) -> None:
 
 
 def test_a_run_that_is_pruned(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a worker that does not wait for the answer, or takes one for a task; a pruned run that counts
-    as failed or as finished, or has test metrics; one that is not asked about the epochs that it goes on
-    from."""
+    """Catches: a worker that does not wait for the decision, or reads it as a task; a pruned run that counts
+    as failed or as finished, or has test metrics; a resumed run whose earlier epochs are not submitted."""
     assert end(workspace.sweep("seed=9"))[0] == 0
     config = workspace.runs()[0].config | {"checkpoint": {"every_epochs": 1, "every_minutes": None}}
     monkeypatch.chdir(workspace.folder)

@@ -1,7 +1,7 @@
-"""Several runs at a time on one machine: every run once, none disturbed by another's end, nothing left over.
+"""Concurrent runs on one machine: every run once, none affected by another's end, nothing left over.
 
-The command is the real one, in a child process, mostly in the framework of tests/support/faulty, which dies
-where a test wants it to.
+The command is the real one, in a child process, mostly with the framework of tests/support/faulty, which
+fails on demand.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
 
 
 def intervals(runs: Sequence[Run]) -> dict[int, list[tuple[int, int]]]:
-    """When each worker's runs began and ended their training, in ms."""
-    found: dict[int, list[tuple[int, int]]] = {}
+    """Start and end of the training of each worker's runs, in ms."""
+    spans: dict[int, list[tuple[int, int]]] = {}
     for run in runs:
-        found.setdefault(run.pid, []).append((run.events[0]["time_ms"], run.events[-1]["time_ms"]))
-    return {pid: sorted(spans) for pid, spans in found.items()}
+        spans.setdefault(run.pid, []).append((run.events[0]["time_ms"], run.events[-1]["time_ms"]))
+    return {pid: sorted(of_worker) for pid, of_worker in spans.items()}
 
 
 def training(workspace: Workspace) -> list[Run]:
-    """The runs that have trained an epoch and go on."""
+    """The runs that have trained an epoch and are in progress."""
     return [run for run in workspace.runs() if len(run.events) > 1 and run.status is None]
 
 
 def test_three_slots_do_every_run_once(workspace: Workspace) -> None:
-    """Catches: a run done twice or lost between slots; a worker that serves two runs at once; slots that wait
-    for each other; a time that is not marked as shared; MLflow runs mixed up between slots."""
+    """Catches: a run that is done twice or lost between slots; a worker that serves two runs at once; slots
+    that wait for each other; a timing that is not marked as shared; MLflow runs mixed up between slots."""
     workspace.plant({"*": "slow"})
     status, printed = end(workspace.sweep("seed=range(9)", "workers=3"))
     assert status == 0, printed
@@ -73,7 +73,7 @@ def test_three_slots_do_every_run_once(workspace: Workspace) -> None:
     for mine in spans.values():
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(mine))
     first = [mine[0] for mine in spans.values()]
-    assert max(begin for begin, _ in first) < min(end for _, end in first), "they did not go on side by side"
+    assert max(begin for begin, _ in first) < min(end for _, end in first), "they were not concurrent"
     for run in runs:
         assert run.result["environment"]["workers"] == 3
         assert "it shared the machine with 2 more at a time" in run.result["timing"]["disturbed"]
@@ -81,9 +81,9 @@ def test_three_slots_do_every_run_once(workspace: Workspace) -> None:
     check_consistent(workspace)
 
 
-def test_a_death_in_one_slot_is_its_own_affair(workspace: Workspace) -> None:
-    """Catches: a killed, hung or crashed worker that takes another slot's worker or run with it, that ends
-    its slot, or that is recorded in another run."""
+def test_a_death_in_one_slot_does_not_affect_others(workspace: Workspace) -> None:
+    """Catches: a killed, hung or crashed worker that ends another slot's worker or run, that ends its own
+    slot, or that is recorded in another run."""
     workspace.plant({0: "slow", 1: "hang", 2: "segfault", 3: "slow", 5: "exit"})
     sweep = workspace.sweep("seed=range(8)", "workers=2", "timeout_s=6", "train.epochs=12")
 
@@ -94,9 +94,9 @@ def test_a_death_in_one_slot_is_its_own_affair(workspace: Workspace) -> None:
     os.kill(slow()[0], signal.SIGKILL)
     status, printed = end(sweep)
     assert status == 1, printed
-    found = [run.status for run in workspace.runs()]
+    statuses = [run.status for run in workspace.runs()]
     died = {1: "timeout", 2: "failed", 3: "killed", 5: "failed"}
-    assert found == [died.get(seed, "finished") for seed in range(8)]
+    assert statuses == [died.get(seed, "finished") for seed in range(8)]
     deaths = [(run.result["error"] or {}).get("type") for run in workspace.runs()]
     assert [deaths[seed] for seed in died] == ["timeout", "SIGSEGV", "SIGKILL", "exit"]
     assert [run.attempts for run in workspace.runs()] == [[]] * 8
@@ -104,20 +104,20 @@ def test_a_death_in_one_slot_is_its_own_affair(workspace: Workspace) -> None:
     check_consistent(workspace)
 
 
-def test_slots_keep_to_their_workers(workspace: Workspace) -> None:
-    """Catches: a worker of each kind in each slot, where one would do; a slot that is idle while runs are
-    left for which it has no worker."""
+def test_slots_reuse_their_workers(workspace: Workspace) -> None:
+    """Catches: a worker of each kind in each slot where one suffices; a slot that stays idle because it has
+    no worker for the remaining runs."""
     workspace.plant({"*": "slow"})
 
     def workers(seeds: str) -> dict[str, int]:
-        """How many did the runs of each kind, among those that are new."""
+        """Number of workers that executed the new runs, by kind."""
         before = {run.folder.run_id for run in workspace.runs()}
         status, printed = end(workspace.sweep("framework.env.AT_IMPORT=one,two", seeds, "workers=2"))
         assert status == 0, printed
-        found: dict[str, set[int]] = {}
+        pids: dict[str, set[int]] = {}
         for run in [run for run in workspace.runs() if run.folder.run_id not in before]:
-            found.setdefault(run.config["framework"]["env"]["AT_IMPORT"], set()).add(run.pid)
-        return {kind: len(pids) for kind, pids in found.items()}
+            pids.setdefault(run.config["framework"]["env"]["AT_IMPORT"], set()).add(run.pid)
+        return {kind: len(of_kind) for kind, of_kind in pids.items()}
 
     assert workers("seed=range(3)") == {"one": 1, "two": 1}
     assert end(workspace.sweep("framework.env.AT_IMPORT=one", "seed=range(3,8)"))[0] == 0
@@ -126,8 +126,8 @@ def test_slots_keep_to_their_workers(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_all_slots(workspace: Workspace, number: signal.Signals) -> None:
-    """Catches: a worker of some slot that stays, its run left without a result or open in MLflow, one more
-    run begun by a slot meanwhile, a command that hangs or can't go on."""
+    """Catches: a worker that stays, a run without a result or left open in MLflow, a slot that starts one
+    more run, a command that hangs or cannot be resumed."""
     workspace.plant({"*": "slow"})
     sweep = ("seed=range(6)", "train.epochs=8", "workers=3")
     process = workspace.sweep(*sweep)
@@ -148,7 +148,7 @@ def test_an_interrupt_ends_all_slots(workspace: Workspace, number: signal.Signal
 
 
 def test_pinned_slots_have_cores_of_their_own(workspace: Workspace) -> None:
-    """Catches: workers that share a core, or threads of a library that were started before the pinning."""
+    """Catches: workers that share a core; library threads that started before the pinning."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("needs two cores")
@@ -157,14 +157,17 @@ def test_pinned_slots_have_cores_of_their_own(workspace: Workspace) -> None:
     wait_until(lambda: len(training(workspace)) == 2, process)
     seen = {run.pid: [affinity(thread.id) for thread in threads(run.pid)] for run in training(workspace)}
     assert end(process)[0] == 0
-    assert sorted(map(sorted, (set().union(*found) for found in seen.values()))) == [[cores[0]], [cores[1]]]
+    assert sorted(map(sorted, (set().union(*cores_of) for cores_of in seen.values()))) == [
+        [cores[0]],
+        [cores[1]],
+    ]
     recorded = [run.result["environment"]["affinity"] for run in workspace.runs()]
     assert sorted(recorded) == [str(core) for core in cores[:2]]
 
 
 def threads(pid: int) -> Sequence[Any]:
-    found: Sequence[Any] = psutil.Process(pid).threads()
-    return found
+    of_process: Sequence[Any] = psutil.Process(pid).threads()
+    return of_process
 
 
 def affinity(thread: int) -> set[int]:
@@ -188,9 +191,9 @@ def prepared(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
-def test_what_is_compared_for_speed_is_not_done_side_by_side(prepared: Any) -> None:
-    """Catches: a comparison of speeds in which the runs disturb each other, unless it was asked for; a search
-    over seeds and numbers that is refused; a message without the keys or the way out."""
+def test_comparisons_of_speed_are_not_concurrent(prepared: Any) -> None:
+    """Catches: a comparison of speeds with concurrent runs that is not refused, without `timings=shared`; a
+    sweep over seeds and numbers that is refused; a message without the keys or a solution."""
     two = {"workers": 2}
     check_concurrency(prepared({**two, "seed": 1}, {**two, "seed": 2}))
     check_concurrency(prepared({"repeat": 0}, {"repeat": 1}))
@@ -203,7 +206,7 @@ def test_what_is_compared_for_speed_is_not_done_side_by_side(prepared: Any) -> N
 
 
 def test_pinning_needs_enough_cores(prepared: Any) -> None:
-    """Catches: slots pinned to no core, or to one that another has."""
+    """Catches: slots without a core, or with another slot's core."""
     cores = len(os.sched_getaffinity(0))
     check_concurrency(fitting := prepared({"workers": cores, "pin": True}))
     taken = [spec.cores for spec in slot_specs(fitting)]
@@ -214,18 +217,18 @@ def test_pinning_needs_enough_cores(prepared: Any) -> None:
 
 
 def test_should_continue_ends_runs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a callback that is not asked after each epoch, is asked by two slots at once or about another
-    run; a run that goes on nonetheless, or is taken for failed; a slot that hangs after it."""
+    """Catches: a callback that is not called after each epoch, or is called by two slots at once or with
+    another run; a run that continues nonetheless, or counts as failed; a slot that hangs afterwards."""
     config = plain(workspace)
     monkeypatch.chdir(workspace.folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
     monkeypatch.setenv("FAULTS", str(workspace.folder / "faults.json"))
-    asked: list[tuple[int, int]] = []
+    decisions: list[tuple[int, int]] = []
     busy = threading.Lock()
 
     def should_continue(number: int, record: Record) -> bool:
         assert busy.acquire(blocking=False)
-        asked.append((number, record["epoch"]))
+        decisions.append((number, record["epoch"]))
         busy.release()
         return number % 2 == 0 or record["epoch"] < 2
 
@@ -233,14 +236,16 @@ def test_should_continue_ends_runs(workspace: Workspace, monkeypatch: pytest.Mon
     with Session(reporter()) as session:
         outcomes = session.execute(configs, should_continue=should_continue)
     assert [outcome.result["status"] for outcome in outcomes] == ["finished", "pruned"] * 2
-    assert sorted(asked) == [(n, epoch) for n in range(4) for epoch in range(1, 3 if n % 2 else 4)]
-    ran = workspace.runs()[:4]
-    assert [len(run.result["epochs"]) for run in ran] == [3, 2, 3, 2]
+    assert sorted(decisions) == [(n, epoch) for n in range(4) for epoch in range(1, 3 if n % 2 else 4)]
+    first = workspace.runs()[:4]
+    assert [len(run.result["epochs"]) for run in first] == [3, 2, 3, 2]
     check_consistent(workspace)
 
 
-def test_what_a_listener_raises_ends_the_sweep(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a slot that dies in silence, and a command that waits for it for ever."""
+def test_an_exception_of_the_callback_ends_the_sweep(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches: a slot that dies silently, and a command that waits for it forever."""
     config = plain(workspace)
     monkeypatch.chdir(workspace.folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTY.parents[1]), str(FAULTY))))
@@ -259,7 +264,7 @@ def test_what_a_listener_raises_ends_the_sweep(workspace: Workspace, monkeypatch
 
 
 def test_the_shell_sleeps(workspace: Workspace) -> None:
-    """Catches: a shell that asks again and again whether something has happened, beside what is measured."""
+    """Catches: a shell that polls, and so disturbs the runs that are measured."""
     workspace.plant({"*": "hang"})
     process = workspace.sweep("seed=range(2)", "workers=2", "timeout_s=8")
     wait_until(lambda: len(training(workspace)) == 2, process)
@@ -284,11 +289,11 @@ def cpu_s(process: Command) -> float:
         ("force=true,false", "study=a,b", "train.target=null,{metric: val/loss, value: 1}"),
     ],
 )
-def test_runs_that_differ_in_numbers_are_composed_as_hydra_does(
+def test_runs_that_differ_in_numbers_are_composed_as_by_hydra(
     sweep: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: a number left over from another run, set in another order than it was given, or taken for the
-    name of a file; a configuration that says that it came from other overrides."""
+    """Catches: a number left over from another run, set in another order, or read as the name of a file; a
+    configuration that records other overrides."""
     of_frames = TemplateComposer.compose
     compared = []
 
@@ -306,16 +311,16 @@ def test_runs_that_differ_in_numbers_are_composed_as_hydra_does(
 
 
 def test_progress_has_a_line_for_each_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a terminal that shows one run of several, no time left, one as if a single run went on at a
-    time, or a best run that is not; a bar that a failure ends with an exception."""
+    """Catches: a terminal that shows one run of several, no remaining time, a remaining time for one slot
+    only, or a wrong best run; a bar that a failure ends with an exception."""
     now = [0.0]
     monkeypatch.setattr("harness.shell.reports.progress.time.monotonic", lambda: now[0])
     file = io.StringIO()
     shown = progress.BarReporter(Console(file=file, force_terminal=True, width=100, color_system=None))
 
     def screen() -> str:
-        """What is on the screen now."""
-        shown._bars.refresh()  # which it does by itself a few times a second
+        """The current content of the screen."""
+        shown._bars.refresh()  # as it does a few times a second
         file.truncate(file.seek(0))
         shown.note("here it is:")
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue()).partition("here it is:")[2]

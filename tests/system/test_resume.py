@@ -1,7 +1,7 @@
-"""A sweep can be stopped at any instant, asked for again, extended, and asked for twice at once.
+"""A sweep can be stopped at any instant, resumed, extended, and run twice at once.
 
-The command is the real one, in child processes, in the framework of tests/support/faulty, which can be slowed
-down.
+The command is the real one, in child processes, with the framework of tests/support/faulty, which can be
+slowed down.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
 
 @pytest.fixture
 def new_workspace(tmp_path: Path) -> Iterator[Workspace]:
-    """One without a store: the first command makes it, and may be killed while it does."""
+    """A workspace without a store: the first command creates it, and may be killed meanwhile."""
     with cleanup(Workspace(tmp_path)) as workspace:
         yield workspace
 
 
 def event_lines(workspace: Workspace) -> int:
-    """Those of earlier attempts too, so that the number only grows."""
+    """Number of event lines, including those of earlier attempts, so that it only grows."""
     return sum(
         len(RunFolder(path.parent).events()) for path in workspace.results.rglob("runs/**/events.jsonl")
     )
@@ -47,8 +47,8 @@ def results(workspace: Workspace) -> int:
     return sum(1 for _ in workspace.results.glob("runs/*/result.json"))
 
 
-def is_under_way(workspace: Workspace, seed: int) -> bool:
-    """Whether the runs before that seed's are finished, and that one has trained an epoch."""
+def is_running(workspace: Workspace, seed: int) -> bool:
+    """Whether the runs before that seed are finished, and the seed's run has trained an epoch."""
     runs = workspace.runs()
     finished = [run.config["seed"] for run in runs if run.status == "finished"]
     begun = [run.config["seed"] for run in runs if run.status is None and len(run.events) >= 2]
@@ -56,7 +56,7 @@ def is_under_way(workspace: Workspace, seed: int) -> bool:
 
 
 def check_finished_once(workspace: Workspace, count: int, epochs: int) -> None:
-    """Every run has one folder, one attempt that trained each epoch once, one MLflow run that shows it."""
+    """Check that every run has one folder, one attempt that trained each epoch once, and one MLflow run."""
     runs = workspace.runs()
     assert [run.config["seed"] for run in runs] == list(range(count))
     assert [run.status for run in runs] == ["finished"] * count
@@ -69,18 +69,21 @@ def check_finished_once(workspace: Workspace, count: int, epochs: int) -> None:
 
 
 def test_a_parent_killed_at_any_instant(new_workspace: Workspace) -> None:
-    """Catches: a worker that outlives its parent, a run lost or done twice, an MLflow run left running, a
-    metric point twice, half a line, a folder that stops the next command."""
+    """Catches: a worker that outlives its shell; a run that is lost or done twice; an MLflow run left
+    running; a duplicate metric point; a partial line or a folder that stops the next command."""
     workspace = new_workspace
     sweep = ("seed=range(5)", "train.epochs=4")
     chance = random.Random(7)
     some = chance.randint(1, 8)
     instants: list[tuple[str, Callable[[int, int], object]]] = [
         ("slow", lambda lines, done: True),  # start-up
-        ("slow", lambda lines, done: (workspace.results / "mlflow.db").exists()),  # the store is being made
+        (
+            "slow",
+            lambda lines, done: (workspace.results / "mlflow.db").exists(),
+        ),  # the store is being created
         ("slow", lambda lines, done: done >= 1),  # between two runs
         ("slow", lambda lines, done: lines >= some),
-        ("hang", lambda lines, done: lines >= 2),  # in a run whose worker has nothing to say
+        ("hang", lambda lines, done: lines >= 2),  # in a run whose worker reports nothing
         ("slow", lambda lines, done: "RUNNING" in [tracked.status for tracked in workspace.tracked()]),
     ]
     for fault, come in instants:
@@ -109,8 +112,8 @@ def test_a_parent_killed_at_any_instant(new_workspace: Workspace) -> None:
 
 
 def test_only_what_is_missing_is_done(workspace: Workspace) -> None:
-    """Catches: a worker started for nothing, a finished run done again, a missing count, `force` that
-    does nothing; a warm worker that is not shared, a fresh one that is."""
+    """Catches: a needless worker; a finished run that is repeated; a missing count; `force` without effect; a
+    warm worker that is not reused, a fresh one that is."""
     assert end(workspace.sweep("seed=range(2)"))[0] == 0
     first = workspace.runs()
     assert len(workspace.workers()) == 1
@@ -134,8 +137,8 @@ def test_only_what_is_missing_is_done(workspace: Workspace) -> None:
 
 
 def start_two(workspace: Workspace, *sweep: str, second: str) -> tuple[list[Command], int]:
-    """Two commands, `second` for the other one alone: the first's worker, whose process id is returned, has
-    stopped in the middle of a run, and the other's waits for its folder."""
+    """Start two commands, the second with one more argument. The worker of the first, whose process id is
+    returned, is stopped in the middle of a run, and the worker of the other waits for the run's folder."""
     workspace.plant({0: "slow"})
     first = workspace.sweep(*sweep)
     wait_until(lambda: event_lines(workspace) >= 2, first)
@@ -152,8 +155,8 @@ def waits_for_a_lock(pid: int) -> bool:
 
 
 def test_two_commands_at_once(workspace: Workspace) -> None:
-    """Catches: a run done by both, one that is given up because another did it for longer than the time-out
-    allows; two MLflow runs for one, a study left open by both."""
+    """Catches: a run done by both; a run that fails because another command held it for longer than the
+    timeout; two MLflow runs for one run; a study left open by both."""
     processes, worker = start_two(workspace, "seed=range(4)", second="timeout_s=2")
     time.sleep(2.5)
     os.kill(worker, signal.SIGCONT)
@@ -164,7 +167,7 @@ def test_two_commands_at_once(workspace: Workspace) -> None:
 
 
 def test_two_commands_bring_the_same_run_into_mlflow(workspace: Workspace) -> None:
-    """Catches: two active MLflow runs for one run, where both find that there is none yet."""
+    """Catches: two active MLflow runs for one run, created because both commands saw none."""
     from harness.shell.tracking.store import open_store
     from harness.shell.tracking.tracker import Tracker
 
@@ -192,8 +195,8 @@ def test_two_commands_bring_the_same_run_into_mlflow(workspace: Workspace) -> No
 
 
 def test_a_command_takes_over_from_another(workspace: Workspace) -> None:
-    """Catches: the death of a worker recorded over the run of the sweep that waited for the folder and did
-    it meanwhile."""
+    """Catches: the death of a worker that overwrites the result of the sweep that waited for the folder and
+    did the run meanwhile."""
     processes, worker = start_two(workspace, "seed=range(2)", second="train.epochs=3")
     os.kill(worker, signal.SIGKILL)
     for status, printed in map(end, processes):
@@ -203,11 +206,11 @@ def test_a_command_takes_over_from_another(workspace: Workspace) -> None:
 
 
 def test_a_parent_killed_between_its_last_run_and_its_end(workspace: Workspace) -> None:
-    """Catches: a study that MLflow shows as RUNNING for ever, since the next command finds all runs there."""
+    """Catches: a study that stays RUNNING in MLflow because the next command has no run to do."""
     workspace.plant({"*": "slow"})
     process = workspace.sweep("seed=range(2)")
     wait_until(lambda: workspace.tracked("study") and event_lines(workspace), process)
-    to_end = study_lock(workspace.results, "default").with_suffix(".making")  # what ending a study takes
+    to_end = study_lock(workspace.results, "default").with_suffix(".making")  # locked while a study is ended
     with locks.held(to_end):
         wait_until(lambda: [run.status for run in workspace.tracked()] == ["FINISHED"] * 2, process)
         process.kill()
@@ -222,15 +225,15 @@ def test_a_parent_killed_between_its_last_run_and_its_end(workspace: Workspace) 
 
 
 def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
-    """Catches: a worker that stays, a run without a result or MLflow run without an end, a traceback, another
-    exit status, a command that can't go on; for Ctrl-C, and for what a batch system sends."""
+    """Catches: a worker that stays, a run without a result, an MLflow run left open, a traceback, another
+    exit status, a command that cannot be resumed; after Ctrl-C and after a batch system's signal."""
     sweep = ("seed=range(4)", "train.epochs=15")
 
     def stop(seed: int, number: int, whole_group: bool) -> None:
-        """Send a signal in the middle of the run of a seed."""
+        """Send a signal in the middle of a seed's run."""
         workspace.plant({seed: "slow"})
         process = workspace.sweep(*sweep)
-        wait_until(lambda: is_under_way(workspace, seed), process)
+        wait_until(lambda: is_running(workspace, seed), process)
         (os.killpg if whole_group else os.kill)(process.pid, number)
         status, printed = end(process)
         assert status == 128 + number, printed
@@ -251,9 +254,9 @@ def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_a_program_serves_runs_that_differ_in_numbers(workspace: Workspace) -> None:
-    """Catches: a number that was compiled into the program, so that each value compiles again; a program that
-    is not kept from one run to the next."""
+def test_runs_that_differ_in_numbers_share_a_program(workspace: Workspace) -> None:
+    """Catches: a number compiled into the program, so that each value compiles again; a program that is not
+    reused by the next run."""
     sweep = ("-m", "framework=torch", "execution=compiled", "data=iris", "train.epochs=2", "optimizer=adamw")
     axes = ("optimizer.learning_rate=1e-3,1e-2", "optimizer.weight_decay=0.01,0.1", "seed=0,1")
     status, printed = end(workspace.start(*sweep, *axes))

@@ -1,6 +1,6 @@
-"""Runs that start from others: a training that goes on in another framework, transfer, frozen layers.
+"""Runs that start from others: training resumed in another framework, transfer, frozen layers.
 
-Runs are prepared as the command does it and done by the worker's own code inside the labs, so that each
+Runs are prepared as by the command and executed by the worker's code in adapter processes, so that each
 framework is imported once.
 """
 
@@ -20,10 +20,10 @@ from harness.core.config.run_config import RunConfig
 from harness.core.storage import npz
 from harness.core.training import weights
 from harness.core.validation import ConfigError, to_plain
+from harness.shell.reports.progress import start_text
 from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
-from harness.shell.reports.progress import start_text
 from tests.support.adapter_process import Adapters
 from tests.support.compose import composing, config_of
 
@@ -47,14 +47,14 @@ class Runs:
     results: Path
 
     def prepared(self, *overrides: str, **sections: Any) -> PreparedRun:
-        """A run that can start, perhaps with whole sections of its own; raises ConfigError."""
+        """A prepared run, optionally with whole sections replaced; raises ConfigError."""
         config = config_of(f"results_dir={self.results}", *overrides)
         config = RunConfig.parse(config.to_plain() | sections)
         (run,) = prepare([config], RunInputs())
         return run
 
     def do(self, *overrides: str) -> str:
-        """Do a run, unless it was done; its id."""
+        """Execute a run unless it is finished; return its id."""
         run = self.prepared(*overrides)
         if run.folder.status() != "finished":
             run.folder.write_job(to_plain(run.job))
@@ -64,8 +64,8 @@ class Runs:
         return run.job.run_id
 
     def result(self, run_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.results / "runs" / run_id / "result.json").read_text())
-        return found
+        result: dict[str, Any] = json.loads((self.results / "runs" / run_id / "result.json").read_text())
+        return result
 
     def losses(self, run_id: str) -> dict[int, list[float]]:
         """Training and validation loss by epoch."""
@@ -76,7 +76,7 @@ class Runs:
         return npz.load(self.results / "runs" / run_id / "weights.npz")
 
     def mistakes(self, *overrides: str) -> list[tuple[str, str]]:
-        """What is wrong with a request: key and message of each mistake."""
+        """Key and message of each mistake in a request."""
         with pytest.raises(ConfigError) as caught:
             self.prepared(*overrides)
         return [(mistake.key, str(mistake)) for mistake in caught.value.mistakes]
@@ -84,7 +84,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(adapters, tmp_path_factory.mktemp("travel") / "results")
+    return Runs(adapters, tmp_path_factory.mktemp("warm_start") / "results")
 
 
 def largest(a: dict[int, list[float]], b: dict[int, list[float]]) -> float:
@@ -96,11 +96,11 @@ def largest(a: dict[int, list[float]], b: dict[int, list[float]]) -> float:
 @pytest.mark.parametrize(
     "rule", [("optimizer=adam", "optimizer.impl=shared"), ("optimizer=momentum",)], ids=["adam", "momentum"]
 )
-def test_three_epochs_here_and_three_there_are_six(
+def test_a_training_resumes_in_another_framework(
     rule: tuple[str, ...], here: str, there: str, runs: Runs
 ) -> None:
-    """Catches: weights or optimizer state that are lost or laid out otherwise on the way, a step count, a
-    schedule or an order of batches that begins anew. Momentum runs natively: Keras keeps it otherwise."""
+    """Catches: weights or optimizer state that are lost or converted wrongly; a step count, a schedule or an
+    order of batches that restarts. Momentum runs natively: Keras stores it differently."""
     schedule = "schedule=exponential" if "optimizer=adam" in rule else "schedule=constant"
     common = (*LSTM, *rule, schedule)
     first = runs.do(*common, f"framework={here}", "train.epochs=3")
@@ -116,8 +116,9 @@ def test_three_epochs_here_and_three_there_are_six(
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras", "keras_torch"])
-def test_a_run_that_goes_on_where_it_was_is_the_unbroken_one(framework: str, runs: Runs) -> None:
-    """Catches: masks, running statistics or slots that don't go on bit for bit, in float32 with dropout."""
+def test_a_resumed_run_equals_the_uninterrupted_one(framework: str, runs: Runs) -> None:
+    """Catches: masks, running statistics or slots that are not resumed bit for bit, in float32 with
+    dropout."""
     common = (f"framework={framework}", "model=cnn_norm", "model.filters=[4]", "model.dropout=0.3")
     common = (*common, "optimizer=momentum", "schedule=exponential", "data=digits")
     half = runs.do(*common, "train.epochs=2")
@@ -131,8 +132,8 @@ def test_a_run_that_goes_on_where_it_was_is_the_unbroken_one(framework: str, run
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_transfer_to_another_task(framework: str, runs: Runs) -> None:
-    """Catches: an output layer of the old task in part, layers that start anew without a word, a frozen layer
-    that trains, an optimizer that goes on where only weights were asked for."""
+    """Catches: an output layer partly from the old task; layers that are initialised without a message; a
+    frozen layer that trains; an optimizer that resumes although only weights were requested."""
     source = runs.do("framework=torch", *MOONS, "optimizer.weight_decay=0.1", "optimizer=adamw")
     task = (f"framework={framework}", *MOONS, *CLASSES, f"init.from_run={source}", "optimizer=adamw")
     run = runs.prepared(*task, "init.freeze=[1]")
@@ -155,8 +156,8 @@ def test_transfer_to_another_task(framework: str, runs: Runs) -> None:
     assert not any(np.array_equal(free[name], after[name]) for name in free)
 
 
-def test_one_layer_goes_by_its_path_and_by_its_name(runs: Runs) -> None:
-    """Catches: a prefix that means too much (1 and 10), and two runs of what is one."""
+def test_a_layer_is_named_by_its_path_or_its_name(runs: Runs) -> None:
+    """Catches: a prefix that matches too much (1 and 10), and two runs for one request."""
     dense = {"kind": "dense", "units": 4}
     block = {"kind": "residual", "name": "block", "body": [dense]}
     layers = [dense | {"name": "first"}, block, {"kind": "repeat", "times": 11, "body": [dense]}]
@@ -179,8 +180,9 @@ def test_one_layer_goes_by_its_path_and_by_its_name(runs: Runs) -> None:
     assert len({prepared(*names).job.run_id for names in (["first"], [], [1])}) == 3
 
 
-def test_the_run_id_is_that_of_what_it_starts_from(runs: Runs) -> None:
-    """Catches: a run that counts as done although its source has changed, or was named by a prefix only."""
+def test_the_run_id_depends_on_the_source(runs: Runs) -> None:
+    """Catches: a run that counts as done although its source has changed; a run id that depends on how the
+    source was named."""
     source = runs.do("framework=torch", *MOONS)
     start = ("framework=torch", *MOONS, f"init.from_run={source}")
     run_id = runs.prepared(*start).job.run_id
@@ -189,14 +191,14 @@ def test_the_run_id_is_that_of_what_it_starts_from(runs: Runs) -> None:
     assert runs.prepared(*start[:-1], "init.from_run=last").job.run_id == run_id
     assert runs.prepared(*start[:-1]).job.run_id == source
     path = runs.results / "runs" / source / "weights.npz"
-    kept = path.read_bytes()
+    original = path.read_bytes()
     weights.save(path, {name: value + 1 for name, value in weights.load(path).items()})
     try:
         run = runs.prepared(*start)
         assert run.job.run_id != run_id
         run.folder.write_job(to_plain(run.job))
     finally:
-        path.write_bytes(kept)
+        path.write_bytes(original)
     result = runs.adapters("torch", "float32").call(
         "tests.support.adapter_cases:do_run", folder=str(run.folder.path)
     )
@@ -205,8 +207,8 @@ def test_the_run_id_is_that_of_what_it_starts_from(runs: Runs) -> None:
     shutil.rmtree(run.folder.path)
 
 
-def test_what_does_not_fit_is_refused_with_both_shapes(runs: Runs) -> None:
-    """Catches: a network that is taken in part, or another one's layer taken for its own."""
+def test_weights_that_do_not_fit_are_refused_with_both_shapes(runs: Runs) -> None:
+    """Catches: a source that is used in part, or whose layer is used for another layer."""
     source = runs.do("framework=torch", *MOONS)
     start = ("framework=torch", *MOONS, f"init.from_run={source}")
     wider = runs.mistakes(*start, "model.units=[6,9]")
@@ -218,16 +220,19 @@ def test_what_does_not_fit_is_refused_with_both_shapes(runs: Runs) -> None:
     assert f"1.1.0.kernel is (6, 5) in run {source} and missing in this model" in flatter
 
 
-def test_what_cannot_go_on_is_refused(runs: Runs) -> None:
-    """Catches: a training that goes on with half of its state, or not at all, and says nothing."""
+def test_an_impossible_resume_is_refused(runs: Runs) -> None:
+    """Catches: a training that silently resumes with half of its state, or without it."""
     source = runs.do("framework=torch", *MOONS, "init.freeze=['1.0']")
     start = ("framework=torch", *MOONS, f"init.from_run={source}", "init.resume=true")
-    found = dict(runs.mistakes(*start, "optimizer=sgd", "precision=float64", *CLASSES))
-    assert found.keys() == {"optimizer", "precision", "train.epochs", "init.from_run"}
-    assert "sgd can't go on with the state of adam" in found["optimizer"]
-    assert "float64 can't go on with float32" in found["precision"]
-    assert "has trained 1 epochs already" in found["train.epochs"] and "more than 1" in found["train.epochs"]
-    assert "2.bias is (3) here, not as in run" in found["init.from_run"]
+    mistakes = dict(runs.mistakes(*start, "optimizer=sgd", "precision=float64", *CLASSES))
+    assert mistakes.keys() == {"optimizer", "precision", "train.epochs", "init.from_run"}
+    assert "sgd can't go on with the state of adam" in mistakes["optimizer"]
+    assert "float64 can't go on with float32" in mistakes["precision"]
+    assert (
+        "has trained 1 epochs already" in mistakes["train.epochs"]
+        and "more than 1" in mistakes["train.epochs"]
+    )
+    assert "2.bias is (3) here, not as in run" in mistakes["init.from_run"]
     ((key, message),) = runs.mistakes(*start, "train.epochs=2")
     assert key == "init.freeze" and "1.0.0: frozen in run" in message
     assert runs.prepared(*start, "train.epochs=2", "init.freeze=[1]").start.epochs == 1
@@ -240,8 +245,8 @@ def test_what_cannot_go_on_is_refused(runs: Runs) -> None:
         (runs.results / "state.npz").rename(runs.results / "runs" / source / "state.npz")
 
 
-def test_a_run_that_is_not_there_or_not_finished_is_refused(runs: Runs) -> None:
-    """Catches: a typo in an id, or a beginning that several runs have, found by a traceback or not at all."""
+def test_a_missing_or_unfinished_source_is_refused(runs: Runs) -> None:
+    """Catches: a typo in an id, or an ambiguous prefix, that ends in a traceback or is not noticed."""
     source = runs.do("framework=torch", *MOONS)
     typo = source[:7] + ("0" if source[7] != "0" else "1") + source[8:]
     for name in (typo, typo[:9]):

@@ -1,4 +1,4 @@
-"""The lab itself: what is asked arrives, and what goes wrong in a child is a failure here."""
+"""Adapter processes: arguments and results arrive, and errors in the child fail the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.adapter_process import AdapterProcesses, Adapters, CaseError
 
 
 def echo(adapter: object, **arguments: Any) -> dict[str, Any]:
-    print("not an answer")
+    print("not a reply")
     return arguments
 
 
@@ -29,17 +29,17 @@ def pid(adapter: object) -> int:
 
 
 def test_arguments_and_results_arrive_bit_for_bit(adapters: Adapters) -> None:
-    """Catches: arrays that lose digits or their dtype, and prints of a framework taken for an answer."""
+    """Catches: arrays that lose digits or their dtype; output of a framework that is read as a reply."""
     array = np.array([[0.1, np.nan], [1e-300, -0.0]])
     sent = {"a": array, "b": [1, {"c": array.astype(np.float32)}], "d": None, "e": "text"}
-    found = adapters("torch", "float64").call("tests.project.test_adapter_process:echo", **sent)
-    assert found["a"].tobytes() == array.tobytes()
-    assert found["b"][1]["c"].dtype == np.float32
-    assert (found["b"][0], found["d"], found["e"]) == (1, None, "text")
+    result = adapters("torch", "float64").call("tests.project.test_adapter_process:echo", **sent)
+    assert result["a"].tobytes() == array.tobytes()
+    assert result["b"][1]["c"].dtype == np.float32
+    assert (result["b"][0], result["d"], result["e"]) == (1, None, "text")
 
 
 def test_an_exception_is_a_failure_with_its_traceback(adapters: Adapters) -> None:
-    """Catches: a child's failure that is swallowed, after which every test passes."""
+    """Catches: a child's failure that is swallowed, so that every test passes."""
     with pytest.raises(CaseError, match="ValueError: the reason"):
         adapters("torch", "float64").call("tests.project.test_adapter_process:fail")
     assert adapters("torch", "float64").call("tests.project.test_adapter_process:echo", still=1) == {
@@ -48,7 +48,7 @@ def test_an_exception_is_a_failure_with_its_traceback(adapters: Adapters) -> Non
 
 
 def test_a_death_is_a_failure_and_close_ends_the_child(tmp_path: Any) -> None:
-    """Catches: a test session that waits for a child that is gone, and children that outlive the session."""
+    """Catches: a test session that waits for a dead child, and children that outlive the session."""
     processes = AdapterProcesses(tmp_path)
     with pytest.raises(CaseError, match="ended with status 7"):
         processes("torch", "float64").call("tests.project.test_adapter_process:die")

@@ -1,4 +1,4 @@
-"""What the benchmarks decide, compute and write by themselves (tests/bench): not what they measure."""
+"""The decisions, statistics and tables of the benchmarks (tests/bench), without their measurements."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tests.bench.write_docs import MEASURED, Part, _with_rows
         ({1: 5000, 2: 0}, {1: 5100, 2: 100}, False),
         ({}, {}, False),
     ],
-    ids=["one", "two", "a new one", "two that worked as much", "unknown"],
+    ids=["one", "two", "late", "two that worked as much", "unknown"],
 )
 def test_sides_share_a_core_only_if_each_computes_in_one_thread(
     before_ns: dict[int, int], after_ns: dict[int, int], alone: bool
 ) -> None:
-    """Catches: a second thread that is not seen, since it began late or the first had worked before; its side
-    would lose or win by how the scheduler deals one core to two threads."""
+    """Catches: a second thread that is missed because it started late or the first had worked before. The
+    scheduler would then decide which side wins."""
     assert _alone(before_ns, after_ns) == alone
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not move processes")
 def test_a_side_s_work_is_counted_and_its_core_chosen(tmp_path: Path) -> None:
-    """Catches: work in another unit than ns, or of another process; a side that stays on all cores."""
+    """Catches: work in a unit other than ns, or of another process; a side that stays on all cores."""
     start = time.perf_counter()
     child = Child("matrix_limit", ["1"], dict(os.environ), tmp_path / "log")
     try:
@@ -51,14 +51,14 @@ def test_a_side_s_work_is_counted_and_its_core_chosen(tmp_path: Path) -> None:
 
 
 def test_an_interval_over_rounds_is_student_s() -> None:
-    """Catches: the normal distribution's quantile for so few rounds (half the width), a mean of ratios rather
-    than of their logarithms, the deviation of a population."""
-    found = over_rounds([1.0, 1.1, 1.21])
+    """Catches: the normal distribution's quantile for so few rounds (half the width), a mean of ratios
+    instead of their logarithms, the deviation of a population."""
+    interval = over_rounds([1.0, 1.1, 1.21])
     half = 4.3026527 * math.log(1.1) / math.sqrt(3)
-    assert found.pairs == 3
-    assert math.isclose(found.estimate, 1.1)
-    assert math.isclose(found.low, 1.1 * math.exp(-half), rel_tol=1e-6)
-    assert math.isclose(found.high, 1.1 * math.exp(half), rel_tol=1e-6)
+    assert interval.pairs == 3
+    assert math.isclose(interval.estimate, 1.1)
+    assert math.isclose(interval.low, 1.1 * math.exp(-half), rel_tol=1e-6)
+    assert math.isclose(interval.high, 1.1 * math.exp(half), rel_tol=1e-6)
 
 
 COLUMNS = ("model", "execution", "ratio")
@@ -66,19 +66,19 @@ PAGE = Table("Costs", COLUMNS, (("fnn", "eager", "1.05"), ("rnn", "eager", "1.01
 OTHER = Table("Noise", COLUMNS, (("fnn", "eager", "1.00"),))
 
 
-def test_a_row_that_is_measured_again_takes_the_place_of_the_old_one() -> None:
-    """Catches: a row that is lost, changed or doubled, one of another table, text after a table that is lost,
-    columns that are no longer lined up."""
+def test_a_new_measurement_replaces_the_row() -> None:
+    """Catches: a row that is lost, changed, duplicated or in another table; lost text after a table; columns
+    that are no longer aligned."""
     page = f"Before.\n\n{PAGE.markdown()}\n\n{OTHER.markdown()}\n\nAfter.\n"
     fresh = Table("Costs", COLUMNS, (("fnn", "eager", "1.004 [0.9, 1.1]"),))
-    wanted = Table("Costs", COLUMNS, (*fresh.rows, PAGE.rows[1]))
+    expected = Table("Costs", COLUMNS, (*fresh.rows, PAGE.rows[1]))
     changed = with_rows(page, fresh, keys=2)
-    assert changed == f"Before.\n\n{wanted.markdown()}\n\n{OTHER.markdown()}\n\nAfter.\n"
+    assert changed == f"Before.\n\n{expected.markdown()}\n\n{OTHER.markdown()}\n\nAfter.\n"
 
 
-def test_a_section_says_once_how_each_row_was_measured_again() -> None:
-    """Catches: what is said of a row that has been measured once more since; a row's own that is lost with
-    another's; text that is lost with it."""
+def test_a_section_notes_each_new_measurement_once() -> None:
+    """Catches: an outdated note on a row that was measured again; a row's note that is lost with another's;
+    lost text."""
     columns = ("model", "framework", "execution", "ratio")
     rows = ("fnn", "torch", "eager", "1.05"), ("rnn", "torch", "eager", "1.01")
     page = Table("Costs", columns, rows).markdown()
@@ -86,8 +86,8 @@ def test_a_section_says_once_how_each_row_was_measured_again() -> None:
     section = "\n\n".join([f"## Costs\n\n{MEASURED}on a day.", *old, "After.\n"])
     part = Part("Costs", overhead, lambda: Report({}, (Table("Costs", columns, rows[:1]),)))
     changed, _ = _with_rows(part, section, "eager fnn", 16)
-    said = [line.partition(" rounds")[0] for line in changed.splitlines() if line.startswith("Rows of")]
-    assert said == ["Rows of eager fnn again, in 16", "Rows of rnn eager again, in 4"]
+    notes = [line.partition(" rounds")[0] for line in changed.splitlines() if line.startswith("Rows of")]
+    assert notes == ["Rows of eager fnn again, in 16", "Rows of rnn eager again, in 4"]
     assert f"{MEASURED}on a day.\n\nRows" in changed and changed.endswith(f"{page}\n\nAfter.\n")
     assert "rnn" not in _with_rows(part, section, "eager", 16)[0].partition("|")[0]
 
@@ -101,7 +101,7 @@ def test_a_section_says_once_how_each_row_was_measured_again() -> None:
     ],
     ids=["table", "columns", "row"],
 )
-def test_a_row_that_the_page_does_not_have_is_refused(fresh: Table) -> None:
-    """Catches: a row that is measured for minutes and silently dropped, or put below other columns."""
+def test_a_row_that_is_not_on_the_page_is_refused(fresh: Table) -> None:
+    """Catches: a row that is measured for minutes and silently dropped, or written below other columns."""
     with pytest.raises(RefusedError, match=fresh.title):
         with_rows(PAGE.markdown(), fresh, keys=2)

@@ -1,7 +1,7 @@
-"""The Makefile's promises about installing: once, again when the pins change, and never half.
+"""The Makefile installs once, again when the pins change, and never uses a partial installation.
 
-A stand-in for Python keeps a journal instead of installing, so that nothing is downloaded; the Makefile and
-make are the real ones.
+A stand-in for Python writes a journal instead of installing, so nothing is downloaded. The Makefile, make and
+.ci/run are real.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from pathlib import Path
 
 import pytest
 
-# Passes the version check (unless TOO_OLD), makes a "venv" that holds itself, and notes every other call.
-# `pip` does what the file `pip-does` says.
+from tests.support.paths import ROOT
+
+# Passes the version check (unless TOO_OLD), creates a "venv" that contains itself, and logs every other call,
+# which fails for the program named in FAILS. `pip` executes the file `pip-does`.
 STAND_IN = """#!/bin/sh
 case "$1 $2" in
     "-c import sys"*) exit "${TOO_OLD:-0}" ;;
     "--version ") echo "Python 3.9.2" ;;
     "-m venv")
         echo venv >> journal
-        mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/evenbench ;;
+        mkdir -p .venv/bin && for p in python evenbench ruff mypy; do cp "$0" .venv/bin/$p; done ;;
     "-m pip") echo "pip $(echo "$*" | sed 's/.* //')" >> journal; . ./pip-does ;;
-    *) echo "$(basename "$0") $*" >> journal ;;
+    *) echo "$(basename "$0") $*" >> journal; [ "$(basename "$0")" != "${FAILS:-}" ] ;;
 esac
 """
 BENCH = ("evenbench experiment=bench model=fnn data=breast_cancer", "evenbench experiment=bench")
@@ -34,18 +36,18 @@ BENCH = ("evenbench experiment=bench model=fnn data=breast_cancer", "evenbench e
 
 @dataclass(frozen=True)
 class Checkout:
-    """A folder with the real Makefile, a stand-in for Python, and what it was asked to do."""
+    """A folder with the real Makefile, a stand-in for Python, and its journal."""
 
     folder: Path
 
     def make(self, *targets: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Runs make to its end."""
+        """Run make to its end."""
         process = self.start(*targets, **environment)
         out, err = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def start(self, *targets: str, **environment: str) -> subprocess.Popen[str]:
-        """Starts make in a process group of its own."""
+        """Start make in its own process group."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         return subprocess.Popen(
             ["make", *targets, f"PYTHON={self.folder / 'python'}"],
@@ -58,11 +60,11 @@ class Checkout:
         )
 
     def pip_does(self, shell: str) -> None:
-        """What an installation does from now on, as shell code."""
+        """Set the shell code that an installation executes from now on."""
         (self.folder / "pip-does").write_text(shell + "\n")
 
     def done(self) -> list[str]:
-        """The calls since the last time asked."""
+        """Calls since the last time this was called."""
         journal = self.folder / "journal"
         lines = journal.read_text().splitlines() if journal.exists() else []
         journal.unlink(missing_ok=True)
@@ -75,9 +77,9 @@ def checkout(repository: Path, tmp_path: Path) -> Checkout:
         shutil.copy(repository / name, tmp_path / name)
     (tmp_path / "python").write_text(STAND_IN)
     (tmp_path / "python").chmod(0o755)
-    made = Checkout(tmp_path)
-    made.pip_does("true")
-    return made
+    checkout = Checkout(tmp_path)
+    checkout.pip_does("true")
+    return checkout
 
 
 def test_bench_installs_once_and_then_only_runs(checkout: Checkout) -> None:
@@ -91,7 +93,7 @@ def test_bench_installs_once_and_then_only_runs(checkout: Checkout) -> None:
 
 
 def test_environment_of_the_tests_serves_bench_too(checkout: Checkout) -> None:
-    """Catches: `make bench` after `make test` that installs a subset of what is there."""
+    """Catches: `make bench` after `make test` that installs a subset of the installed extras."""
     assert checkout.make("test").returncode == 0
     assert checkout.done()[:2] == ["venv", "pip .[jax,data,dev]"]
     assert checkout.make("bench").returncode == 0
@@ -100,7 +102,7 @@ def test_environment_of_the_tests_serves_bench_too(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
 def test_changed_requirements_are_installed_into_the_same_environment(checkout: Checkout, name: str) -> None:
-    """Catches: stamps that do not depend on the pins, so that a pull leaves old versions in place."""
+    """Catches: stamps that do not depend on the pins, so that old versions stay installed after a pull."""
     checkout.make("bench")
     checkout.done()
     later = time.time() + 60
@@ -109,8 +111,9 @@ def test_changed_requirements_are_installed_into_the_same_environment(checkout: 
     assert checkout.done() == ["pip .[jax]", *BENCH]
 
 
-def test_failed_installation_is_told_and_done_anew(checkout: Checkout) -> None:
-    """Catches: a stamp set although pip failed; pip's error swallowed; a broken environment built upon."""
+def test_failed_installation_is_reported_and_repeated(checkout: Checkout) -> None:
+    """Catches: a stamp written although pip failed; a swallowed error of pip; a broken environment that is
+    reused."""
     checkout.pip_does("echo 'no such version' >&2; exit 1")
     failed = checkout.make("bench")
     assert failed.returncode != 0
@@ -123,15 +126,17 @@ def test_failed_installation_is_told_and_done_anew(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("earlier", [False, True], ids=["first", "update"])
-def test_interrupted_installation_is_done_anew(
+def test_interrupted_installation_is_repeated(
     checkout: Checkout, stop: signal.Signals, earlier: bool
 ) -> None:
-    """Catches: an installation cut short that passes for whole, be it the first or a later one."""
+    """Catches: an interrupted installation that counts as complete, be it the first or a later one."""
     if earlier:
         checkout.make("bench")
         later = time.time() + 60
         os.utime(checkout.folder / "constraints.txt", (later, later))
-    checkout.pip_does(": > installing; exec sleep 60")  # no fork, which a shell would shield from SIGINT
+    checkout.pip_does(
+        ": > installing; exec sleep 60"
+    )  # exec, because a shell would shield a child from SIGINT
     process = checkout.start("bench")
     while not (checkout.folder / "installing").exists():
         assert process.poll() is None, process.communicate()
@@ -155,9 +160,38 @@ def test_unsuitable_python_is_refused_by_name(checkout: Checkout) -> None:
 
 
 def test_make_alone_prints_help_for_every_target(checkout: Checkout) -> None:
-    """Catches: a bare `make` that starts something long, and a target that the help forgets."""
+    """Catches: a bare `make` that starts something long, and a target without help."""
     printed = checkout.make().stdout
     makefile = (checkout.folder / "Makefile").read_text().splitlines()
     (targets,) = (line.split()[1:] for line in makefile if line.startswith(".PHONY:"))
     assert [name for name in targets if f"make {name} " not in printed] == ["help"]
     assert checkout.done() == []
+
+
+@pytest.mark.parametrize(
+    ("fails", "failed"),
+    [("", []), ("ruff", ["make lint"]), ("python", ["make test-all"]), ("mypy", ["make lint"])],
+)
+def test_ci_runs_every_part_and_names_those_that_failed(
+    checkout: Checkout, fails: str, failed: list[str]
+) -> None:
+    """Catches: tests that do not run because the linter failed; a failure without its name or exit status."""
+    (checkout.folder / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", checkout.folder / ".ci/run")
+    for browser in ("chromium", "chromedriver"):  # else CI would install them
+        (checkout.folder / browser).write_text("#!/bin/sh\n")
+        (checkout.folder / browser).chmod(0o755)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
+    environment |= {"PATH": f"{checkout.folder}:{os.environ['PATH']}", "FAILS": fails}
+    environment |= {"PYTHON": str(checkout.folder / "python")}
+    done = subprocess.run(
+        [checkout.folder / ".ci/run"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == (1 if failed else 0), done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("FAILED")] == [
+        f"FAILED: {part}" for part in failed
+    ]
+    tests = [call for call in checkout.done() if call.startswith("python -m pytest")]
+    assert len(tests) == 1 and "not bench" in tests[0]

@@ -1,8 +1,7 @@
-"""The wheel is the product too: built, installed into an empty environment, run from an empty folder.
+"""The wheel: built, installed into an empty environment, run from an empty folder.
 
-Nothing is downloaded: the environment sees the libraries of the one that runs the tests through a `.pth`
-line, which brings no editable installation with it (nested `.pth` files are not read), so `harness` can only
-come from the wheel.
+Nothing is downloaded. A `.pth` line makes the libraries of the test environment importable, but not its
+editable installation (nested `.pth` files are not read), so `harness` can only come from the wheel.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """What `command` prints; fails the test with everything it printed if its status is not 0."""
+    """The output of a command; fails the test with its output if its exit status is not 0."""
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=240, check=False
     )
@@ -32,14 +31,14 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def content(wheel: Path) -> dict[str, bytes]:
-    """The wheel's files by name, its own record left out."""
+    """The wheel's files by name, without its record."""
     with zipfile.ZipFile(wheel) as archive:
         return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")}
 
 
 @pytest.fixture(scope="module")
 def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as built from the source archive: `build` makes the archive first, then the wheel from it."""
+    """The wheel, built from the source archive, which `build` creates first."""
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, repository, cwd=folder)
     (built,) = folder.glob("*.whl")
@@ -48,7 +47,7 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Installed:
-    """An environment that has the wheel and sees the test environment's libraries."""
+    """An environment with the wheel and the test environment's libraries."""
 
     bin: Path
     packages: Path
@@ -56,7 +55,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The wheel in an environment of its own."""
+    """The wheel installed in a new environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
     binaries = folder / "bin"
@@ -70,7 +69,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
 
 def test_wheel_holds_the_packages_and_every_config(repository: Path, wheel: Path) -> None:
-    """Catches: a file of conf/, harness/ or adapters/ that the build leaves out, or tests that it keeps."""
+    """Catches: a file of conf/, harness/ or adapters/ that is missing from the wheel, or tests in it."""
     expected = {
         f"harness/_conf/{path.relative_to(repository / 'conf').as_posix()}"
         for path in (repository / "conf").rglob("*.yaml")
@@ -88,7 +87,7 @@ def test_wheel_holds_the_packages_and_every_config(repository: Path, wheel: Path
 
 
 def test_source_archive_builds_the_same_wheel(repository: Path, wheel: Path, tmp_path: Path) -> None:
-    """Catches: a file that the source archive lacks, so that who builds from it gets another product."""
+    """Catches: a file that is missing from the source archive, so that a build from it differs."""
     build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, repository)
     run(*build, cwd=tmp_path)
     (direct,) = tmp_path.glob("*.whl")
@@ -96,15 +95,15 @@ def test_source_archive_builds_the_same_wheel(repository: Path, wheel: Path, tmp
 
 
 def test_help_works_in_an_empty_folder(installed: Installed, workdir: Path) -> None:
-    """Catches: an entry point that names nothing, and code that only runs from a checkout."""
+    """Catches: a wrong entry point, and code that only runs from a checkout."""
     assert "evenbench" in run(installed.bin / "evenbench", "--help", cwd=workdir)
-    found = run(installed.bin / "python", "-c", "import harness; print(harness.__file__)", cwd=workdir)
-    assert Path(found.strip()).is_relative_to(installed.packages)
+    path = run(installed.bin / "python", "-c", "import harness; print(harness.__file__)", cwd=workdir)
+    assert Path(path.strip()).is_relative_to(installed.packages)
     assert list(workdir.iterdir()) == []
 
 
 def test_run_from_the_wheel_leaves_results_where_it_was_started(installed: Installed, workdir: Path) -> None:
-    """Catches: conf/ not found in a wheel, results/ written into the installation, no store or no result."""
+    """Catches: conf/ that is missing in a wheel, results/ in the installation, a missing store or result."""
     request = ("model=fnn", "data=iris", "framework=torch", "train.epochs=1")
     run(installed.bin / "evenbench", *request, cwd=workdir)
     (result,) = (workdir / "results" / "runs").glob("*/result.json")
@@ -114,7 +113,8 @@ def test_run_from_the_wheel_leaves_results_where_it_was_started(installed: Insta
 
 
 def test_own_conf_folder_adds_a_model_to_the_wheel(installed: Installed, workdir: Path) -> None:
-    """Catches: `--config-dir` that is not passed on, or that hides the wheel's configs instead of adding."""
+    """Catches: `--config-dir` that has no effect, or hides the wheel's configuration instead of extending
+    it."""
     own = workdir / "myconf" / "model"
     own.mkdir(parents=True)
     shutil.copy(installed.packages / "harness" / "_conf" / "model" / "fnn.yaml", own / "mine.yaml")

@@ -82,7 +82,7 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
         allowed = ", ".join(_BACKENDS)
         raise ConfigError([Mistake("backend", problem, allowed, nearest(options.backend, _BACKENDS))])
     before_import(options)
-    with fast_imports.quick(without=LEFT_OUT):
+    with fast_imports.fast_import(without=LEFT_OUT):
         keras = importlib.import_module("keras")
     if keras.backend.backend() != options.backend:
         problem = (

@@ -1,8 +1,8 @@
-"""Imports of large packages in less time, with nothing missing that we use.
+"""Import large packages faster, without changing what the program can use.
 
-Two things make them slow that need not. Python's garbage collector goes through all that is there again and
-again while modules pile up, a fifth of the time, though hardly any of it is garbage. And packages import what
-only some of their users need, where it happens to be installed.
+Two costs are avoidable. Python's garbage collector scans all live objects again and again while modules
+accumulate: a fifth of the import time, though hardly any of it is garbage. And packages import optional
+dependencies that only some of their users need, merely because they are installed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def quick(without: tuple[str, ...] = ()) -> Iterator[None]:
-    """Import in the body of this; `without` are packages to take as not installed, where nobody has imported
-    them yet. They can be imported afterwards."""
+def fast_import(without: tuple[str, ...] = ()) -> Iterator[None]:
+    """Disable the garbage collector for the imports in the body, and hide the packages in `without`.
+
+    A hidden package counts as not installed, unless it was imported before. After the block it can be
+    imported as usual.
+    """
     modules: dict[str, Any] = sys.modules
-    kept_out = [name for name in without if name not in modules]
-    collecting = gc.isenabled()
+    hidden = [name for name in without if name not in modules]
+    was_enabled = gc.isenabled()
     gc.disable()
-    modules.update(dict.fromkeys(kept_out))  # None: an import of it raises ModuleNotFoundError
+    modules.update(dict.fromkeys(hidden))  # None: an import of it raises ModuleNotFoundError
     try:
         yield
     finally:
-        for name in kept_out:
+        for name in hidden:
             del modules[name]
-        if collecting:
+        if was_enabled:
             gc.enable()

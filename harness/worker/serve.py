@@ -76,7 +76,7 @@ def import_adapter(module: str, options: AdapterOptions) -> Adapter:
     The objects that the imports created are frozen, so that the garbage collector does not scan them while
     steps are timed; scanning took 2 % of the steps of Keras on torch.
     """
-    with fast_imports.quick():
+    with fast_imports.fast_import():
         adapter: Adapter = importlib.import_module(module).adapter(options)
     gc.freeze()
     return adapter

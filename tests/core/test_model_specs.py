@@ -162,7 +162,7 @@ def test_the_table_is_that_of_the_code() -> None:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text = (ROOT / "docs/models.md").read_text("utf-8")
+    text = (ROOT / "docs/reference/models.md").read_text("utf-8")
     assert module.page(text) == text, "python tests/bench/pages/models.py writes it anew"
     rows = [row for row in text.splitlines() if re.match(r"\| `\w+` \|", row)]
     assert [row.split("`")[1] for row in rows] == sorted(LOADERS)

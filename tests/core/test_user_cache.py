@@ -120,7 +120,7 @@ def test_who_waits_for_a_measurement_takes_what_came_of_it(
         keep(own_cache, matmul_limits.describe_device(first, config.device), LIMIT)
         yield
 
-    monkeypatch.setattr(locks, "held", after_another)
+    monkeypatch.setattr(locks, "exclusive_lock", after_another)
     for name in ("first", "second"):
         assert matmul_limits.MatmulLimits(told.append).get(tmp_path / name, config, {}) == LIMIT.gflops
     assert waited == [own_cache / "limit.lock"] and told == []

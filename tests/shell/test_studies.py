@@ -113,7 +113,7 @@ def test_ls_counts_runs_by_how_they_stand(
     make("a3", "first", None, seed=3)
     going = make("a4", "first", None, seed=4)
     RunFolder(make("b1", "second")).append_event({"event": "epoch", "time_ms": T0 + 60_000})
-    with locks.held(going / "lock"):
+    with locks.exclusive_lock(going / "lock"):
         first, second = studies(results)
         assert main.main(["study", "ls", "--results-dir", str(results)]) == 0
     assert (first.name, second.name) == ("first", "second")
@@ -264,14 +264,17 @@ def test_rm_keeps_a_run_that_another_study_has(make: Make, results: Path, store:
 def test_rm_refuses_what_a_process_works_on(make: Make, results: Path) -> None:
     """Catches: a folder deleted under a worker, or a study under a sweep that is between two runs."""
     folder = make("a1", "first", None)
-    with locks.held(folder / "lock"), pytest.raises(ConfigError, match="while a process works on run a1"):
+    with (
+        locks.exclusive_lock(folder / "lock"),
+        pytest.raises(ConfigError, match="while a process works on run a1"),
+    ):
         plan_removal(results, "first")
     path = study_lock(results, "first")
     path.parent.mkdir()
-    with locks.held(path), pytest.raises(ConfigError, match="while a process works on it"):
+    with locks.exclusive_lock(path), pytest.raises(ConfigError, match="while a process works on it"):
         plan_removal(results, "first")
     found = plan_removal(results, "first")
-    with locks.held(folder / "lock"):  # begun after it was asked
+    with locks.exclusive_lock(folder / "lock"):  # begun after it was asked
         assert [run.run_id for run in remove(found)] == ["a1"]
     assert folder.exists()
 
@@ -281,7 +284,7 @@ def test_rm_keeps_data_while_another_sweep_goes_on(make: Make, results: Path) ->
     make("a1", "first", data="wine")
     path = study_lock(results, "second")
     path.parent.mkdir()
-    with locks.held(path):
+    with locks.exclusive_lock(path):
         remove(plan_removal(results, "first"))
     assert (results / "data" / "wine.npz").exists()
 

@@ -723,7 +723,7 @@ def test_the_old_link_is_gone_as_soon_as_a_run_begins(results: Path) -> None:
     tracker.begin(folder, job)
     tracker.epochs(folder, epochs())
     # The thread opens its store under a lock that is held here, so it can't have got to `begin`.
-    with locks.held(results / "mlflow.db.lock"):
+    with locks.exclusive_lock(results / "mlflow.db.lock"):
         tracking = TrackingThread(results)
         tracking.begin(folder, job)
         assert run_links.read_link(folder) is None

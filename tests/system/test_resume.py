@@ -211,7 +211,7 @@ def test_a_parent_killed_between_its_last_run_and_its_end(workspace: Workspace) 
     process = workspace.sweep("seed=range(2)")
     wait_until(lambda: workspace.tracked("study") and event_lines(workspace), process)
     to_end = study_lock(workspace.results, "default").with_suffix(".making")  # locked while a study is ended
-    with locks.held(to_end):
+    with locks.exclusive_lock(to_end):
         wait_until(lambda: [run.status for run in workspace.tracked()] == ["FINISHED"] * 2, process)
         process.kill()
         end(process)

@@ -227,7 +227,7 @@ class RunFolder:
         With `wait=False` raises BlockingIOError where someone holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with locks.held(self.path / "lock", wait):
+        with locks.exclusive_lock(self.path / "lock", wait):
             yield
 
 

@@ -1,1 +1,1 @@
-"""Files that survive a kill: atomic writes, locks, JSON and npz, digests, the user's cache."""
+"""Files that survive a kill: atomic writes, locks, JSON and npz files, digests, dates, the user's cache."""

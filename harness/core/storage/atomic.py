@@ -1,7 +1,7 @@
-"""Files that others may read at any instant: replaced whole, or not at all.
+"""Write files so that readers and kills never see a partial one.
 
-A file is written beside its place under a name of its own, and renamed. So a kill leaves the old file or the
-new one, and at most a half-written one that nobody takes for either.
+A file is written next to its target under a unique temporary name, then renamed. A kill therefore leaves the
+old file or the new one, and at most a temporary file that no reader mistakes for either.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """The temporary name to write under; what is there in the end takes the place of `path`.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, and rename it to `path` at the end of the block.
 
-    After an exception the file at `path` is what it was.
+    If the block raises, `path` stays as it was.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -28,7 +28,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_half_written(path: Path) -> None:
-    """Remove what kills left of attempts to replace `path`, and what a database keeps beside such a file.
-    Nobody may be writing it meanwhile."""
+    """Remove the temporary files that killed writers of `path` left, and a database's files next to those.
+
+    No other process may be writing `path` at the same time.
+    """
     for half_written in path.parent.glob(f".{path.name}.*.tmp*"):
         half_written.unlink()

@@ -1,4 +1,4 @@
-"""Short names for values: what is equal has the same one, in every process and on every machine."""
+"""Short hashes of values: equal values have the same one in every process and on every machine."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import json
 
 
 def digest(value: object, digits: int = 16) -> str:
-    """The first hex digits of the SHA-256 of a value's JSON, in which the order of keys does not count."""
+    """Return the first hex digits of the SHA-256 of a value's JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]

@@ -1,4 +1,8 @@
-"""JSON files, replaced whole."""
+"""Read and write the JSON files of a results folder.
+
+Writers replace a file as a whole (`harness.core.storage.atomic`), so a reader in another process always sees
+complete JSON.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,13 @@ from harness.core.storage import atomic
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON under a temporary name, then rename. NaN and infinity are kept as Python writes them."""
-    with atomic.replacing(path) as temporary:
+    """Write `value` as JSON, atomically. NaN and infinity are written as Python spells them."""
+    with atomic.atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object, or None where there is no file."""
+    """Read a JSON object; None if the file is missing."""
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,8 @@
-"""Locks between processes: files that the operating system unlocks when their holder dies, in any way."""
+"""Advisory locks between processes, one file each.
+
+The operating system releases such a lock when its holder dies, however it dies, so a killed command never
+leaves a results folder locked.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ from harness.core.validation import ConfigError, Mistake
 
 
 @contextlib.contextmanager
-def held(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock on `path`, a file that is made if it is missing, after whoever holds it now.
+def exclusive_lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Acquire an exclusive lock on `path` (created if missing), blocking until it is free.
 
-    With `wait=False` raises BlockingIOError where someone holds it.
+    With `wait=False`, raise BlockingIOError if another process holds it.
     """
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -26,19 +30,22 @@ def held(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held_alone(path: Path, otherwise: Mistake) -> Iterator[None]:
-    """Hold the lock on `path`, which is made with its folder; raises ConfigError where someone holds it."""
+def exclusive_lock_or_fail(path: Path, mistake: Mistake) -> Iterator[None]:
+    """Acquire an exclusive lock on `path` (created with its folder) without waiting.
+
+    Raises ConfigError with `mistake` if another process holds it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(held(path, wait=False))
+            stack.enter_context(exclusive_lock(path, wait=False))
         except BlockingIOError:
-            raise ConfigError([otherwise]) from None
+            raise ConfigError([mistake]) from None
         yield
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds a lock, even a shared one, on `path`; no file, no lock."""
+def is_locked(path: Path) -> bool:
+    """Return whether a living process holds a lock, exclusive or shared, on `path`; False without a file."""
     try:
         with path.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
-"""Named arrays on disk, written so that a kill at any instant leaves the old file or the new one.
+"""Named arrays on disk (npz), replaced atomically: a kill leaves the old file or the new one.
 
-Nothing is pickled: a weights file from someone else must not be able to run code.
+Nothing is pickled, so that a weights file from an untrusted source cannot run code.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.storage.atomic import replacing
+from harness.core.storage.atomic import atomic_write
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]], durable: bool = False) -> None:
-    """Write `arrays` to `path` (npz, not compressed) under a temporary name, then rename.
+    """Write `arrays` to `path` (npz, not compressed), atomically.
 
-    `durable`: wait until they are on the disk, so that even a loss of power leaves the old file or the new.
+    With `durable`, wait until the data is on disk, so that even a power loss leaves the old file or the new.
     """
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
         if durable:
             file.flush()
@@ -29,6 +29,6 @@ def save(path: Path, arrays: Mapping[str, NDArray[Any]], durable: bool = False) 
 
 
 def load(path: Path) -> dict[str, NDArray[Any]]:
-    """Read what `save` wrote, names in the order in which they were saved."""
+    """Read what `save` wrote, with the names in the order in which they were saved."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

@@ -1,8 +1,8 @@
-"""The user's cache: what is the same for all results folders on a machine, and costs seconds to make again.
+"""The user's cache: files that all results folders on a machine share and that take seconds to recreate.
 
-It is `$EVENBENCH_CACHE`, or `evenbench` in `$XDG_CACHE_HOME` (`~/.cache` where that is not set). Whatever is
-in it may be removed at any time. What depends on versions has them in its name, so that it need never be
-looked through for what is out of date.
+It is `$EVENBENCH_CACHE`, or `evenbench` in `$XDG_CACHE_HOME` (default `~/.cache`). Any file in it may be
+removed at any time. Files that depend on versions have them in their names, so stale entries are never read
+and need no clean-up.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ VARIABLE = "EVENBENCH_CACHE"
 
 
 def folder() -> Path:
-    """Where the cache is, or will be."""
+    """Return the folder of the cache, which may not exist yet."""
     own, common = os.environ.get(VARIABLE, ""), os.environ.get("XDG_CACHE_HOME", "")
     if own:
         return Path(own).absolute()
-    # a relative one is to be ignored, says the XDG Base Directory Specification
+    # the XDG Base Directory Specification says to ignore relative paths
     base = Path(common) if Path(common).is_absolute() else Path(os.path.expanduser("~")) / ".cache"
     return base / "evenbench"
 
 
-def keep(name: str, write: Callable[[Path], object]) -> None:
-    """Keep what `write` leaves at the path that it is given. Where that can't be done, it is made again the
-    next time: a home that is full or read-only is no reason for a run to fail."""
+def store(name: str, write: Callable[[Path], object]) -> None:
+    """Store the file that `write` creates at the path passed to it, atomically.
+
+    Ignores OSError: with a full or read-only home the run does not fail, and the next command recreates the
+    entry.
+    """
     path = folder() / name
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(path) as draft:
+        with atomic.atomic_write(path) as draft:
             write(draft)

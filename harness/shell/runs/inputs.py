@@ -40,7 +40,7 @@ class DatasetCache:
             path = folder / name
             if folder == results_dir and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with locks.held(
+                with locks.exclusive_lock(
                     folder / ".data.lock"
                 ):  # so a half-written file is left by a kill, not in use
                     atomic.remove_half_written(path)

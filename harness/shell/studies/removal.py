@@ -19,7 +19,7 @@ from pathlib import Path
 from harness.core.runs.run_folder import RunFolder, runs
 from harness.core.storage import locks
 from harness.core.validation import ConfigError, Mistake
-from harness.shell.search.space import folder_of
+from harness.shell.search.config import search_folder
 from harness.shell.studies.listing import dependants, size_mb
 from harness.shell.studies.members import members, unknown
 from harness.shell.tracking import run_links
@@ -73,7 +73,7 @@ def plan_removal(results_dir: Path, study: str) -> RemovalPlan:
     if not exists and not any(_has_study(open_store(results_dir, uri), study) for uri in stores):
         raise unknown(study, all_members)
     live = [folder.run_id for folder in folders if run_links.is_live(folder.path)]
-    if live or locks.is_held(study_lock(results_dir, study)):
+    if live or locks.is_locked(study_lock(results_dir, study)):
         busy = f"run {', '.join(live)}" if live else "it"
         raise ConfigError([Mistake("study", f"{study!r} can't be removed while a process works on {busy}")])
     shared = tuple(folder for folder in folders if len(folder.studies()) > 1)
@@ -89,7 +89,7 @@ def remove(plan: RemovalPlan) -> list[RunFolder]:
     Raises ConfigError if a process works on the study, Unreachable if MLflow does not answer.
     """
     busy_study = Mistake("study", f"{plan.study!r} can't be removed while a process works on it")
-    with locks.held_alone(study_lock(plan.results_dir, plan.study), busy_study):
+    with locks.exclusive_lock_or_fail(study_lock(plan.results_dir, plan.study), busy_study):
         for folder in plan.shared:
             folder.leave(plan.study)
         trackers = [Tracker(open_store(plan.results_dir, uri)) for uri in plan.stores]
@@ -156,7 +156,7 @@ def _data(results_dir: Path, study: str, removed: tuple[RunFolder, ...]) -> tupl
     """List the data files that only these runs need. Empty while a process works on another study, because
     the data of runs that have not begun are not known yet."""
     studies = (results_dir / ".studies").glob("*.lock")
-    if any(locks.is_held(path) for path in studies if path != study_lock(results_dir, study)):
+    if any(locks.is_locked(path) for path in studies if path != study_lock(results_dir, study)):
         return ()
     removed_ids = {folder.run_id for folder in removed}
     used_by_removed: set[str] = set()
@@ -185,7 +185,7 @@ def _has_study(store: Store, study: str) -> bool:
 
 
 def _journal(results_dir: Path, study: str) -> Path | None:
-    path = folder_of(results_dir, study)
+    path = search_folder(results_dir, study)
     return path if path.exists() else None
 
 

@@ -83,4 +83,4 @@ def digest(folder: Path) -> str:
 
 def is_live(folder: Path) -> bool:
     """Whether a process works on the run: it holds the folder's `lock`."""
-    return locks.is_held(folder / LOCK)
+    return locks.is_locked(folder / LOCK)

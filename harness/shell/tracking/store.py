@@ -107,7 +107,7 @@ def open_store(results_dir: Path, uri: str | None = None) -> Store:
     database = sqlite_path(uri)
     lock = results_dir / "store.lock" if database is None else database.with_name(database.name + ".lock")
     _make_folder(lock.parent)
-    with locks.held(lock):
+    with locks.exclusive_lock(lock):
         if database is not None:
             _prepare_sqlite(database, uri)
         client = _connect(uri)
@@ -159,21 +159,21 @@ def _make_sqlite(path: Path) -> None:
 
     template = f"mlflow-{importlib.metadata.version('mlflow')}.db"
     atomic.remove_half_written(path)
-    with atomic.replacing(path) as draft:
+    with atomic.atomic_write(path) as draft:
         draft.touch()  # raises if it can't be written
         try:
             shutil.copyfile(user_cache.folder() / template, draft)
         except OSError:  # missing or unreadable
             engine = sqlalchemy.create_engine(sqlite_uri(draft), poolclass=sqlalchemy.NullPool)
             utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
-            user_cache.keep(template, functools.partial(shutil.copyfile, draft))
+            user_cache.store(template, functools.partial(shutil.copyfile, draft))
         for log in ("-wal", "-shm"):  # of a file without tables; SQLite would apply them to the new one
             path.with_name(path.name + log).unlink(missing_ok=True)
 
 
 def _import_mlflow(uri: str) -> None:
     """Import MLflow's client, and its database code for a database URI; takes seconds."""
-    with fast_imports.quick(without=NOT_NEEDED):
+    with fast_imports.fast_import(without=NOT_NEEDED):
         import mlflow.tracking
 
         if not is_server(uri):

@@ -34,7 +34,7 @@ class StudyTracker:
         client = self._store.client
         path = self.lock(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locks.held(_guard(path)):  # two commands may name the same new study at once
+        with locks.exclusive_lock(_guard(path)):  # two commands may name the same new study at once
             run_id = self._find(name)
             _open_mark(path).touch()  # before the call to MLflow: a kill in between leaves a mark too many
             if run_id is None:
@@ -105,8 +105,8 @@ class StudyTracker:
             return
         self._store.client.set_terminated(run_id, status, end_time=end_ms)
         path = self.lock(name)
-        with locks.held(_guard(path)):
-            if not locks.is_held(path):
+        with locks.exclusive_lock(_guard(path)):
+            if not locks.is_locked(path):
                 _open_mark(path).unlink(missing_ok=True)
 
     def _release(self, name: str) -> bool:
@@ -116,7 +116,7 @@ class StudyTracker:
         if handle is None:
             return True
         # one at a time: two that try at once would each see the other's lock
-        with locks.held(_guard(self.lock(name))), handle:
+        with locks.exclusive_lock(_guard(self.lock(name))), handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -134,10 +134,10 @@ def study_is_live(results_dir: Path, name: str) -> bool:
     path = study_lock(results_dir, name)
     if not path.exists():
         return False
-    with locks.held(
+    with locks.exclusive_lock(
         _guard(path)
     ):  # the check takes the lock for an instant, which must not disturb `_release`
-        return locks.is_held(path)
+        return locks.is_locked(path)
 
 
 def study_is_left_open(results_dir: Path, name: str) -> bool:

@@ -63,7 +63,7 @@ class Tracker:
 
     def begin(self, folder: Path, job: Mapping[str, Any]) -> str:
         """Create the MLflow run of a new attempt and return its id. Earlier MLflow runs of it are deleted."""
-        with locks.held(folder / ".mlflow.lock"):  # two commands may log the same run at once
+        with locks.exclusive_lock(folder / ".mlflow.lock"):  # two commands may log the same run at once
             link = self._create(folder, job)
             for part in parts(_params(job), ENTITIES_PER_CALL):
                 self.store.client.log_batch(link.run_id, params=params_of(part))
@@ -71,7 +71,7 @@ class Tracker:
 
     def whole(self, folder: Path, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Do `begin` and `finish` for a run that has already ended, in fewer calls."""
-        with locks.held(folder / ".mlflow.lock"):
+        with locks.exclusive_lock(folder / ".mlflow.lock"):
             self._create(folder, job, result_tags(result or NO_RESULT))
         self.finish(folder, result, job, tagged=True)
 

@@ -171,5 +171,5 @@ def _measurement_lock() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             user_cache.folder().mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locks.held(user_cache.folder() / "limit.lock"))
+            stack.enter_context(locks.exclusive_lock(user_cache.folder() / "limit.lock"))
         yield

@@ -113,5 +113,5 @@ def _kept(name: str, distribution: str, bring: Callable[[], Brought]) -> Brought
         return found["x"], found["y"], tuple(found["names"].tolist())
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # there is none, or none that can be read
         x, y, names = bring()
-        user_cache.keep(file, lambda draft: npz.save(draft, {"x": x, "y": y, "names": np.array(names)}))
+        user_cache.store(file, lambda draft: npz.save(draft, {"x": x, "y": y, "names": np.array(names)}))
         return x, y, names

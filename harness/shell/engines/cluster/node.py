@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.core.config.run_config import RunConfig
 from harness.core.runs.run_folder import CHECKPOINT, Job, RunFolder
-from harness.core.storage.atomic import replacing
+from harness.core.storage.atomic import atomic_write
 from harness.core.validation import ConfigError, parse, to_plain
 from harness.shell.engines.slots import SlotSpec
 from harness.shell.engines.worker_slot import WorkerSlot
@@ -60,7 +60,7 @@ class NodeAgent:
         """Store a file that a request reads."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
     def warm_up(self, plain_job: Mapping[str, Any]) -> None:

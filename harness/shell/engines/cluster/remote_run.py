@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.runs.run_folder import CONCLUSIVE
-from harness.core.storage.atomic import replacing
+from harness.core.storage.atomic import atomic_write
 from harness.core.validation import parse, to_plain
 from harness.shell.engines.cluster.node import RETURNED
 from harness.shell.engines.cluster.portion import Portion
@@ -99,5 +99,5 @@ def _write_file(folder: Path, name: str, content: bytes) -> None:
     """Write a file of a run; any name that a run's folder does not have is refused."""
     if name not in RETURNED:
         raise SlotLostError(f"a node sent {name!r}, which is not a file of a run")
-    with replacing(folder / name) as temporary:
+    with atomic_write(folder / name) as temporary:
         temporary.write_bytes(content)

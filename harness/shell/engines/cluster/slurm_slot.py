@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.core.storage.atomic import replacing
+from harness.core.storage.atomic import atomic_write
 from harness.shell.engines.cluster.mailbox import POLL_S, Mailbox, SilenceError
 from harness.shell.engines.cluster.protocol import SlotLostError
 from harness.shell.engines.cluster.slurm_job import FILES, FROM_JOB, TO_JOB
@@ -111,5 +111,5 @@ def _share(path: Path, target: Path, overwrite: bool) -> None:
     """Copy a file to where the jobs read it."""
     if overwrite or not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
+        with atomic_write(target) as temporary:
             shutil.copyfile(path, temporary)

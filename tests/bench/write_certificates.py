@@ -1,4 +1,4 @@
-"""Certify everything, plant every fault and write docs/certificates.md from it.
+"""Certify everything, plant every fault and write the results to docs/results/certificates.md.
 
 python -m tests.bench.write_certificates
 """
@@ -23,48 +23,40 @@ from harness.core.certificates.cases import BATCH_SIZE, STEPS
 from harness.core.certificates.gates import BOUND, GATES
 from harness.core.validation import parse
 from harness.shell.certificates.store import Certificate, named_deviations
+from tests.bench.pages import layout
 from tests.bench.report import Report, Table, command, machine, say
 from tests.support.adapter_process import AdapterProcesses
 from tests.support.paths import ROOT
 from tests.support.planted import faults as planted
 from tests.support.planted.faults import FAULTS, Caught
 
-PAGE = ROOT / "docs" / "certificates.md"
+PAGE = ROOT / "docs" / "results" / "certificates.md"
 WIDTH = 120
 SCHEDULED = ("model=lstm", "optimizer=momentum,nesterov", "schedule=cosine")
 
-KNOWN = {
+MEANINGS = {
     "epsilon_inside_bias_correction": "epsilon is added to the root before the bias correction (the paper's "
     "“epsilon hat”), where the rule adds it after",
     "epsilon_inside_root": "epsilon is added inside the root, where the rule adds it outside",
     "velocity_carries_learning_rate": "the velocity carries the learning rate: the same at a constant rate, "
-    "another under a schedule",
-    "squares_each_occurrence_of_a_token": "`fit` on TensorFlow squares each occurrence of a token by itself",
+    "different under a schedule",
+    "squares_each_occurrence_of_a_token": "`fit` on TensorFlow squares each occurrence of a token separately",
 }
-"""What the names that adapters give to deviations of their own optimizers mean."""
+"""What the names mean that adapters give to deviations of their own optimizers."""
 
 TOP = f"""\
 # Certificates
 
-Written by `python -m tests.bench.write_certificates` from what `evenbench certify --json` says, and from
-what became of the faults that the suite plants; no figure here is typed in by hand.
+Written by `python -m tests.bench.write_certificates` from the output of `evenbench certify --json` and from
+the faults that the test suite plants. No figure here is typed by hand.
+[How certificates work](../reference/certification.md) explains gates, verdicts and proofs.
 
 A certificate is made of {STEPS} training steps of {BATCH_SIZE} rows in float64 on a CPU, from the same
-weights, on the same batches, in every framework, each in a process of its own. Compared are names and
-shapes of the parameters, the outputs before training, the gradient of every parameter, the loss of every
-step, every weight after every step, and the outputs in evaluation mode after training. **The bound is
-{BOUND:g}** for all of them, whatever the model and the optimizer. Every framework is held against the
-first one; the tables have the largest deviation over all of them.
-"""
-LIMITS = """\
-## What it does not show
+weights, on the same batches, in every framework, each in its own process. Every framework is checked against
+the first one, and the tables give the largest deviation over all of them. **The bound is {BOUND:g}** at every
+gate, for every model and optimizer.
 
-Dropout masks can't be equal across frameworks: where training is compared there is no dropout, and its
-rate and scaling have tests of their own. A certificate trains one step at a call, so that weights can be
-read after each; that an epoch of several steps does the same, in every execution, is tested against a
-reference in NumPy (`tests/adapters/test_adapter_contract.py`). What TensorFlow does with the separate rows
-of an embedding's gradient is no update of one parameter from its gradient, so no rule is written for it: a
-certificate of `fit` with tokens (`framework.execution=idiomatic`) names and measures it, and says `unproven`.
+## Summary
 """
 
 
@@ -80,13 +72,28 @@ class Matrix:
 def write() -> Report:
     """Certify, plant the faults and write the page."""
     report = measure()
-    plain, found = report.values, report.measured_on
+    sections = "\n".join(_sections(report.tables))
+    machine_text = _made(report.values, report.measured_on)
     draft = PAGE.with_name(f".{PAGE.name}.tmp")
-    draft.write_text(
-        "\n".join([TOP, _made(plain, found), *_sections(report.tables), LIMITS]), encoding="utf-8"
-    )
+    page = "\n".join([TOP, _verdict(report.values), summary(sections), machine_text, layout.fold(sections)])
+    draft.write_text(page, encoding="utf-8")
     os.replace(draft, PAGE)
     return report
+
+
+def summary(sections: str) -> str:
+    """The largest deviation at each gate, and how many own optimizers of each framework are exact."""
+    gates, own, *_ = layout.tables(sections)
+    parameters, *others = GATES
+    largest = [(name, max(gates.numbers(name), default=0.0)) for name in (parameters, *others)]
+    rows = [f"| {name} | {_number(value)} |" for name, value in largest]
+    lines = ["| gate | largest deviation between frameworks, shared rule |", "|---|---|", *rows, ""]
+    lines += ["| framework | own optimizer exact | deviates as named | fails |", "|---|---|---|---|"]
+    for framework in own.columns[2:]:
+        verdicts = [cell.split()[-1] for cell in own.column(framework)]
+        counts = (str(verdicts.count(verdict)) for verdict in ("exact", "deviates", "fails"))
+        lines.append(f"| {framework} | {' | '.join(counts)} |")
+    return "\n".join(lines) + "\n"
 
 
 def measure() -> Report:
@@ -110,7 +117,7 @@ def measure() -> Report:
             "largest": max(_worst(c, gate) for c in everything for gate in GATES),
             "passed": all(c.passed for c in everything),
             "faults": len(faults),
-            "caught": sum(found.gate == fault.gate for fault, found in zip(FAULTS, faults, strict=True)),
+            "caught": sum(result.gate == fault.gate for fault, result in zip(FAULTS, faults, strict=True)),
         },
         (
             gates_table(matrix.certificates),
@@ -188,27 +195,27 @@ def own_table(certificates: Sequence[Certificate]) -> Table:
 
 
 def named_table(certificates: Sequence[Certificate]) -> Table:
-    """Each deviation that has a name, with the largest size that it was found in, and how its proof went."""
+    """Each deviation that has a name, its largest measured size, and the result of its proof."""
     rows = [
         (
-            ", ".join(f"`{name}`" for name in found.names),
-            "; ".join(KNOWN[name] for name in found.names),
-            ", ".join(found.frameworks),
-            f"{_number(found.deviation)} ({found.where})",
-            "-" if found.remainder is None else _number(found.remainder),
-            found.proof,
+            ", ".join(f"`{name}`" for name in deviation.names),
+            "; ".join(MEANINGS[name] for name in deviation.names),
+            ", ".join(deviation.frameworks),
+            f"{_number(deviation.deviation)} ({deviation.where})",
+            "-" if deviation.remainder is None else _number(deviation.remainder),
+            deviation.proof,
         )
-        for found in named_deviations(certificates)
+        for deviation in named_deviations(certificates)
     ]
     columns = ("name", "what it is", "frameworks", "from the rule", "from a rule with just this", "proof")
     return Table("Deviations that adapters name, the largest of all certificates", columns, tuple(rows))
 
 
-def faults_table(found: Sequence[Caught]) -> Table:
+def faults_table(results: Sequence[Caught]) -> Table:
     """Each planted fault, and the gate that was the first to see it."""
     rows = [
         (f.what, f.framework, f.network, f.rule, c.gate or "NONE", _number(c.deviation))
-        for f, c in zip(FAULTS, found, strict=True)
+        for f, c in zip(FAULTS, results, strict=True)
     ]
     return Table(
         "The first gate to see each fault, and the deviation there",
@@ -223,41 +230,40 @@ def _sections(tables: Sequence[Table]) -> list[str]:
         "## Every model with every optimizer",
         gates,
         "## The frameworks' own optimizers",
-        "Held against the shared rule inside their own framework, so that what deviates is the optimizer. "
-        "`exact` keeps the bound. `deviates` does not, for a reason that the adapter names, and keeps it "
-        "against a rule that is written with just this deviation "
-        "(`harness/core/certificates/native_rules.py`): what is named is all there is. "
-        "`fails` keeps neither.",
+        "Each is checked against the shared rule inside its own framework, so that only the optimizer can "
+        "deviate.",
         own,
         "Under `schedule=cosine`, where a velocity that carries the learning rate shows:",
         scheduled,
         named,
         "## Planted faults",
-        "A gate that cannot fail is worth nothing, so the suite plants faults into the adapters, one at a "
-        "time (`tests/support/planted/faults.py`), and asks that each is caught by the gate that is there "
-        "for it. "
+        "The test suite plants faults into the adapters, one at a time (`tests/support/planted/faults.py`), "
+        "and requires that the gate responsible for each of them catches it. "
         f"`{planted.OWN}` is the comparison of the section above.",
         faults,
     )
     return [f"{part if part.startswith(('#', '**')) else fill(part, WIDTH)}\n" for part in paragraphs]
 
 
+def _verdict(values: dict[str, Any]) -> str:
+    verdict = "All agree" if values["passed"] else "They do NOT all agree"
+    return (
+        f"**{verdict}: the largest deviation is {_number(values['largest'])}. {values['caught']} of "
+        f"{values['faults']} planted faults were caught.**\n"
+    )
+
+
 def _made(values: dict[str, Any], on: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in values["versions"].items())
-    verdict = "All agree" if values["passed"] else "They do NOT all agree"
     load = "{}, {}, {}".format(*on["load_average"])
     made = (
         f"Made on {' and '.join(values['made'])} with {versions}, Python {on['python']}. "
         f"{values['certificates']} certificates over {', '.join(values['frameworks'])} took "
         f"{values['wall_s']} s, and {values['cpu_s']} s of processor time in all processes together, on "
         f"{on['processor']} with {on['cores']} cores. The load at the start was {load} over 1, 5 and 15 "
-        "minutes: that was other work on the same cores, by which the first of the two times is too long."
+        "minutes; other work on the same cores makes the first of the two times too long."
     )
-    found = (
-        f"**{verdict}: the largest deviation is {_number(values['largest'])}. {values['caught']} of "
-        f"{values['faults']} planted faults were caught.**"
-    )
-    return f"{fill(made, WIDTH)}\n\n{found}\n"
+    return f"{fill(made, WIDTH)}\n"
 
 
 def _frameworks(certificates: Sequence[Certificate]) -> list[str]:
@@ -266,13 +272,15 @@ def _frameworks(certificates: Sequence[Certificate]) -> list[str]:
 
 def _versions(certificates: Sequence[Certificate]) -> dict[str, str]:
     parties = [party for c in certificates for party in c.parties.values()]
-    found = {name: text for party in parties for name, text in party["versions"].items() if text != "unknown"}
-    return dict(sorted(found.items()))
+    versions = {
+        name: text for party in parties for name, text in party["versions"].items() if text != "unknown"
+    }
+    return dict(sorted(versions.items()))
 
 
 def _worst(certificate: Certificate, gate: str) -> float:
-    found = [g.deviation for c in certificate.comparisons for g in c.gates if g.name == gate]
-    return max(found, default=float("nan"))
+    deviations = [g.deviation for c in certificate.comparisons for g in c.gates if g.name == gate]
+    return max(deviations, default=float("nan"))
 
 
 def _number(value: float) -> str:
@@ -287,4 +295,4 @@ def _children_s() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(command(write, "Certify everything, plant every fault and write docs/certificates.md."))
+    sys.exit(command(write, "Certify everything, plant every fault and write docs/results/certificates.md."))

@@ -1,4 +1,4 @@
-"""Write the table of docs/models.md, what each model makes of each data set: `python
+"""Write the table of docs/reference/models.md, how each model reads each data set: `python
 tests/bench/pages/models.py`."""
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from harness.core.data.dataset import DataConfig, Sample
 from harness.core.network import Network
 from harness.core.validation import ConfigError, parse
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "models.md"
-CONF = PAGE.parents[1] / "conf"
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "reference" / "models.md"
+CONF = ROOT / "conf"
 BEGIN, END = "<!-- table: python tests/bench/pages/models.py -->\n", "<!-- end -->"
 
 
 def table() -> str:
-    """The table in Markdown, models that read every data set in one way sharing a column."""
+    """The table in Markdown. Models that read every data set alike share a column."""
     samples = {path.stem: _sample(path) for path in sorted(CONF.glob("data/*.yaml"))}
     columns = {
         path.stem: tuple(_reading(path, sample) for sample in samples.values())
@@ -42,7 +43,7 @@ def table() -> str:
 
 
 def page(text: str) -> str:
-    """The page with the table as it should be."""
+    """The page with its table written again."""
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
 
@@ -72,13 +73,13 @@ def _compresses(network: Network) -> bool:
 
 
 def _text(sample: Sample) -> str:
-    given, size = sample.input, "×".join(map(str, sample.input.shape))
-    upto = "up to " if given.lengths else ""
-    if given.vocabulary:
+    rows, size = sample.input, "×".join(map(str, sample.input.shape))
+    upto = "up to " if rows.lengths else ""
+    if rows.vocabulary:
         return f"{upto}{size} token ids"
-    if given.sequence:
-        return f"{upto}{given.shape[0]} steps × {given.shape[1]}"
-    return f"image {size}" if len(given.shape) > 1 else f"{size} number{'s' * (size != '1')}"
+    if rows.sequence:
+        return f"{upto}{rows.shape[0]} steps × {rows.shape[1]}"
+    return f"image {size}" if len(rows.shape) > 1 else f"{size} number{'s' * (size != '1')}"
 
 
 def _task(sample: Sample) -> str:

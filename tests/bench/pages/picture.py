@@ -1,5 +1,4 @@
-"""Draw the README's picture from runs that were really done: `python tests/bench/pages/picture.py results
-bench`."""
+"""Draw the README's picture from finished runs: `python tests/bench/pages/picture.py results bench`."""
 
 from __future__ import annotations
 
@@ -17,9 +16,9 @@ from harness.shell.studies.members import load_outcomes
 
 def draw(results_dir: Path, study: str, path: Path) -> None:
     """Write the leaderboard of a study to an SVG file."""
-    found = rows(load_outcomes(results_dir, study))
+    board = rows(load_outcomes(results_dir, study))
     console = Console(record=True, width=120, file=io.StringIO(), force_terminal=True, highlight=False)
-    console.print(table(found, "Leaderboard", found))
+    console.print(table(board, "Leaderboard", board))
     local = re.sub(
         r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL
     )  # no fonts from elsewhere
@@ -31,4 +30,5 @@ if __name__ == "__main__":
     parser.add_argument("results_dir", type=Path)
     parser.add_argument("study")
     options = parser.parse_args()
-    draw(options.results_dir, options.study, Path(__file__).resolve().parents[3] / "docs" / "leaderboard.svg")
+    picture = Path(__file__).resolve().parents[3] / "docs" / "images" / "leaderboard.svg"
+    draw(options.results_dir, options.study, picture)

@@ -40,10 +40,10 @@ def _rivals(page_tables: list[PageTable]) -> str:
     (table,) = page_tables
     torch, best = table.numbers("times torch's best"), table.numbers("times the best")
     return (
-        f"An epoch of Keras `fit`, Lightning, skorch or Ignite takes {min(best):.1f} to {max(best):.1f} "
-        f"times as long as one of evenbench's fastest framework, and {min(torch):.2f} to {max(torch):.1f} times as "
-        f"long as one of its PyTorch; evenbench is faster in {table.column('ahead').count('yes')} of "
-        f"{len(best)} comparisons"
+        "An epoch of Keras `fit`, Lightning, skorch or Ignite takes "
+        f"{min(best):.1f} to {max(best):.1f} times as long as one of evenbench's fastest framework, and "
+        f"{min(torch):.2f} to {max(torch):.1f} times as long as one of its PyTorch; "
+        f"evenbench is faster in {table.column('ahead').count('yes')} of {len(best)} comparisons"
     )
 
 

@@ -1,4 +1,4 @@
-"""A search by the command: its section checked, its trials in real workers, killed and gone on with."""
+"""A search by the command: its section checked, its trials in real workers, killed and resumed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from harness.core.data import dataset
 from harness.core.validation import ConfigError
 from harness.shell.commands import main
 from harness.shell.compose import overrides
-from harness.shell.search.plan import Composer, plan_search
-from harness.shell.search.space import LEAF_KEYS, Pruner, Sampler, SearchConfig, folder_of, read
+from harness.shell.search.config import Pruner, Sampler, SearchConfig, read_search, search_folder
+from harness.shell.search.plan import plan_search
+from harness.shell.search.space import LEAF_KEYS
 from harness.shell.search.study import JOURNAL
+from harness.shell.search.trial_composer import TrialComposer
 from tests.support.compose import choices, composed, composing
 from tests.support.paths import CONF
 from tests.support.workspace import Workspace, check_consistent, cleanup, end, wait_until
@@ -48,15 +50,15 @@ def trials(workspace: Workspace, study: str) -> list[tuple[str, dict[str, Any], 
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    path = folder_of(workspace.results, study) / JOURNAL
+    path = search_folder(workspace.results, study) / JOURNAL
     study_of = optuna.load_study(study_name=study, storage=JournalStorage(JournalFileBackend(str(path))))
     return [(trial.state.name, trial.params, trial.values) for trial in study_of.trials]
 
 
 @pytest.mark.parametrize("choice", choices("search"))
-def test_every_search_goes_with_every_model(choice: str, tmp_path: Path) -> None:
+def test_every_search_fits_every_model(choice: str, tmp_path: Path) -> None:
     """Catches: a key of a space that not every model has, a value that a run can't have, a sampler that does
-    not go with its space."""
+    not support its space."""
     space = yaml.safe_load((CONF / f"search/{choice}.yaml").read_text())["space"]
     with composing():
         for model in choices("model"):
@@ -64,9 +66,9 @@ def test_every_search_goes_with_every_model(choice: str, tmp_path: Path) -> None
             assert [key for key in space if OmegaConf.select(config, key) is None] == []
         arguments = [f"search={choice}", "data=iris", f"results_dir={tmp_path}"]
         loader = GlobalHydra.instance().config_loader()
-        composer = Composer(composed(*arguments), loader, overrides.find_groups([CONF]))
-        request = plan_search(composed(*arguments), arguments, composer, [], None)
-    assert request.epochs == 10 and request.base.data.name == "iris"
+        composer = TrialComposer(composed(*arguments), loader, overrides.find_groups([CONF]))
+        plan = plan_search(composed(*arguments), arguments, composer, [], None)
+    assert plan.epochs == 10 and plan.base.data.name == "iris"
 
 
 MISTAKES: list[tuple[dict[str, Any], str, str]] = [
@@ -76,7 +78,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"trials": None}, "search.trials", "is missing"),
     ({"space": {}}, "search.space", "is empty"),
     ({"space": {"rat": {"low": 1, "high": 2}}}, "search.space.rat", "did you mean 'rate'"),
-    ({"space": {"rate": 3}}, "search.space.rate", "no range and no choice"),
+    ({"space": {"rate": 3}}, "search.space.rate", "neither a range nor choices"),
     ({"space": {"rate": {"low": 2, "high": 1}}}, "search.space.rate", "low (2.0) is not below high (1.0)"),
     ({"space": {"rate": {"low": 0, "high": 1, "log": True}}}, "search.space.rate", "no logarithm"),
     (
@@ -91,7 +93,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"space": {"units": {"choices": [[1], "[1]"]}}}, "search.space.units", "2 times"),
     ({"objectives": {}}, "search.objectives", "none"),
     ({"objectives": {"val/acuracy": "maximize"}}, "search.objectives.val/acuracy", "'val/accuracy'"),
-    ({"objectives": {"val/mse": "minimize"}}, "search.objectives.val/mse", "no metric of this task"),
+    ({"objectives": {"val/mse": "minimize"}}, "search.objectives.val/mse", "not a metric of this task"),
     ({"objectives": {"val/loss": "minimise"}}, "search.objectives.val/loss", "did you mean 'minimize'"),
     ({"pruner": "meridian"}, "search.pruner", "did you mean 'median'"),
     ({"pruner": "median", "objectives": {"time/train_s": "minimize"}}, "search.pruner", "after each epoch"),
@@ -100,29 +102,29 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
 ]
 SEVERAL = {"val/loss": "minimize", "time/train_s": "minimize"}
 MISTAKES += [
-    ({"pruner": "median", "objectives": SEVERAL}, "search.pruner", "takes one objective"),
-    ({"sampler": "cmaes", "objectives": SEVERAL}, "search.sampler", "takes one objective"),
+    ({"pruner": "median", "objectives": SEVERAL}, "search.pruner", "allows one objective"),
+    ({"sampler": "cmaes", "objectives": SEVERAL}, "search.sampler", "allows one objective"),
 ]
 
 
 @pytest.mark.parametrize(("change", "key", "words"), MISTAKES, ids=[f"{key} {w}" for _, key, w in MISTAKES])
 def test_a_wrong_search_is_refused(change: dict[str, Any], key: str, words: str) -> None:
-    """Catches: a mistake that shows only when the search has begun, or that is not named."""
+    """Catches: a mistake that shows only after the search has begun, or that is not reported."""
     task = dataset.sample(dataset.DataConfig("iris")).task
-    read(GOOD, PRESENT, task)
+    read_search(GOOD, PRESENT, task)
     with pytest.raises(ConfigError) as caught:
-        read(GOOD | change, PRESENT, task)
+        read_search(GOOD | change, PRESENT, task)
     assert caught.value.mistakes[0].key == key
     assert len({mistake.key.rpartition(".")[0] for mistake in caught.value.mistakes}) == 1
     assert words in str(caught.value)
 
 
 def test_keys_on_the_command_line_reach_into_a_space() -> None:
-    """Catches: dotted and nested keys taken for two, a null that does not take a key out, whole numbers for a
-    key that has a fraction."""
+    """Catches: dotted and nested keys treated as two, a null that does not remove a key, integers for a key
+    that is a float."""
     space = {"rate": {"low": 0, "high": 2}, "train.size": {"low": 1, "high": 9}, "units": {"choices": [1]}}
     space |= {"train": {"size": {"high": 4}}, "units": None}
-    config = read(GOOD | {"space": space}, PRESENT | {"train.size": 5}, None)
+    config = read_search(GOOD | {"space": space}, PRESENT | {"train.size": 5}, None)
     assert set(config.space) == {"rate", "train.size"}
     assert repr(config.space["rate"]) == "Span(low=0.0, high=2.0, log=False, step=None)"
     assert repr(config.space["train.size"]) == "Span(low=1, high=4, log=False, step=None)"
@@ -135,23 +137,23 @@ REFUSED: list[tuple[list[str], list[str]]] = [
     ),
     (["search.space.model.units.choices=['8,9']"], ["model.units: '8,9' are several values"]),
     (["search.space.optimizer.choices=[adm]"], ["did you mean 'adam'"]),
-    (["search.space.seed={low:0,high:9}", "seed=1,2"], ["seed: is swept, and searched too"]),
-    (["search.space.study.choices=[a,b]"], ["search.space.study: changes no result"]),
+    (["search.space.seed={low:0,high:9}", "seed=1,2"], ["seed: is both swept and searched"]),
+    (["search.space.study.choices=[a,b]"], ["search.space.study: does not affect the result"]),
     (["search.objectives={speed/step_ms:minimize}", "workers=2"], ["would disturb each other"]),
-    (["search.pruner=median", "seed=1,2"], ["'median' judges single runs, and each trial has 2 (seed)"]),
+    (["search.pruner=median", "seed=1,2"], ["'median' prunes single runs, and each trial has 2 (seed)"]),
     (["search.trials=1,2"], ["search.trials: has several values"]),
     (["search.sampler=x", "modle=lstm"], ["search.sampler: 'x' is not known", "modle: no such key"]),
     (["hydra/launcher=basic"], ["hydra/launcher: a search can't use BasicLauncher"]),
-    (["hydra/sweeper=basic"], ["search: is for one search among runs"]),
+    (["hydra/sweeper=basic"], ["search: describes a search, which needs Hydra's default sweeper"]),
     (["data=iris", "model=cnn"], ["data that cnn takes: "]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[asked[0] for asked, _ in REFUSED])
-def test_a_search_that_does_not_go_with_the_rest_is_refused(
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[arguments[0] for arguments, _ in REFUSED])
+def test_a_search_that_conflicts_with_the_rest_is_refused(
     arguments: list[str], words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches: a request that fails after some trials, a traceback, a folder made for nothing."""
+    """Catches: a request that fails after some trials, a traceback, a folder created for nothing."""
     assert main.main(["-m", "search=tpe", *arguments]) == 2
     printed = capsys.readouterr().err
     assert "nothing was started" in printed
@@ -160,33 +162,33 @@ def test_a_search_that_does_not_go_with_the_rest_is_refused(
     assert not list(workdir.rglob(JOURNAL))
 
 
-def test_a_certificate_is_not_searched_for(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches: a command that composes a sweep and gets trials."""
+def test_certify_refuses_a_search(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches: a command that composes a sweep and receives trials."""
     assert main.main(["certify", "search=tpe"]) == 2
     assert "search: searches among runs, and this command does not train" in capsys.readouterr().err
 
 
 def test_failed_and_averaged_trials(workspace: Workspace) -> None:
     """Catches: a failed run that ends the search, an exit status that hides it, an objective that is that of
-    one run of several, a trial that MLflow does not know, a best that can't be repeated."""
+    one run of several, a trial that MLflow does not have, a best trial that can't be repeated."""
     rates = "search.space={optimizer.learning_rate:{choices:[0.01,0.1,0.3]}}"
     workspace.plant({2: "raise"})
-    asked = ("search=grid", rates, "seed=1,2", "study=mean", "workers=2")
-    status, printed = end(workspace.sweep(*asked))
+    arguments = ("search=grid", rates, "seed=1,2", "study=mean", "workers=2")
+    status, printed = end(workspace.sweep(*arguments))
     assert status == 1, printed
     assert [state for state, *_ in trials(workspace, "mean")] == ["FAIL"] * 3
     assert "no trial is complete" in printed and "trial 2 failed: failed: " in printed
     workspace.plant({})
-    status, printed = end(workspace.sweep(*asked, "search.trials=9", "study=again"))
+    status, printed = end(workspace.sweep(*arguments, "search.trials=9", "study=again"))
     assert status == 0, printed
     runs = workspace.runs()
     assert len(runs) == 6
     values = {}
-    for state, params, found in trials(workspace, "again"):
+    for state, params, value in trials(workspace, "again"):
         rate = float(params["optimizer.learning_rate"])
         of_trial = [run for run in runs if run.config["optimizer"]["learning_rate"] == rate]
         losses = [run.result["metrics"]["val/loss"] for run in of_trial]
-        assert (state, found) == ("COMPLETE", [statistics.fmean(losses)]) and len(losses) == 2
+        assert (state, value) == ("COMPLETE", [statistics.fmean(losses)]) and len(losses) == 2
         values[rate] = statistics.fmean(losses)
     best = min(values, key=values.__getitem__)
     assert f"study=again seed=1,2 optimizer.learning_rate={best}" in printed.replace(" workers=2", "")
@@ -198,23 +200,23 @@ def test_failed_and_averaged_trials(workspace: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_whose_parent_is_killed_goes_on(workspace: Workspace, tmp_path: Path) -> None:
-    """Catches: a trial that is asked again with other parameters, lost, or done twice after SIGKILL in the
-    middle of a batch; an MLflow run that is left running; a trial that was told and is not in MLflow, as
-    where the kill came between the two, and is left out of it for good."""
-    asked = ("search=tpe", RATES, "search.trials=7", "workers=2", "study=find")
+def test_a_search_whose_parent_is_killed_resumes(workspace: Workspace, tmp_path: Path) -> None:
+    """Catches: a trial that is sampled again with other parameters, lost, or run twice after SIGKILL in the
+    middle of a batch; an MLflow run that is left running; a trial that is in the journal and never reaches
+    MLflow, because the kill came between the two."""
+    arguments = ("search=tpe", RATES, "search.trials=7", "workers=2", "study=find")
     workspace.plant({"*": "slow"})
-    journal = folder_of(workspace.results, "find") / JOURNAL
+    journal = search_folder(workspace.results, "find") / JOURNAL
 
-    def told() -> int:
+    def finished_trials() -> int:
         return journal.read_text().count('"values"') if journal.exists() else 0
 
-    for done in (1, 4):
-        process = workspace.sweep(*asked)
+    for count in (1, 4):
+        process = workspace.sweep(*arguments)
         events = len(list(workspace.results.glob("runs/*/events.jsonl")))
         wait_until(
-            lambda done=done, events=events: (
-                told() >= done  # type: ignore[misc]
+            lambda count=count, events=events: (
+                finished_trials() >= count  # type: ignore[misc]
                 and len(list(workspace.results.glob("runs/*/events.jsonl"))) > events
             ),
             process,
@@ -223,9 +225,9 @@ def test_a_search_whose_parent_is_killed_goes_on(workspace: Workspace, tmp_path:
         end(process)
         wait_until(lambda: not workspace.processes())
     workspace.plant({})
-    status, printed = end(workspace.sweep(*asked))
+    status, printed = end(workspace.sweep(*arguments))
     assert status == 0, printed
-    whole = end(workspace.sweep(*asked, "results_dir=whole"))
+    whole = end(workspace.sweep(*arguments, "results_dir=whole"))
     assert whole[0] == 0, whole[1]
     unbroken = Workspace.__new__(Workspace)
     unbroken.results = tmp_path / "whole"
@@ -234,7 +236,7 @@ def test_a_search_whose_parent_is_killed_goes_on(workspace: Workspace, tmp_path:
     check_consistent(workspace)
     for database in workspace.results.glob("mlflow.db*"):
         database.unlink()
-    status, printed = end(workspace.sweep(*asked))
+    status, printed = end(workspace.sweep(*arguments))
     assert (status, "all 7 trials were done before" in printed) == (0, True), printed
     check_consistent(workspace)
 
@@ -243,9 +245,9 @@ def test_a_pruned_search_in_a_real_framework(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches: a pruned run that trains on, that counts as failed, or that the leaderboard can't show; a
-    judge that looks at another run's epochs; a search that needs -m."""
-    asked = ("framework=torch", "data=iris", "train.epochs=9", "limit=off", "study=prune", RATES)
-    status, printed = end(workspace.start("search=hyperband", *asked, "search.trials=12"))
+    pruner that looks at another run's epochs; a search that needs -m."""
+    arguments = ("framework=torch", "data=iris", "train.epochs=9", "limit=off", "study=prune", RATES)
+    status, printed = end(workspace.start("search=hyperband", *arguments, "search.trials=12"))
     assert status == 0, printed
     states = [state for state, *_ in trials(workspace, "prune")]
     runs = workspace.runs()
@@ -258,8 +260,8 @@ def test_a_pruned_search_in_a_real_framework(
 
 
 def test_the_page_on_searches_has_every_key_and_every_choice() -> None:
-    """Catches: a key, a sampler or an example that was added without a word."""
-    text = (CONF.parent / "docs/search.md").read_text("utf-8")
+    """Catches: a key, a sampler or an example that was added without documentation."""
+    text = (CONF.parent / "docs/guide/search.md").read_text("utf-8")
     words = [*get_args(Sampler), *get_args(Pruner), *(field.name for field in fields(SearchConfig))]
     for word in (*words, *choices("search"), *LEAF_KEYS):
         assert f"`{word}`" in text, word

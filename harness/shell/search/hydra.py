@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 from harness.core.validation import ConfigError, Mistake
 from harness.shell.compose.hydra import current_command
 from harness.shell.compose.suggestions import with_alternatives
-from harness.shell.search.plan import Composer, plan_search
+from harness.shell.search.plan import plan_search
 from harness.shell.search.sweep import Launcher, SearchSweep
+from harness.shell.search.trial_composer import TrialComposer
 
 
 def search(composed: DictConfig, arguments: Sequence[str], loader: ConfigLoader, launcher: object) -> None:
@@ -26,7 +27,7 @@ def search(composed: DictConfig, arguments: Sequence[str], loader: ConfigLoader,
     if not isinstance(launcher, Launcher):
         problem = f"a search can't use {type(launcher).__name__}"
         raise ConfigError([*command.mistakes, Mistake("hydra/launcher", problem, "evenbench, ray, slurm")])
-    composer = Composer(composed, loader, command.groups)
+    composer = TrialComposer(composed, loader, command.groups)
     try:
         plan = plan_search(composed, arguments, composer, command.mistakes, launcher.engine)
         command.searching = True

@@ -1,59 +1,41 @@
-"""What a search is asked to do, all of it checked before the first trial.
+"""The plan of a search: what the command line and the configuration request, checked before the first trial.
 
-The space must be of keys that there are, and every choice and both ends of every range are composed and
-checked like a run's configuration. A combination of values may still be impossible (a width that the number
-of heads does not divide): that is found when it is drawn, and is a failed trial.
+The space's keys must exist, and every choice and both ends of every range are composed and checked like a
+run's configuration. A combination of values may still be impossible (a width that the number of heads does
+not divide): that shows when it is sampled, and becomes a failed trial.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.core.config.flatten import flatten as flat
+from harness.core.config.flatten import flatten
 from harness.core.config.identity import NOT_IN_IDENTITY
-from harness.core.config.run_config import RunConfig, fit
+from harness.core.config.run_config import RunConfig
 from harness.core.data import dataset
 from harness.core.validation import ConfigError, Mistake
-from harness.shell.compose import overrides
-from harness.shell.compose.origins import Origins, locate
-from harness.shell.compose.overrides import Groups
-from harness.shell.compose.run_config import run_config
-from harness.shell.engines import slots
 from harness.shell.engines.protocol import Engine
-from harness.shell.runs.inputs import RunInputs
-from harness.shell.runs.prepare import prepare
-from harness.shell.search.space import (
-    TIMES,
-    Choice,
-    Dimension,
-    SearchConfig,
-    flatten,
-    override_text,
-    read,
-)
+from harness.shell.search.config import TIMES, SearchConfig, read_search
+from harness.shell.search.space import Choice, Dimension, flatten_space, override_text
+from harness.shell.search.trial_composer import SECTION, TrialComposer
 
-SECTION = "search"
-MARK = f"{SECTION}.mark"  # what a run is told of its trial, see `harness.core.config.run_config.TrialMark`
-REPLACED = (f"{SECTION}.objectives", f"{SECTION}.space")  # not merged, if they are given as a whole
+REPLACED = (f"{SECTION}.objectives", f"{SECTION}.space")  # not merged if set as a whole
 FREE = (SECTION, "hydra", "framework.python", *NOT_IN_IDENTITY)
-"""What a search that goes on may have otherwise than when it began."""
+"""Keys that may differ when a search resumes."""
 
 
 @dataclass(frozen=True)
 class SweepOverrides:
-    """What the command line (and an experiment's `hydra.sweeper.params`) asks for besides the search's file:
-    `fixed` overrides by key, for each swept key its overrides (`axes`), ranges of the space (`spans`), and
-    parts of the section that are given as a whole (`replaced`)."""
+    """The overrides of the command line, and of an experiment's `hydra.sweeper.params`: `fixed` overrides by
+    key, the overrides of each swept key (`axes`), ranges of the space (`spans`), and parts of the section
+    that are set as a whole (`replaced`)."""
 
     fixed: Mapping[str, str]
     axes: Mapping[str, tuple[str, ...]]
@@ -61,129 +43,76 @@ class SweepOverrides:
     replaced: Mapping[str, Any]
 
     @property
-    def members(self) -> list[tuple[str, ...]]:
+    def runs_per_trial(self) -> list[tuple[str, ...]]:
         """The overrides of each run of a trial."""
         return [(*self.fixed.values(), *values) for values in itertools.product(*self.axes.values())]
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """A search that can start: `base` is one of its runs, `epochs` the most that a run has, `definition` what
-    has to be the same when it goes on, `set_aside` the keys of the space that the command line fixes."""
+    """A search that can start. `base` is one of its runs, `epochs` the largest number of epochs of a run,
+    `definition` what must be the same when the search resumes, `fixed_keys` the keys of the space that the
+    command line sets."""
 
     config: SearchConfig
     base: RunConfig
     epochs: int
     definition: Mapping[str, Any]
-    asked: SweepOverrides
-    set_aside: tuple[str, ...]
-
-
-class Composer:
-    """Composes and checks runs as the launcher will."""
-
-    def __init__(self, composed: DictConfig, loader: ConfigLoader, groups: Groups) -> None:
-        self._composed, self._loader, self._groups = composed, loader, groups
-        self._inputs = RunInputs()
-
-    def parse(self, arguments: Sequence[str]) -> list[Override]:
-        """Overrides, read as Hydra does."""
-        return OverridesParser.create(config_loader=self._loader).parse_overrides(list(arguments))
-
-    def job(self, fixed: Sequence[str], values: Mapping[str, str], trial: int, objectives: str) -> list[str]:
-        """The overrides of a trial's run, as the launcher takes them; raises ConfigError."""
-        kept, mistakes = overrides.check([f"{key}={text}" for key, text in values.items()], self._groups)
-        for override in self.parse(kept):
-            if override.is_sweep_override():
-                key, value = override.key_or_group, str(override.input_line).partition("=")[2]
-                mistakes.append(Mistake(key, f"{value!r} are several values", f"one list: [{value}]"))
-        if mistakes:
-            raise ConfigError(_sourced(mistake, values) for mistake in mistakes)
-        return [*fixed, *kept, f"++{MARK}={{trial:{trial},objectives:'{objectives}'}}"]
-
-    def run(self, fixed: Sequence[str], values: Mapping[str, str]) -> RunConfig:
-        """The run with these overrides and these values of the space, checked; raises ConfigError."""
-        try:
-            composed = self._loader.load_sweep_config(self._composed, self.job(fixed, values, 0, ""))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(overrides.refusal(error, ())) from error
-        origins = Origins.of(composed)
-        try:
-            config = run_config(composed, origins, self._inputs.datasets)
-            fit(config.model, config.train.loss, dataset.sample(config.data))
-        except ConfigError as error:
-            raise ConfigError(_sourced(m, values) for m in locate(error.mistakes, [origins])) from None
-        return config
-
-    def first_of(self, attempts: Iterable[tuple[Sequence[str], Mapping[str, str]]]) -> RunConfig:
-        """The first of some runs that can be; raises the ConfigError of the last one if none can."""
-        refused = ConfigError(())
-        for fixed, values in attempts:
-            try:
-                return self.run(fixed, values)
-            except ConfigError as error:
-                refused = error
-        raise refused
-
-    def check_together(self, configs: Sequence[RunConfig], engine: Engine | None) -> None:
-        """Raise ConfigError for what shows with the data at hand, or of all runs together."""
-        runs = prepare(configs, self._inputs)
-        if engine is None:
-            slots.check_concurrency(runs)
-        else:
-            engine.check(runs)
+    overrides: SweepOverrides
+    fixed_keys: tuple[str, ...]
 
 
 def plan_search(
     composed: DictConfig,
     arguments: Sequence[str],
-    composer: Composer,
+    composer: TrialComposer,
     mistakes: Sequence[Mistake],
     engine: Engine | None,
 ) -> SearchPlan:
-    """Read and check a search; raises ConfigError with `mistakes` (known before) and all others.
+    """Read and check a search; raises ConfigError with `mistakes` (of the caller) and all others.
 
     `composed` is what Hydra composed for the sweep, `arguments` are its overrides.
     """
-    found = list(mistakes)
-    asked = _asked(composer.parse([*_params(composed), *arguments]), found)
-    section, set_aside = _section(composed, asked, found)
-    plain: RunConfig | None = None
-    refusal = ConfigError(())
+    mistakes = list(mistakes)
+    overrides = _sweep_overrides(composer.parse([*_sweeper_params(composed), *arguments]), mistakes)
+    section, fixed_keys = _section(composed, overrides, mistakes)
+    first_run = overrides.runs_per_trial[0]
+    base: RunConfig | None = None
+    base_error = ConfigError(())
     try:
-        plain = composer.run(asked.members[0], {})
+        base = composer.run_config(first_run, {})
     except ConfigError as error:
-        refusal = error
-    task = None if plain is None else dataset.sample(plain.data).task
+        base_error = error
+    task = None if base is None else dataset.sample(base.data).task
     config: SearchConfig | None = None
     try:
-        config = read(section, _present(composed), task)
+        config = read_search(section, _present(composed), task)
     except ConfigError as error:
-        found += error.mistakes
+        mistakes += error.mistakes
     if config is not None:
         try:
-            plain = plain or composer.run(asked.members[0], _ends(config, 0))
+            base = base or composer.run_config(first_run, _ends(config, 0))
         except ConfigError as error:
-            refusal = error
-    if plain is None:
-        found += refusal.mistakes
-    if config is None or plain is None:
-        raise ConfigError(found)
-    found += _unsuitable(config, plain, asked)
-    points, wrong = _points(config, asked, composer)
-    if found + wrong:
-        raise ConfigError(found + wrong)
-    composer.check_together(points, engine)
-    epochs = max(point.train.epochs for point in points)
-    return SearchPlan(config, plain, epochs, _definition(composed, config, asked), asked, set_aside)
+            base_error = error
+    if base is None:
+        mistakes += base_error.mistakes
+    if config is None or base is None:
+        raise ConfigError(mistakes)
+    mistakes += _conflicts(config, base, overrides)
+    samples = _sample_runs(config, overrides, composer, mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
+    composer.check_together(samples, engine)
+    epochs = max(sample.train.epochs for sample in samples)
+    return SearchPlan(config, base, epochs, _definition(composed, config, overrides), overrides, fixed_keys)
 
 
-def _params(composed: DictConfig) -> list[str]:
+def _sweeper_params(composed: DictConfig) -> list[str]:
     params = composed.hydra.sweeper.get("params") or {}
     return [f"{key}={value}" for key, value in params.items()]
 
 
-def _asked(parsed: Sequence[Override], found: list[Mistake]) -> SweepOverrides:
+def _sweep_overrides(parsed: Sequence[Override], mistakes: list[Mistake]) -> SweepOverrides:
     fixed: dict[str, str] = {}
     axes: dict[str, tuple[str, ...]] = {}
     spans: dict[str, Any] = {}
@@ -195,7 +124,7 @@ def _asked(parsed: Sequence[Override], found: list[Mistake]) -> SweepOverrides:
             if key in REPLACED and isinstance(value, Mapping):
                 replaced[key.removeprefix(f"{SECTION}.")] = value
         elif key.partition(".")[0] == SECTION:
-            found.append(Mistake(key, "has several values", "one search a command"))
+            mistakes.append(Mistake(key, "has several values", "one search per command"))
         elif isinstance(value, IntervalSweep):
             spans[key] = {"low": value.start, "high": value.end, "log": "log" in value.tags}
         else:
@@ -205,34 +134,33 @@ def _asked(parsed: Sequence[Override], found: list[Mistake]) -> SweepOverrides:
 
 
 def _section(
-    composed: DictConfig, asked: SweepOverrides, found: list[Mistake]
+    composed: DictConfig, overrides: SweepOverrides, mistakes: list[Mistake]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The section as it is meant, and the keys of its space that the command line fixes."""
+    """Return the section with the overrides applied, and the keys of its space that the command line sets."""
     try:
         plain: Any = OmegaConf.to_container(composed[SECTION], resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError([*found, Mistake(SECTION, str(error).splitlines()[0])]) from error
+        raise ConfigError([*mistakes, Mistake(SECTION, str(error).splitlines()[0])]) from error
     if not isinstance(plain, dict):
-        raise ConfigError(
-            [*found, Mistake(SECTION, f"{plain!r} is not a mapping", "search=tpe, or a file of yours")]
-        )
-    section = plain | dict(asked.replaced)
+        problem = f"{plain!r} is not a mapping"
+        raise ConfigError([*mistakes, Mistake(SECTION, problem, "search=tpe, or a file of your own")])
+    section = plain | dict(overrides.replaced)
     if not isinstance(section.get("space", {}), Mapping):
         return section, ()
-    space = flatten(section.get("space", {})) | dict(asked.spans)
-    fixed = {name.lstrip("+") for name in asked.fixed}
-    set_aside = tuple(key for key in space if key in fixed)
-    for key in [key for key in space if key in asked.axes]:
-        found.append(Mistake(key, "is swept, and searched too", "one of them"))
+    space = flatten_space(section.get("space", {})) | dict(overrides.spans)
+    set_keys = {name.lstrip("+") for name in overrides.fixed}
+    fixed_keys = tuple(key for key in space if key in set_keys)
+    for key in [key for key in space if key in overrides.axes]:
+        mistakes.append(Mistake(key, "is both swept and searched", "one of them"))
     for key in [key for key in space if key.partition(".")[0] in FREE]:
-        found.append(Mistake(f"{SECTION}.space.{key}", "changes no result: there is nothing to find"))
+        mistakes.append(Mistake(f"{SECTION}.space.{key}", "does not affect the result, so can't be searched"))
         del space[key]
-    section["space"] = {key: value for key, value in space.items() if key not in set_aside}
-    return section, set_aside
+    section["space"] = {key: value for key, value in space.items() if key not in fixed_keys}
+    return section, fixed_keys
 
 
 def _present(composed: DictConfig) -> dict[str, Any]:
-    """The configuration's own keys, dotted, with their values; those of sections with the section."""
+    """Return the values of the configuration's own keys and sections, by dotted key."""
     raw: Any = OmegaConf.to_container(composed, resolve=False)
     present: dict[str, Any] = {}
 
@@ -247,78 +175,73 @@ def _present(composed: DictConfig) -> dict[str, Any]:
     return present
 
 
-def _ends(config: SearchConfig, which: int) -> dict[str, str]:
-    """The first (0) or last (-1) value of every dimension."""
-    return {key: _texts(dimension)[which] for key, dimension in config.space.items()}
+def _ends(config: SearchConfig, index: int) -> dict[str, str]:
+    """Return the first (0) or last (-1) value of every dimension."""
+    return {key: _checked_texts(dimension)[index] for key, dimension in config.space.items()}
 
 
-def _texts(dimension: Dimension) -> list[str]:
-    """What is checked of a dimension: all choices, or both ends."""
+def _checked_texts(dimension: Dimension) -> list[str]:
+    """List the values of a dimension that are checked: all choices, or both ends."""
     if isinstance(dimension, Choice):
         return list(dimension.texts)
     return [override_text(dimension.low), override_text(dimension.high)]
 
 
-def _points(
-    config: SearchConfig, asked: SweepOverrides, composer: Composer
-) -> tuple[list[RunConfig], list[Mistake]]:
-    """A run for each value of each dimension and of each axis, and what is wrong with those that can't be.
+def _sample_runs(
+    config: SearchConfig, overrides: SweepOverrides, composer: TrialComposer, mistakes: list[Mistake]
+) -> list[RunConfig]:
+    """Compose a run for each value of each dimension and of each axis, and collect the mistakes of invalid
+    ones.
 
-    The others are as they are without the search, else at one end of the space, else at the other: what does
-    not go with any of these is taken to be wrong in itself.
+    The other dimensions are as without the search, else at the low end of the space, else at the high end. A
+    value that fits none of these is taken to be invalid in itself.
     """
-    first = asked.members[0]
+    first_run = overrides.runs_per_trial[0]
     ends: list[dict[str, str]] = [{}, _ends(config, 0), _ends(config, -1)]
-    wanted = [
-        [(first, {**others, key: text}) for others in ends]
+    alternatives = [
+        [(first_run, {**others, key: text}) for others in ends]
         for key, dimension in config.space.items()
-        for text in _texts(dimension)
+        for text in _checked_texts(dimension)
     ]
-    for key, values in asked.axes.items():
-        rest = [texts[0] for other, texts in asked.axes.items() if other != key]
-        wanted += [[((*asked.fixed.values(), *rest, text), others) for others in ends] for text in values]
-    points: list[RunConfig] = []
-    wrong: list[Mistake] = []
-    for attempts in wanted:
+    for key, values in overrides.axes.items():
+        rest = [texts[0] for other, texts in overrides.axes.items() if other != key]
+        alternatives += [
+            [((*overrides.fixed.values(), *rest, text), others) for others in ends] for text in values
+        ]
+    runs: list[RunConfig] = []
+    for attempts in alternatives:
         try:
-            points.append(composer.first_of(attempts))
+            runs.append(composer.first_valid(attempts))
         except ConfigError as error:
-            wrong += error.mistakes
-    return points, wrong
+            mistakes += error.mistakes
+    return runs
 
 
-def _unsuitable(config: SearchConfig, base: RunConfig, asked: SweepOverrides) -> list[Mistake]:
-    """What does not go with the rest of the request."""
+def _conflicts(config: SearchConfig, base: RunConfig, overrides: SweepOverrides) -> list[Mistake]:
+    """List conflicts of the section with the rest of the configuration."""
     mistakes = []
     timed = [name for name in config.objectives if name.startswith(TIMES)]
     if timed and base.workers > 1 and base.timings == "alone":
-        problem = f"{base.workers} at a time would disturb each other, and {timed[0]} is searched for"
+        problem = f"{base.workers} runs at a time would disturb each other, and {timed[0]} is an objective"
         mistakes.append(Mistake("workers", problem, "workers=1; or timings=shared"))
-    members = len(asked.members)
-    if config.pruner != "none" and members > 1:
+    runs = len(overrides.runs_per_trial)
+    if config.pruner != "none" and runs > 1:
         problem = (
-            f"{config.pruner!r} judges single runs, and each trial has {members} ({', '.join(asked.axes)})"
+            f"{config.pruner!r} prunes single runs, and each trial has {runs} ({', '.join(overrides.axes)})"
         )
-        mistakes.append(Mistake(f"{SECTION}.pruner", problem, "none, or one run a trial"))
+        mistakes.append(Mistake(f"{SECTION}.pruner", problem, "none, or one run per trial"))
     return mistakes
 
 
-def _definition(composed: DictConfig, config: SearchConfig, asked: SweepOverrides) -> dict[str, str]:
-    """The configuration of all runs apart from the space, flat; values that refer to others as they stand."""
+def _definition(composed: DictConfig, config: SearchConfig, overrides: SweepOverrides) -> dict[str, str]:
+    """Return the flat configuration of all runs without the space; interpolations are left unresolved."""
     raw: Any = OmegaConf.to_container(composed, resolve=False)
-    left_out = (*FREE, *config.space, *asked.axes)
+    left_out = (*FREE, *config.space, *overrides.axes)
     fixed = {
         key: value
-        for key, value in flat(raw).items()
+        for key, value in flatten(raw).items()
         if not any(key == name or key.startswith(f"{name}.") for name in left_out)
     }
-    return fixed | {key: ",".join(t.partition("=")[2] for t in texts) for key, texts in asked.axes.items()}
-
-
-def _sourced(mistake: Mistake, values: Mapping[str, str]) -> Mistake:
-    """The mistake with its place in the search's space: nobody typed the override that it is about."""
-    key = mistake.source.removeprefix("the override ").partition("=")[0]
-    if not mistake.source.startswith("the override ") or key.lstrip("+") not in values:
-        return mistake
-    key = key.lstrip("+")
-    return replace(mistake, source=f"{SECTION}.space.{key}, which has {values[key]}")
+    return fixed | {
+        key: ",".join(text.partition("=")[2] for text in texts) for key, texts in overrides.axes.items()
+    }

@@ -1,8 +1,8 @@
-"""Which trials of a search are ended early, so that it does not matter in what order their epochs come in.
+"""Pruning: which trials of a search to end early, independent of the order in which their epochs arrive.
 
-Optuna's pruners look at all trials of a study, those beside them included, and write down in it how far each
-one came. Trials of a batch go on together, so each is judged in a study of its own: the trials that ended
-before its batch began, and itself.
+Optuna's pruners look at all trials of a study, including concurrent ones, and record each one's progress in
+the study. The trials of a batch run concurrently, so each is checked in a study of its own: the trials that
+ended before its batch began, and itself.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 
-from harness.shell.search.space import SearchConfig
+from harness.shell.search.config import SearchConfig
 
 
 def pruner_of(config: SearchConfig, epochs: int) -> BasePruner:
-    """Optuna's pruner for runs of so many epochs."""
+    """Create Optuna's pruner for runs of `epochs` epochs."""
     match config.pruner:
         case "median":
             return MedianPruner()
@@ -30,23 +30,23 @@ def pruner_of(config: SearchConfig, epochs: int) -> BasePruner:
 
 
 class BatchPruner:
-    """Judges the trials of one batch, of which `before` are those that ended earlier. One call at a time."""
+    """Prunes the trials of one batch; `before` are the trials that ended earlier. Not thread-safe."""
 
     def __init__(self, name: str, config: SearchConfig, epochs: int, before: Sequence[FrozenTrial]) -> None:
         self._name, self._config, self._epochs, self._before = name, config, epochs, before
         self._trials: dict[int, optuna.Trial] = {}
 
-    def judge(self, number: int, epoch: int, value: float) -> bool:
-        """Whether the trial is to go on after an epoch with this value of the objective."""
+    def should_continue(self, number: int, epoch: int, value: float) -> bool:
+        """Whether the trial continues after an epoch with this value of the objective."""
         if math.isnan(value):
-            return True  # diverges, which the run says itself
+            return True  # diverged, which the run reports itself
         if number not in self._trials:
-            self._trials[number] = self._seated(number)
+            self._trials[number] = self._isolated_trial(number)
         self._trials[number].report(value, epoch)
         return not self._trials[number].should_prune()
 
-    def _seated(self, number: int) -> optuna.Trial:
-        """The trial in a study of its own, under its number, by which Hyperband deals out its brackets."""
+    def _isolated_trial(self, number: int) -> optuna.Trial:
+        """Create the trial in a study of its own, with its number, by which Hyperband assigns brackets."""
         study = optuna.create_study(
             direction=next(iter(self._config.objectives.values())),
             sampler=RandomSampler(),
@@ -55,12 +55,12 @@ class BatchPruner:
         )
         study.add_trials(self._before)
         for _ in range(number - len(self._before)):
-            study.ask()  # those beside it, of which nothing is known
+            study.ask()  # the other trials of the batch, without any values
         return study.ask()
 
 
-def report(trial: optuna.Trial, values: Mapping[int, float], prunes: bool) -> None:
-    """Give a trial that has ended its values after each epoch, and the notes that a pruner makes of them."""
+def record_epochs(trial: optuna.Trial, values: Mapping[int, float], prunes: bool) -> None:
+    """Report a finished trial's value after each epoch to its study, with the pruner's own notes."""
     for epoch in sorted(values):
         trial.report(values[epoch], epoch)
         if prunes:

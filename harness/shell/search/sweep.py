@@ -1,7 +1,7 @@
-"""A sweep that is a search: trials become runs, and what the runs come to is told to the search.
+"""A sweep that is a search: trials become runs, and the results of the runs become results of trials.
 
-A trial is a job of the sweep like any other, with the values of the space as overrides. Keys that are swept
-beside it (`seed=range(3)`) are run for each trial, and the trial comes to the mean of them.
+The runs of a trial are jobs of the sweep like any other, with the values of the space as overrides. Keys that
+are swept as well (`seed=range(3)`) give each trial several runs, and the trial's result is their mean.
 """
 
 from __future__ import annotations
@@ -19,112 +19,114 @@ from harness.core.validation import ConfigError
 from harness.shell.engines.protocol import Engine, JobShouldContinue, Record
 from harness.shell.runs.records import Outcome
 from harness.shell.search import report
-from harness.shell.search.plan import Composer, SearchPlan
-from harness.shell.search.space import folder_of
+from harness.shell.search.config import search_folder
+from harness.shell.search.plan import SearchPlan
 from harness.shell.search.study import Search, Trial, TrialResult, TrialShouldContinue, runs_of
+from harness.shell.search.trial_composer import TrialComposer
 from harness.shell.session.session import Session
 
 
 @runtime_checkable
 class Launcher(Protocol):
-    """What is needed of a launcher, see `harness.shell.engines.protocol`."""
+    """What a search needs of a launcher, see `harness.shell.engines.protocol`."""
 
     engine: Engine | None
     should_continue: JobShouldContinue | None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Do the runs; each job's `return_value` is an Outcome."""
+        """Execute the runs; each job's `return_value` is an Outcome."""
         ...
 
 
 class SearchSweep:
-    """Carries out a request by the launcher; `options` are those of the command line that composed it."""
+    """Carries out a search with a launcher; `options` are those of the command line that composed it."""
 
     def __init__(
         self,
-        request: SearchPlan,
-        composer: Composer,
+        plan: SearchPlan,
+        composer: TrialComposer,
         launcher: Launcher,
         session: Session,
         options: Sequence[str],
     ) -> None:
-        self._request, self._composer, self._launcher = request, composer, launcher
+        self._plan, self._composer, self._launcher = plan, composer, launcher
         self._session, self._options = session, options
-        self._config = request.config
+        self._config = plan.config
+        self._objective = next(iter(plan.config.objectives))  # the first, which the pruner uses
         self._launched = 0
 
     def run(self) -> None:
-        """Go on with the search until it has its trials; raises ConfigError where it can't be this one."""
-        request, base = self._request, self._request.base
-        members = len(request.asked.members)
+        """Run the search until it has all its trials; raises ConfigError if its folder has another search."""
+        plan, base = self._plan, self._plan.base
+        runs_per_trial = len(plan.overrides.runs_per_trial)
         results_dir = Path(base.results_dir).resolve()
-        if request.set_aside:
-            names = ", ".join(request.set_aside)
-            self._session.note(f"set on the command line, and so not searched for: {names}")
+        if plan.fixed_keys:
+            self._session.note(f"set on the command line, so not searched: {', '.join(plan.fixed_keys)}")
+        folder = search_folder(results_dir, base.study)
         with Search(
-            folder_of(results_dir, base.study),
-            base.study,
-            self._config,
-            request.definition,
-            request.epochs,
-            self._session.note,
+            folder, base.study, self._config, plan.definition, plan.epochs, self._session.note
         ) as search:
-            told = [trial for trial in search.trials() if trial.state.is_finished()]
-            self._session.note(report.plan_text(search.total, len(told)))
-            self._session.catch_up(base, (run for trial in told for run in runs_of(trial)))
-            runs = max(0, search.total - len(told)) * members
-            self._session.search(runs, request.epochs, self._first, self._config.objectives[self._first])
+            finished = [trial for trial in search.trials() if trial.state.is_finished()]
+            self._session.note(report.plan_text(search.total, len(finished)))
+            self._session.catch_up(base, (run for trial in finished for run in runs_of(trial)))
+            runs = max(0, search.total - len(finished)) * runs_per_trial
+            direction = self._config.objectives[self._objective]
+            self._session.search(runs, plan.epochs, self._objective, direction)
             engine = self._launcher.engine
-            together = base.workers if engine is None else engine.max_parallel_runs(base)
-            search.run(self._carry, -(-together // members))
-            found = report.SearchReport(self._config, search.trials(), search.best())
-        again = report.command(self._options, request.asked)
-        self._session.conclude(base, found.metrics(), found.tags())
-        self._session.report = lambda: report.show(found, again)
+            parallel_runs = base.workers if engine is None else engine.max_parallel_runs(base)
+            search.run(self._run_trials, batch_size=math.ceil(parallel_runs / runs_per_trial))
+            summary = report.SearchReport(self._config, search.trials(), search.best())
+        command = report.command_without_search(self._options, plan.overrides)
+        self._session.conclude(base, summary.metrics(), summary.tags())
+        self._session.report = lambda: report.print_report(summary, command)
 
-    def _carry(self, trials: Sequence[Trial], umpire: TrialShouldContinue | None) -> list[TrialResult]:
-        """Do the trials of a batch; one that can't be is a failed one."""
-        answers: dict[int, TrialResult] = {}
+    def _run_trials(
+        self, trials: Sequence[Trial], should_continue: TrialShouldContinue | None
+    ) -> list[TrialResult]:
+        """Run the trials of a batch; one that is invalid is a failed trial."""
+        invalid: dict[int, TrialResult] = {}
         try:
-            jobs = [self._jobs(trial) for trial in trials]
-            outcomes = self._launch(trials, jobs, umpire)
+            outcomes = self._launch(trials, should_continue)
         except ConfigError as error:
-            answers = {trial.number: answer for trial in trials if (answer := self._refused(trial))}
-            if not answers:  # nothing is wrong with one of them by itself
+            invalid = {trial.number: result for trial in trials if (result := self._check(trial))}
+            if not invalid:  # every trial is valid by itself
                 raise error
-            left = [trial for trial in trials if trial.number not in answers]
-            outcomes = self._launch(left, [self._jobs(trial) for trial in left], umpire) if left else []
-        done = iter(outcomes)
-        return [answers.get(trial.number) or self._answer(next(done)) for trial in trials]
-
-    def _jobs(self, trial: Trial) -> list[list[str]]:
-        mark = self._config.mark()
-        members = self._request.asked.members
-        return [self._composer.job(fixed, trial.values, trial.number, mark) for fixed in members]
+            valid = [trial for trial in trials if trial.number not in invalid]
+            outcomes = self._launch(valid, should_continue) if valid else []
+        remaining = iter(outcomes)
+        return [invalid.get(trial.number) or self._result(next(remaining)) for trial in trials]
 
     def _launch(
-        self, trials: Sequence[Trial], jobs: Sequence[list[list[str]]], umpire: TrialShouldContinue | None
+        self, trials: Sequence[Trial], should_continue: TrialShouldContinue | None
     ) -> list[list[Outcome]]:
-        """The outcomes of each trial's runs."""
-        self._launcher.should_continue = None if umpire is None else _judge(trials, umpire, self._first)
-        flat = [job for of_trial in jobs for job in of_trial]
-        returned = iter(self._launcher.launch(flat, self._launched))
-        self._launched += len(flat)
-        return [[next(returned).return_value for _ in of_trial] for of_trial in jobs]
+        """Execute the runs of all trials; return the outcomes by trial."""
+        objectives = self._config.objectives_text()
+        runs = self._plan.overrides.runs_per_trial
+        jobs = [
+            self._composer.run_overrides(fixed, trial.values, trial.number, objectives)
+            for trial in trials
+            for fixed in runs
+        ]
+        self._launcher.should_continue = (
+            None if should_continue is None else _by_job(trials, should_continue, self._objective)
+        )
+        returned = iter(self._launcher.launch(jobs, self._launched))
+        self._launched += len(jobs)
+        return [[next(returned).return_value for _ in runs] for _ in trials]
 
-    def _refused(self, trial: Trial) -> TrialResult | None:
-        """Why a trial can't be, if it can't."""
+    def _check(self, trial: Trial) -> TrialResult | None:
+        """Return a failed result with the mistakes of an invalid trial, None for a valid one."""
         try:
-            for fixed in self._request.asked.members:
-                run = self._composer.run(fixed, trial.values)
-                self._composer.check_together([run], self._launcher.engine)
+            for fixed in self._plan.overrides.runs_per_trial:
+                config = self._composer.run_config(fixed, trial.values)
+                self._composer.check_together([config], self._launcher.engine)
         except ConfigError as error:
             return TrialResult("failed", reason="; ".join(f"{m.key}: {m.problem}" for m in error.mistakes))
         return None
 
-    def _answer(self, outcomes: Sequence[Outcome]) -> TrialResult:
+    def _result(self, outcomes: Sequence[Outcome]) -> TrialResult:
         runs = tuple(str(outcome.result["run_id"]) for outcome in outcomes)
-        epochs = [_epochs(outcome, self._first) for outcome in outcomes]
+        epochs = [_epochs(outcome, self._objective) for outcome in outcomes]
         mean = {
             epoch: statistics.fmean(of_run[epoch] for of_run in epochs)
             for epoch in epochs[0]
@@ -144,20 +146,19 @@ class SearchSweep:
                 return TrialResult("failed", reason=f"{name} is {value}", epochs=mean, runs=runs)
         return TrialResult("complete", tuple(values.values()), mean, runs=runs)
 
-    @property
-    def _first(self) -> str:
-        return next(iter(self._config.objectives))
 
+def _by_job(
+    trials: Sequence[Trial], should_continue: TrialShouldContinue, objective: str
+) -> JobShouldContinue:
+    def job_should_continue(index: int, record: Record) -> bool:
+        value = float(record["metrics"][objective])
+        return should_continue(trials[index].number, int(record["epoch"]), value)
 
-def _judge(trials: Sequence[Trial], umpire: TrialShouldContinue, objective: str) -> JobShouldContinue:
-    def judge(place: int, record: Record) -> bool:
-        return umpire(trials[place].number, int(record["epoch"]), float(record["metrics"][objective]))
-
-    return judge
+    return job_should_continue
 
 
 def _epochs(outcome: Outcome, objective: str) -> dict[int, float]:
-    """The objective after each epoch, as the run's folder has it."""
+    """Return the objective after each epoch, from the run's folder."""
     folder = RunFolder(Path(outcome.config.results_dir).resolve() / "runs" / str(outcome.result["run_id"]))
     records: Sequence[Mapping[str, Any]] = (folder.result() or {}).get("epochs", ())
     return {int(r["epoch"]): float(r["metrics"][objective]) for r in records if objective in r["metrics"]}

@@ -151,7 +151,7 @@ def test_a_batch_is_sampled_together_and_reported_in_order(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_pruning_ends_bad_trials_early(pruner: str, tmp_path: Path) -> None:
-    """Catches: a pruner that is never settings, that judges by the wrong sign, or that ends the best."""
+    """Catches: a pruner that is never called, that uses the wrong sign, or that ends the best trial."""
     trials = search(tmp_path, config(sampler="random", pruner=pruner, trials=40))
     best = min(error(override_texts(params)) for _, _, params, _, _ in trials)
     groups = {state: [t for t in trials if t[1] == state] for state in ("COMPLETE", "PRUNED")}

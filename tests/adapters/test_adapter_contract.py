@@ -19,6 +19,7 @@ from harness.core.training.training_state import State, velocities
 from harness.core.validation import parse
 from tests.support import adapter_cases, numpy_training
 from tests.support.adapter_process import AdapterProcess, Adapters, frameworks
+from tests.support.matrix import matrix
 from tests.support.tasks import (
     BATCH,
     BOUND,
@@ -43,7 +44,11 @@ ADAM = shared("adam")
 HALF = EPOCHS // 2
 
 
-@pytest.fixture(params=PAIRS, ids="-".join)
+CORE = {("torch", "eager"), ("keras", "compiled"), ("keras_jax", "compiled"), ("keras_torch", "eager")}
+"""One execution of each framework: `make test` runs the other ones in a few tests only."""
+
+
+@pytest.fixture(params=matrix(PAIRS, CORE.__contains__), ids="-".join)
 def adapter_and_execution(request: pytest.FixtureRequest, adapters: Adapters) -> tuple[AdapterProcess, str]:
     """Each framework's lab in float64 with each of its executions on a CPU."""
     framework, execution = request.param
@@ -121,6 +126,7 @@ def test_weights_that_do_not_fit_are_refused(
     assert process.call("tests.support.adapter_cases:load_refusal", task=task, rule=ADAM, weights=weights)
 
 
+@pytest.mark.parametrize("adapter_and_execution", PAIRS, ids="-".join, indirect=True)
 @pytest.mark.parametrize("name", RULES)
 def test_training_is_the_reference_s(name: str, adapter_and_execution: tuple[AdapterProcess, str]) -> None:
     """Catches: a wrong gradient or rule, batches out of order, a learning rate that isn't the step's own,

@@ -18,6 +18,7 @@ from harness.core.training import losses
 from harness.core.training import weights as canonical
 from tests.support import adapter_cases
 from tests.support.adapter_process import AdapterProcess, Adapters, frameworks
+from tests.support.matrix import matrix
 from tests.support.networks import FLAT, KINDS, ZOO, network_of, random_weights, task_of
 from tests.support.numpy_forward import forward
 from tests.support.paths import ROOT
@@ -30,7 +31,7 @@ FIRST_ROWS = np.arange(BATCH, dtype=np.int32).reshape(1, 1, BATCH)
 SGD = shared("sgd") | {"weight_decay": 0.0}
 
 
-@pytest.fixture(params=frameworks())
+@pytest.fixture(params=matrix(frameworks(), ("torch", "keras_torch").__contains__))
 def stepwise(request: pytest.FixtureRequest, adapters: Adapters) -> tuple[AdapterProcess, str]:
     """Each framework's lab in float64, with the execution that compiles least."""
     executions = frameworks()[request.param].executions

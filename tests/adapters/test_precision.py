@@ -21,6 +21,7 @@ from harness.core.training import schedules
 from harness.core.training.batches import batch_order
 from tests.support.adapter_process import Adapters, frameworks
 from tests.support.compose import choices, composing, config_of
+from tests.support.matrix import matrix
 
 EPOCHS = 3
 LIKE_FLOAT32 = 0.03  # of the loss after some epochs, relative; what was found is below 0.003
@@ -73,7 +74,7 @@ def in_float32(composable: None, adapters: Adapters) -> Callable[[str], dict[str
     return get
 
 
-@pytest.mark.parametrize("model", choices("model"))
+@pytest.mark.parametrize("model", matrix(choices("model"), ("fnn", "transformer").__contains__))
 @pytest.mark.parametrize("framework", frameworks())
 def test_bf16_trains_like_float32(
     framework: str, model: str, adapters: Adapters, in_float32: Callable[[str], dict[str, Any]]

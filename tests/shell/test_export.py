@@ -41,8 +41,8 @@ FRAMEWORK = {"torch": "torch", "keras": "keras", "onnx": "torch"}
 MODULE = {"torch": "adapters.torch", "keras": "adapters.keras"}
 TARGETS = [
     "torch",
-    pytest.param("keras", marks=pytest.mark.slow),
-    pytest.param("onnx", marks=pytest.mark.slow),
+    pytest.param("keras", marks=pytest.mark.exhaustive),
+    pytest.param("onnx", marks=pytest.mark.exhaustive),
 ]
 PAIRS = [
     ("fnn", "diabetes", "model.activation=gelu"),

@@ -98,7 +98,7 @@ def evenbench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=280)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_accuracy_in_float32(tmp_path: Path) -> None:
     """Catches: a framework whose float32 training ends with another accuracy."""
     sweep = ("-m", "framework=torch,keras,keras_jax", "seed=range(5)", "train.epochs=20", "data=digits")

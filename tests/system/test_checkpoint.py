@@ -90,7 +90,10 @@ def same_end(a: RunFolder, b: RunFolder) -> bool:
     "sweep",
     [
         ("framework=torch", "execution=eager", "model=cnn_norm", "model.filters=[4]", "optimizer=momentum"),
-        ("framework=keras_jax", "execution=epoch", "model=lstm", "model.units=8", "optimizer=adam"),
+        pytest.param(
+            ("framework=keras_jax", "execution=epoch", "model=lstm", "model.units=8", "optimizer=adam"),
+            marks=pytest.mark.exhaustive,
+        ),
     ],
     ids=["torch", "keras_jax"],
 )

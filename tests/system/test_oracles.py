@@ -22,7 +22,7 @@ from harness.core.data.dataset import DataConfig, load
 from tests.support.adapter_process import frameworks
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(600)]
 
 TIMEOUT_S = 580  # a minute on an idle machine, but tests run in parallel
 FRAMEWORKS = frameworks()

@@ -1,4 +1,4 @@
-"""The command `evenbench`: one run or a sweep in Hydra's syntax, or a subcommand from this package."""
+"""The command `evenbench`: train a run, a sweep or a search, or dispatch to a subcommand of this package."""
 
 from __future__ import annotations
 
@@ -79,7 +79,28 @@ def _dispatch(arguments: list[str]) -> int:
     if first.replace("-", "").isalpha() and not first.startswith("-"):
         allowed = f"{', '.join(COMMANDS)}, or key=value"
         raise ConfigError([Mistake("", f"unknown command {first!r}", allowed, nearest(first, COMMANDS))])
-    return subcommand("run")(arguments)
+    return train(arguments)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Compose, train and print: what `evenbench` does without a subcommand. Raises ConfigError.
+
+    Returns 1 if a run failed, and Hydra's own status if there was nothing to run.
+    """
+    from harness.shell.compose.hydra import compose
+    from harness.shell.reports.leaderboard import print_leaderboard
+    from harness.shell.reports.progress import reporter
+    from harness.shell.session.session import Session
+
+    with Session(reporter()) as session:
+        status = compose(arguments, session.execute, session)
+    if session.report is not None:
+        session.report()
+    elif session.outcomes:
+        print_leaderboard(session.outcomes)
+    if session.outcomes:
+        return int(any(outcome.failed for outcome in session.outcomes))
+    return status
 
 
 def subcommand(name: str) -> Command:

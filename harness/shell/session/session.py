@@ -27,8 +27,7 @@ from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import Outcome, PreparedRun
 from harness.shell.session.autotune import ExecutionTuner
-from harness.shell.session.recorder import RunRecorder, without_epochs
-from harness.shell.session.stores import StoreThreads
+from harness.shell.session.recorder import RunRecorder, StoreThreads, without_epochs
 from harness.shell.workers.key import WorkerKey
 from harness.shell.workers.matmul_limits import MatmulLimits
 from harness.shell.workers.process import Worker

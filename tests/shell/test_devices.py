@@ -1,6 +1,6 @@
-"""Which device a run goes on on: `auto`, cards by number, what a worker sees, and how runs are spread.
+"""The device of a run: `auto`, cards by number, what a worker sees, and how runs are spread.
 
-NVIDIA's library is a module of ours in a folder, so that machines with any cards can be asked for.
+A fake module replaces NVIDIA's library, so that tests can have any cards.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def nvmlSystemGetDriverVersion(): return "570.1"
 def nvmlDeviceGetCount(): return len(CARDS)
 def nvmlDeviceGetHandleByIndex(index): return CARDS[index]
 def nvmlDeviceGetHandleByUUID(uuid):
-    found = [card for card in CARDS if card["uuid"] == uuid]
-    if not found: raise NVMLError("not found")
-    return found[0]
+    for card in CARDS:
+        if card["uuid"] == uuid: return card
+    raise NVMLError("not found")
 def nvmlDeviceGetName(card): return card["name"]
 def nvmlDeviceGetUUID(card): return card["uuid"]
 def nvmlDeviceGetCudaComputeCapability(card): return card["capability"]
@@ -64,13 +64,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setattr(machine, "DEV", tmp_path)
     number = 0
 
-    def make(*found: dict[str, Any], visible: str | None = None) -> None:
+    def make(*fake_cards: dict[str, Any], visible: str | None = None) -> None:
         nonlocal number
-        number += 1  # a module of its own each time: Python's cache goes by times that are too coarse
+        number += 1  # a new module each time, because Python's cache compares coarse modification times
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "pynvml.py").write_text(LIBRARY)
-        (folder / "cards.json").write_text(json.dumps(found))
+        (folder / "cards.json").write_text(json.dumps(fake_cards))
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.delitem(sys.modules, "pynvml", raising=False)
         if visible is None:
@@ -91,14 +91,14 @@ def base() -> RunConfig:
 
 @pytest.fixture
 def built_for_cards(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
-    """The versions that are found to be installed; they may be changed."""
-    found: dict[str, str | None] = {"torch": "2.13.0"}
-    monkeypatch.setattr(devices, "look_up", lambda _, names: {name: found.get(name) for name in names})
-    return found
+    """The installed versions, which a test may change."""
+    versions: dict[str, str | None] = {"torch": "2.13.0"}
+    monkeypatch.setattr(devices, "look_up", lambda _, names: {name: versions.get(name) for name in names})
+    return versions
 
 
 def refusal(*configs: RunConfig) -> str:
-    """What `check` says; empty if it lets them through."""
+    """The message with which `check_devices` refuses runs; empty if it accepts them."""
     try:
         devices.check_devices(configs)
     except ConfigError as error:
@@ -106,11 +106,11 @@ def refusal(*configs: RunConfig) -> str:
     return ""
 
 
-def test_auto_takes_a_card_where_all_that_is_needed_is_there(
+def test_auto_uses_a_card_if_everything_it_needs_is_installed(
     host: Host, base: RunConfig, built_for_cards: dict[str, str | None]
 ) -> None:
-    """Catches: `auto` on a card without one, with a framework that was built for none or lacks what it needs
-    for one, in an execution or a precision that it has not there; and the CPU where all is well."""
+    """Catches: `auto` resolved to a card that does not exist, for a framework without CUDA, or for an
+    execution or a precision that the card does not support; and to the CPU although a card is usable."""
     auto = replace(base, device="auto")
     host(H100)
     assert devices.resolve_device(auto).device == "cuda"
@@ -138,21 +138,21 @@ def test_auto_takes_a_card_where_all_that_is_needed_is_there(
     assert devices.resolve_device(base).device == "cpu"
 
 
-def test_tf32_without_a_card_is_refused_with_what_is_possible(host: Host, base: RunConfig) -> None:
-    """Catches: a run in float32 that says it was one in TF32."""
+def test_tf32_without_a_card_is_refused_with_alternatives(host: Host, base: RunConfig) -> None:
+    """Catches: a run in float32 that is recorded as TF32."""
     host()
     for device in ("cpu", "auto"):
         with pytest.raises(ConfigError, match=r"precision: a CPU has no tf32\n.*float32, float64, bf16"):
             devices.resolve_device(replace(base, device=device, precision="tf32"))
 
 
-def test_cards_are_checked_against_those_that_are_there(host: Host, base: RunConfig) -> None:
-    """Catches: a run that fails in its worker, minutes later, for a card that is not there; a list of cards
-    that leaves out which ones there are; bf16 on a card that computes it in float32."""
+def test_cards_are_checked_against_the_existing_ones(host: Host, base: RunConfig) -> None:
+    """Catches: a run that fails in its worker, minutes later, because the card does not exist; a message
+    without the existing cards; bf16 on a card that computes it in float32."""
     host(H100, T4)
     assert not refusal(base, replace(base, device="cuda:1"), replace(base, device="cuda:0", precision="tf32"))
-    said = refusal(replace(base, device="cuda:2"))
-    assert "this machine has no 'cuda:2'" in said and "cpu; cuda:0 (H100); cuda:1 (T4)" in said
+    message = refusal(replace(base, device="cuda:2"))
+    assert "this machine has no 'cuda:2'" in message and "cpu; cuda:0 (H100); cuda:1 (T4)" in message
     assert "compute capability 7.5" in refusal(replace(base, device="cuda", precision="bf16"))
     assert "float32, float64" in refusal(replace(base, device="cuda:1", precision="tf32"))
     host()
@@ -174,39 +174,39 @@ def test_cards_are_checked_against_those_that_are_there(host: Host, base: RunCon
 def test_cards_that_the_environment_hides_do_not_count(
     visible: str | None, names: list[str], host: Host, base: RunConfig
 ) -> None:
-    """Catches: cards of others, which a batch system has hidden; another order than CUDA's."""
+    """Catches: cards that a batch system has hidden; an order other than CUDA's."""
     host(H100, T4, visible=visible)
     assert [card.name for card in cards.visible_cards()] == names
-    found = tuple(f"cuda:{number}" for number in range(len(names))) or ("cuda",)
-    assert devices.devices_of(replace(base, device="cuda")) == found
+    every = tuple(f"cuda:{number}" for number in range(len(names))) or ("cuda",)
+    assert devices.devices_of(replace(base, device="cuda")) == every
     assert devices.devices_of(replace(base, device="cuda:1")) == ("cuda:1",)
     assert devices.devices_of(base) == ("cpu",)
 
 
-def test_a_worker_sees_its_own_card_alone(host: Host, base: RunConfig) -> None:
-    """Catches: a second worker on the first card; a framework that takes the memory of all of them; numbers
-    that mean other cards to CUDA than to nvidia-smi; a worker on the CPU that sees cards."""
+def test_a_worker_sees_only_its_own_card(host: Host, base: RunConfig) -> None:
+    """Catches: a second worker on the first card; a framework that allocates memory on all cards; a numbering
+    other than nvidia-smi's; a worker on the CPU that sees cards."""
     host(H100, SECOND, visible="1,0")
 
-    def seen(device: str) -> dict[str, str]:
+    def environment(device: str) -> dict[str, str]:
         return WorkerKey.of(replace(base, device=device)).environment()
 
-    assert seen("cuda:0")[cards.VISIBLE] == seen("cuda")[cards.VISIBLE] == "GPU-bbbb"
-    assert seen("cuda:1")[cards.VISIBLE] == "GPU-aaaa"
-    assert seen("cuda")["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert seen("cuda")["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-    assert seen("cpu")[cards.VISIBLE] == ""
+    assert environment("cuda:0")[cards.VISIBLE] == environment("cuda")[cards.VISIBLE] == "GPU-bbbb"
+    assert environment("cuda:1")[cards.VISIBLE] == "GPU-aaaa"
+    assert environment("cuda")["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert environment("cuda")["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert environment("cpu")[cards.VISIBLE] == ""
 
 
 def slots_for(*configs: RunConfig) -> list[tuple[str, bool]]:
-    """The device of each spec for such runs, and whether the first run may sit there."""
+    """The device of each slot for such runs, and whether the slot accepts the first run."""
     runs: Any = [SimpleNamespace(config=config) for config in configs]
     return [(spec.device, spec.accepts(runs[0])) for spec in slots.slot_specs(runs)]
 
 
 def test_runs_are_spread_over_the_cards_unless_they_are_compared(host: Host, base: RunConfig) -> None:
-    """Catches: cards that stand idle in a sweep; runs that disturb each other's times on the host although
-    they are compared; a spec that takes runs of another card; a worker that is not on the spec's card."""
+    """Catches: idle cards during a sweep; compared runs that disturb each other's times on the host; a slot
+    that accepts runs of another card; a worker that does not use the slot's card."""
     host(H100, SECOND)
     run = replace(base, device="cuda")
     assert slots_for(run) == [("cuda:0", True), ("cuda:1", True)]
@@ -222,12 +222,12 @@ def test_runs_are_spread_over_the_cards_unless_they_are_compared(host: Host, bas
 
 
 def test_the_energy_and_memory_of_the_card_that_a_worker_sees(host: Host) -> None:
-    """Catches: the counter of another card; millijoules for joules; a reading of a card that has none, or
-    where nobody knows which of several is ours; the memory of another process."""
+    """Catches: the counter of another card; millijoules instead of joules; a reading of a card without a
+    counter, or of one of several cards when the worker's own is unknown; the memory of another process."""
     host(T4, H100)
     card = energy.own_card({cards.VISIBLE: "GPU-aaaa"})
     assert card is not None and (card.of, card.driver) == ("H100", "570.1")
-    assert card.passed({"card": 1_000_000}, card.read() | {"card": 3_500_000}) == 2.5
+    assert card.joules_between({"card": 1_000_000}, card.read() | {"card": 3_500_000}) == 2.5
     assert card.read() == {"card": 1_000_000}
     assert card.process_mb() == 512.0
     assert energy.own_card({}) is None and energy.own_card({cards.VISIBLE: "GPU-zz"}) is None

@@ -1,4 +1,4 @@
-"""A sweep on a Ray cluster of two nodes, which are this machine twice."""
+"""A sweep on a Ray cluster of two nodes, both on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
 
 @pytest.fixture
 def cluster(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two nodes with a core each."""
+    """A cluster of two nodes with one core each."""
     from ray.cluster_utils import Cluster
 
     for name, value in (workspace.environment | {"RAY_USAGE_STATS_ENABLED": "0"}).items():
@@ -38,9 +38,9 @@ def cluster(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
 
 
 @pytest.mark.slow
-def test_a_node_that_dies(workspace: Workspace, cluster: Any) -> None:
-    """Catches: a sweep that ends, hangs or leaves a run out when a node dies; a run that Ray does again
-    behind our back, one that starts anew though its checkpoint came back, a loss that nobody is told of."""
+def test_loss_of_a_node(workspace: Workspace, cluster: Any) -> None:
+    """Catches: a sweep that ends, hangs or omits a run when a node dies; a run that Ray repeats by itself; a
+    run that starts from the beginning although its checkpoint was sent back; a loss without a message."""
     (second,) = cluster.worker_nodes
     workspace.plant({"*": "slow"})
     sweep = ("hydra/launcher=ray", f"hydra.launcher.address={cluster.address}", *SWEEP)

@@ -1,4 +1,4 @@
-"""Sweeps in Slurm jobs: as processes of this machine, and with a Slurm of our own where its programs are."""
+"""Sweeps in Slurm jobs: processes on this machine, and a one-node Slurm if its programs are installed."""
 
 from __future__ import annotations
 
@@ -38,26 +38,25 @@ def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
 
 
 def job_of_a_run(workspace: Workspace) -> int:
-    """The process of the job in which the first run that is under way goes on."""
+    """The process id of the job that executes the first unfinished run."""
     run = next(run for run in workspace.runs() if run.status is None)
     parents = psutil.Process(run.pid).parents()
     return next(parent.pid for parent in parents if "submitit.local._local" in " ".join(parent.cmdline()))
 
 
 def check_clean(workspace: Workspace) -> None:
-    """Nothing is left running, or lying about."""
+    """Check that no process or file is left over."""
     wait_until(lambda: not workspace.processes())
-    for folder in workspace.temporary.glob(
-        "evenbench-node-*"
-    ):  # of a job that was killed: the next one removes it
+    # folders of killed jobs, which the next job would remove
+    for folder in workspace.temporary.glob("evenbench-node-*"):
         shutil.rmtree(folder)
     check_consistent(workspace)
 
 
 @pytest.mark.slow
-def test_a_job_that_dies(workspace: Workspace) -> None:
-    """Catches: a sweep that ends, hangs or leaves a run out when a job dies; a run that starts anew though
-    its checkpoint came back; a lost attempt that nobody is told of; a folder that stays in the results."""
+def test_loss_of_a_job(workspace: Workspace) -> None:
+    """Catches: a sweep that ends, hangs or omits a run when a job dies; a run that starts from the beginning
+    although its checkpoint was sent back; a loss without a message; a folder that stays in the results."""
     process = workspace.sweep(*LOCAL, *SWEEP)
     wait_until(lambda: two_are_running(workspace), process)
     kill_tree(job_of_a_run(workspace))
@@ -70,8 +69,8 @@ def test_a_job_that_dies(workspace: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_job_died_too_often(workspace: Workspace) -> None:
-    """Catches: a run that is tried for ever; one that is left without a result, or without a reason."""
+def test_loss_without_retries_left(workspace: Workspace) -> None:
+    """Catches: a run that is repeated forever; one that ends without a result or a reason."""
     process = workspace.sweep(*LOCAL, *SWEEP, "hydra.launcher.retries=0")
     wait_until(lambda: two_are_running(workspace), process)
     kill_tree(job_of_a_run(workspace))
@@ -87,9 +86,9 @@ def test_a_run_whose_job_died_too_often(workspace: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
-    """Catches: jobs and workers that go on after Ctrl-C or after the death of the command, runs without an
-    end, a command that can't go on."""
+def test_interrupt_and_death_of_the_command(workspace: Workspace) -> None:
+    """Catches: jobs and workers that survive Ctrl-C or the death of the command; runs without a result; a
+    sweep that can't be resumed."""
     process = workspace.sweep(*LOCAL, *SWEEP)
     wait_until(lambda: two_are_running(workspace), process)
     os.killpg(process.pid, signal.SIGINT)
@@ -101,7 +100,7 @@ def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
     wait_until(lambda: two_are_running(workspace), process)
     process.kill()
     end(process)
-    wait_until(lambda: not workspace.processes())  # the jobs hear nothing more
+    wait_until(lambda: not workspace.processes())  # the jobs end for lack of messages
     status, printed = end(workspace.sweep(*LOCAL, *SWEEP))
     assert status == 0, printed
     for run in workspace.runs():
@@ -110,7 +109,7 @@ def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("hydra.launcher.jobs=0", "hydra.launcher.cluster=loca"), "did you mean 'local'?"),
         (("workers=2",), "workers=1 hydra.launcher.jobs=<number>"),
@@ -118,23 +117,23 @@ def test_a_sweep_that_is_stopped(workspace: Workspace) -> None:
         (("pin=true",), "runs are pinned on this machine alone"),
     ],
 )
-def test_mistakes(workspace: Workspace, arguments: tuple[str, ...], said: str) -> None:
-    """Catches: a wrong option that is found after an hour in a queue, or that Hydra's traceback tells of."""
+def test_mistakes(workspace: Workspace, arguments: tuple[str, ...], message: str) -> None:
+    """Catches: a wrong option that is detected after an hour in a queue, or with a traceback of Hydra."""
     local = "hydra.launcher.cluster=local"
     own = () if any(text.startswith("hydra.launcher.cluster") for text in arguments) else (local,)
     status, printed = end(workspace.sweep("hydra/launcher=slurm", *own, *arguments))
     assert status == 2
-    assert said in " ".join(printed.split()) and "Traceback" not in printed, printed
+    assert message in " ".join(printed.split()) and "Traceback" not in printed, printed
     assert workspace.runs() == []
 
 
-def test_what_a_job_is_asked_for() -> None:
-    """Catches: an option that never reaches sbatch; a job that Slurm starts a second time by itself."""
+def test_parameters_of_a_job() -> None:
+    """Catches: an option that never reaches sbatch; a job that Slurm may restart."""
     options = SlurmOptions(
         partition="gpu", account="lab", time_minutes=30, memory_gb=1.5, exclusive=True, setup=("module x",)
     )
-    asked = parameters(options, SlotResources(4, gpu=True))
-    assert asked == {
+    job_parameters = parameters(options, SlotResources(4, gpu=True))
+    assert job_parameters == {
         "job_name": "evenbench",
         "time": 30,
         "ntasks_per_node": 1,
@@ -153,8 +152,8 @@ def test_what_a_job_is_asked_for() -> None:
 
 
 def test_a_mailbox(tmp_path: Path) -> None:
-    """Catches: half a line that is read as a whole one, a message twice or not at all, silence that nobody
-    notices, a wait that ends though the other side lives."""
+    """Catches: half a line that is read as a whole one; a message that is lost or read twice; silence that
+    is not noticed, or is reported although the other side lives."""
     into, out = tmp_path / "into", tmp_path / "out"
     mailbox = Mailbox(into, out, None)
     assert mailbox.receive() is None
@@ -219,7 +218,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if missing or os.geteuid() != 0:
         needed = ", ".join(["root"] * (os.geteuid() != 0) + missing)
         pytest.skip(f"needs {needed} (Debian: slurmctld slurmd slurm-client munge)")
-    # a socket's path may have 107 letters, fewer than pytest's folders
+    # the path of a socket is limited to 107 characters, and pytest's folders are longer
     with tempfile.TemporaryDirectory(prefix="slurm-") as name, contextlib.ExitStack() as daemons:
         folder = Path(name)
         host, ports = platform.node(), {"port": free_port(), "other_port": free_port()}
@@ -253,16 +252,16 @@ def _daemon(command: list[str]) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_a_real_slurm(workspace: Workspace, slurm: None) -> None:
-    """Catches: a job that Slurm does not take, one that waits for accounting that is not there, a cancelled
-    job whose run is lost, jobs that stay in the queue."""
+    """Catches: a job that Slurm rejects; one that waits for accounting on a cluster without it; a cancelled
+    job whose run is lost; jobs that stay in the queue."""
     process = workspace.sweep(*JOBS, *SWEEP)
     wait_until(lambda: two_are_running(workspace), process)
-    asked = ["squeue", "--noheader", "--format", "%i"]
-    first, *more = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    squeue = ["squeue", "--noheader", "--format", "%i"]
+    first, *more = subprocess.run(squeue, capture_output=True, text=True, check=True).stdout.split()
     assert len(more) == 1
     subprocess.run(["scancel", first], check=True)
     status, printed = end(process)
     assert status == 0, printed
     check_retried_once(workspace, printed)
-    wait_until(lambda: not subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
+    wait_until(lambda: not subprocess.run(squeue, capture_output=True, text=True, check=True).stdout.strip())
     check_clean(workspace)

@@ -1,7 +1,7 @@
-"""What a result says of where it came from: energy, the device's memory, packages, revisions, and its phases.
+"""The environment part of a result: energy, device memory, packages, revisions, and the phases of a run.
 
-The processor's counters are files in a folder that stands for /sys, the revisions those of a repository that
-git makes here.
+The processor's energy counters are files in a folder that replaces /sys; the revisions are those of a
+repository created by the test.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from harness.shell.runs import prepare
 from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.records import Outcome
 from harness.shell.tracking.conversion import result_tags
-from harness.worker import environment as surroundings
+from harness.worker import environment as worker_environment
 from tests.support import adapter_cases
 from tests.support.adapter_process import Adapters
 from tests.support.compose import composing, config_of
@@ -41,7 +41,7 @@ def base() -> Iterator[RunConfig]:
 
 
 def counter(system: Path, folder: str, name: str, energy_uj: int | None) -> Path:
-    """A counter of the power capping framework, or one that can't be read; the path of its folder."""
+    """Create a counter of the power capping framework, unreadable for None; returns its folder."""
     path = system / "class/powercap" / folder
     path.mkdir(parents=True, exist_ok=True)
     (path / "name").write_text(f"{name}\n")
@@ -53,9 +53,9 @@ def counter(system: Path, folder: str, name: str, energy_uj: int | None) -> Path
     return path
 
 
-def test_the_energy_of_all_packages_and_of_nothing_else(tmp_path: Path) -> None:
-    """Catches: cores counted once more than their package, the board (psys) or a second view (mmio) counted
-    too, one package of two, microjoules for joules."""
+def test_energy_is_the_sum_over_packages(tmp_path: Path) -> None:
+    """Catches: cores counted in addition to their package; the board (psys) or a second interface (mmio)
+    counted too; one package of two; microjoules instead of joules."""
     first = counter(tmp_path, "intel-rapl:0", "package-0", 1_000_000)
     second = counter(tmp_path, "intel-rapl:1", "package-1", 5_000_000)
     others = [
@@ -73,8 +73,8 @@ def test_the_energy_of_all_packages_and_of_nothing_else(tmp_path: Path) -> None:
     assert meter.end() == {"energy_j": 1.75}
 
 
-def test_a_counter_that_begins_anew_goes_on(tmp_path: Path) -> None:
-    """Catches: a negative energy, which a counter of 32 bits gives every ten minutes."""
+def test_a_counter_that_wraps_around(tmp_path: Path) -> None:
+    """Catches: a negative energy; a counter of 32 bits wraps around every ten minutes."""
     path = counter(tmp_path, "intel-rapl:0", "package-0", BOUND_UJ - 1_000_000)
     meter = energy.EnergyMeter(energy.rapl(tmp_path))
     meter.begin()
@@ -82,9 +82,8 @@ def test_a_counter_that_begins_anew_goes_on(tmp_path: Path) -> None:
     assert meter.end() == {"energy_j": 1.5}
 
 
-def test_no_reading_is_no_number(tmp_path: Path) -> None:
-    """Catches: 0 J, or the energy of one package of two, where a counter is missing, not for us to read, or
-    goes away."""
+def test_no_energy_without_a_reading(tmp_path: Path) -> None:
+    """Catches: 0 J, or the energy of one package of two, if a counter is missing, unreadable, or vanishes."""
     for system in (tmp_path / "none", tmp_path / "closed"):
         if system.name == "closed":
             counter(system, "intel-rapl:0", "package-0", 1)
@@ -100,16 +99,16 @@ def test_no_reading_is_no_number(tmp_path: Path) -> None:
 
 
 def measured(adapter: Adapter, folder: str, system: str) -> dict[str, Any]:
-    """Runs in a lab: the result of a run on a machine with these files."""
+    """Executed in an adapter process: the result of a run on a machine with these files."""
     host.SYS = Path(system)
     return adapter_cases.do_run(adapter, folder)
 
 
-def test_a_run_says_what_it_took_and_whose_energy_that_is(
+def test_a_result_describes_its_energy_and_environment(
     base: RunConfig, adapters: Adapters, tmp_path: Path
 ) -> None:
-    """Catches: an energy that is passed off as read where nothing was; one that is said of nobody; a run that
-    says nothing of its cores, its packages or its precision, or says it where MLflow cuts it off."""
+    """Catches: an energy without a reading, or without its source; a result without its cores, packages or
+    precision, or with them where MLflow cuts them off."""
     results = {}
     for name in ("with", "without"):
         if name == "with":
@@ -122,35 +121,36 @@ def test_a_run_says_what_it_took_and_whose_energy_that_is(
             "tests.worker.test_environment:measured", **arguments
         )
         assert results[name]["status"] == "finished", results[name]["error"]
-    found, nothing = results["with"], results["without"]
-    assert found["metrics"]["energy/train_j"] == 0.0  # the file stood still
-    assert [epoch["energy_j"] for epoch in found["epochs"]] == [0.0, 0.0]
-    assert found["environment"]["energy"] == {"source": "RAPL", "of": "package-0"}
-    assert nothing["environment"]["energy"] == {"source": "n/a"}
-    assert "energy/train_j" not in nothing["metrics"]
-    assert not any("energy_j" in epoch for epoch in nothing["epochs"])
-    environment = found["environment"]
+    measured_run, unmeasured = results["with"], results["without"]
+    assert measured_run["metrics"]["energy/train_j"] == 0.0  # the counter did not change
+    assert [epoch["energy_j"] for epoch in measured_run["epochs"]] == [0.0, 0.0]
+    assert measured_run["environment"]["energy"] == {"source": "RAPL", "of": "package-0"}
+    assert unmeasured["environment"]["energy"] == {"source": "n/a"}
+    assert "energy/train_j" not in unmeasured["metrics"]
+    assert not any("energy_j" in epoch for epoch in unmeasured["epochs"])
+    environment = measured_run["environment"]
     assert (environment["execution"], environment["precision"]) == ("eager", "float32")
     assert environment["packages"]["numpy"] == importlib.metadata.version("numpy")
     assert environment["affinity"] == host.cpu_list() and environment["cpu"] == host.cpu_model()
-    tags = result_tags(found)
+    tags = result_tags(measured_run)
     for key in ("settings.fused", "energy.source", "tf32", "versions.torch", "cpu", "affinity"):
         assert f"environment.{key}" in tags
-    assert "memory/device_peak_mb" not in found["metrics"] and "device_peak_of" not in found["timing"]
+    assert "memory/device_peak_mb" not in measured_run["metrics"]
+    assert "device_peak_of" not in measured_run["timing"]
 
 
-def test_packages_are_those_that_are_needed_and_installed() -> None:
-    """Catches: only the frameworks themselves, whose kernels come in other packages; tools for developers,
-    which extras bring; a package that only another system needs."""
-    found = dict(surroundings.packages(("keras", "jax")))
-    assert {"keras", "jax", "jaxlib", "ml-dtypes", "numpy", "h5py"} <= found.keys()
-    assert found["jaxlib"] == importlib.metadata.version("jaxlib")
-    assert {"pytest", "mlflow", "ruff"}.isdisjoint(found)
+def test_packages_are_the_installed_dependencies() -> None:
+    """Catches: frameworks without the packages that contain their kernels; developer tools, which are
+    extras; a package that only another system needs."""
+    packages = dict(worker_environment.packages(("keras", "jax")))
+    assert {"keras", "jax", "jaxlib", "ml-dtypes", "numpy", "h5py"} <= packages.keys()
+    assert packages["jaxlib"] == importlib.metadata.version("jaxlib")
+    assert {"pytest", "mlflow", "ruff"}.isdisjoint(packages)
 
 
 def test_the_revision_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a clean commit that is said of changed files, a new file of results that makes it dirty, and
-    a command that fails where there is no git or no commit."""
+    """Catches: a clean commit recorded for changed files; a commit marked dirty by a new results file; a
+    command that fails without git or without a commit."""
 
     def git(*arguments: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -176,8 +176,8 @@ def test_the_revision_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.
     assert revision() is None
 
 
-def test_the_revision_goes_with_the_run_and_not_into_its_id(base: RunConfig, tmp_path: Path) -> None:
-    """Catches: runs that are done again after every commit; a job that doesn't say whose code it is."""
+def test_the_revision_is_recorded_but_not_part_of_the_run_id(base: RunConfig, tmp_path: Path) -> None:
+    """Catches: runs that are repeated after every commit; a job without the revision of its code."""
     config = replace(base, results_dir=str(tmp_path))
     (before,) = prepare.prepare([config], RunInputs())
     git_revisions.revision.cache_clear()
@@ -192,8 +192,8 @@ def outcome(config: RunConfig, status: str = "finished", **timing: float) -> Out
 
 
 def test_the_phases_of_a_cold_start(base: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches: a compile time that vanishes since later runs found the program there; a phase that is missing
-    in the sum; runs that failed; seeds that are rows of their own."""
+    """Catches: a compile time that vanishes because later runs reuse the program; a phase that is missing
+    from the sum; failed runs that count; seeds as separate rows."""
     runs = [
         outcome(base, compile_s=4.0),
         outcome(replace(base, seed=1), train_s=3.0),

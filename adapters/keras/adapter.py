@@ -62,7 +62,7 @@ class KerasAdapter:
 
     def multiply(self, size: int, repeats: int) -> list[float]:
         """The backend's own product, not Keras' function around it."""
-        return matmul.times(self._device.product(size, self._options), repeats)
+        return matmul.time_calls(self._device.product(size, self._options), repeats)
 
     def start_device_peak(self) -> bool:
         """As far as the backend can."""

@@ -32,9 +32,9 @@ def probe_adapter(
         load = timing.load_average()
         if command["limit"]:
             ticks, start = host.ticks(), timing.ClockReading.now()
-            peak = to_plain(matmul.peak(adapter.multiply))
+            peak = to_plain(matmul.measure_peak(adapter.multiply))
             elapsed = timing.ClockReading.now().since(start)
-            cores = host.room_since(ticks, elapsed.wall_s, elapsed.cpu_s)
+            cores = host.available_cores_since(ticks, elapsed.wall_s, elapsed.cpu_s)
             disturbed = cores is not None and cores < MIN_CORE_SHARE * threads
             event["limit"] = {**peak, "load": load, "disturbed": disturbed}
         if command["noise"]:

@@ -41,7 +41,7 @@ def timing_summary(
             sum(epoch["cpu_s"] for epoch in epochs),
             measured["steal"],
             computes=setup.plan.device == "cpu",
-            beside=job.beside,
+            concurrent_runs=job.beside,
         ),
         "peak_memory_of": "run" if peak_is_of_run else "worker",
     }

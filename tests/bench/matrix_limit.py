@@ -23,7 +23,7 @@ def main(turn_s: float) -> None:
     multiply = adapter(AdapterOptions("torch", "float32", threads=1, device="cpu")).multiply
     size = 0
     for turn in turns:
-        size = size or matmul.peak(multiply).size
+        size = size or matmul.measure_peak(multiply).size
         taken = multiply(size, FEWEST)
         while (left_s := turn_s - sum(taken)) > 0:
             taken += multiply(size, max(1, int(left_s / min(taken))))

@@ -15,7 +15,7 @@ import pytest
 
 from harness.core.data import dataset
 from harness.core.data.dataset import DataConfig
-from harness.core.machine.matmul_limits import keep, limit
+from harness.core.machine.matmul_limits import read_limit, store_limit
 from harness.core.storage import locks, user_cache
 from harness.shell.tracking import store
 from harness.shell.workers import matmul_limits
@@ -91,16 +91,16 @@ def test_a_new_results_folder_has_the_limits_of_others(own_cache: Path, tmp_path
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     asked = (CPU, LIMIT.precision, LIMIT.threads)
     assert matmul_limits.stored_limit(first, *asked) is None
-    keep(own_cache, CPU, LIMIT)
-    assert matmul_limits.stored_limit(first, *asked) == LIMIT == limit(first, *asked)
-    keep(own_cache, CPU, replace(LIMIT, gflops=LIMIT.gflops + 1))
+    store_limit(own_cache, CPU, LIMIT)
+    assert matmul_limits.stored_limit(first, *asked) == LIMIT == read_limit(first, *asked)
+    store_limit(own_cache, CPU, replace(LIMIT, gflops=LIMIT.gflops + 1))
     assert matmul_limits.stored_limit(first, *asked) == LIMIT
     disturbed = replace(LIMIT, gflops=LIMIT.gflops - 1, disturbed=True)
-    keep(second, CPU, disturbed)
+    store_limit(second, CPU, disturbed)
     found = matmul_limits.stored_limit(second, *asked)
     assert found is not None and found.gflops == LIMIT.gflops + 1 and not found.disturbed
     (own_cache / "machine" / f"{CPU.id}.json").unlink()
-    keep(own_cache, CPU, disturbed)
+    store_limit(own_cache, CPU, disturbed)
     assert matmul_limits.stored_limit(third, *asked) is None
 
 
@@ -117,7 +117,7 @@ def test_who_waits_for_a_measurement_takes_what_came_of_it(
     @contextlib.contextmanager
     def after_another(path: Path) -> Iterator[None]:
         waited.append(path)
-        keep(own_cache, matmul_limits.describe_device(first, config.device), LIMIT)
+        store_limit(own_cache, matmul_limits.describe_device(first, config.device), LIMIT)
         yield
 
     monkeypatch.setattr(locks, "exclusive_lock", after_another)

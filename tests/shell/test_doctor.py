@@ -232,7 +232,7 @@ def test_a_limit_is_the_highest_rate_whatever_disturbs_the_machine() -> None:
         product_s = 2 * size**3 / rate
         return [product_s * (1 if number % 3 == 1 else 7) for number in range(repeats)]
 
-    found = matmul.peak(multiply)
+    found = matmul.measure_peak(multiply)
     assert found.size == 512 and found.gflops == pytest.approx(100.0)
     assert max(asked) == 1024  # 2048 rows take 0.17 s at the best rate
 
@@ -257,32 +257,32 @@ def test_the_noise_is_that_of_the_times(own: float, low: float, high: float) -> 
 def test_limits_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
     """Catches: the limit of another processor, version, precision or number of threads; a lower one that
     takes the place of a higher one, or pushes others out; a file that can't be read, for good."""
-    matmul_limits.keep(tmp_path, CPU, LIMIT)
-    assert matmul_limits.limit(tmp_path, CPU, "float32", 1) == LIMIT
+    matmul_limits.store_limit(tmp_path, CPU, LIMIT)
+    assert matmul_limits.read_limit(tmp_path, CPU, "float32", 1) == LIMIT
     for other in ({"cpu": "Xeon"}, {"cores": 4}, {"device": "cuda"}, {"versions": {"torch": "2.14.0"}}):
-        assert matmul_limits.limit(tmp_path, replace(CPU, **other), "float32", 1) is None
-    assert matmul_limits.limit(tmp_path, CPU, "float64", 1) is None
-    assert matmul_limits.limit(tmp_path, CPU, "float32", 2) is None
-    matmul_limits.keep(tmp_path, CPU, replace(LIMIT, threads=2, gflops=190.0))
-    assert matmul_limits.keep(tmp_path, CPU, replace(LIMIT, gflops=90.0)) == LIMIT
-    assert matmul_limits.keep(tmp_path, CPU, replace(LIMIT, gflops=110.0)).gflops == 110.0
-    assert {known.gflops for known in matmul_limits.limits(tmp_path, CPU)} == {110.0, 190.0}
+        assert matmul_limits.read_limit(tmp_path, replace(CPU, **other), "float32", 1) is None
+    assert matmul_limits.read_limit(tmp_path, CPU, "float64", 1) is None
+    assert matmul_limits.read_limit(tmp_path, CPU, "float32", 2) is None
+    matmul_limits.store_limit(tmp_path, CPU, replace(LIMIT, threads=2, gflops=190.0))
+    assert matmul_limits.store_limit(tmp_path, CPU, replace(LIMIT, gflops=90.0)) == LIMIT
+    assert matmul_limits.store_limit(tmp_path, CPU, replace(LIMIT, gflops=110.0)).gflops == 110.0
+    assert {known.gflops for known in matmul_limits.read_limits(tmp_path, CPU)} == {110.0, 190.0}
     assert [path.name for path in (tmp_path / "machine").iterdir()] == [f"{CPU.id}.json"]
     for text in ("{", "[]", '{"device": 1}'):
         (tmp_path / f"machine/{CPU.id}.json").write_text(text)
-        assert matmul_limits.limit(tmp_path, CPU, "float32", 1) is None
-        matmul_limits.keep(tmp_path, CPU, LIMIT)
-        assert matmul_limits.limit(tmp_path, CPU, "float32", 1) == LIMIT
+        assert matmul_limits.read_limit(tmp_path, CPU, "float32", 1) is None
+        matmul_limits.store_limit(tmp_path, CPU, LIMIT)
+        assert matmul_limits.read_limit(tmp_path, CPU, "float32", 1) == LIMIT
 
 
 def test_a_limit_that_was_disturbed_counts_until_a_better_one_is_there(tmp_path: Path) -> None:
     """Catches: a limit of a busy machine that stays for good; one that is called disturbed though a quiet
     measurement has shown no higher one."""
     busy = replace(LIMIT, disturbed=True)
-    assert matmul_limits.keep(tmp_path, CPU, busy) == busy
-    assert matmul_limits.keep(tmp_path, CPU, replace(busy, gflops=101.0)).disturbed
-    assert matmul_limits.keep(tmp_path, CPU, LIMIT) == replace(LIMIT, gflops=101.0)
-    assert matmul_limits.keep(tmp_path, CPU, replace(busy, gflops=90.0)) == replace(LIMIT, gflops=101.0)
+    assert matmul_limits.store_limit(tmp_path, CPU, busy) == busy
+    assert matmul_limits.store_limit(tmp_path, CPU, replace(busy, gflops=101.0)).disturbed
+    assert matmul_limits.store_limit(tmp_path, CPU, LIMIT) == replace(LIMIT, gflops=101.0)
+    assert matmul_limits.store_limit(tmp_path, CPU, replace(busy, gflops=90.0)) == replace(LIMIT, gflops=101.0)
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -344,7 +344,7 @@ def test_a_system_that_says_nothing(system: Path) -> None:
     """Catches: a crash, or a guess, where there is no such file, as on other systems and in containers."""
     assert machine.cpu_model()
     assert machine.quota() is None and machine.memory_mb() is None and machine.ticks() is None
-    assert machine.steal_since(None) is None and machine.room_since(None, 1.0, 1.0) is None
+    assert machine.steal_since(None) is None and machine.available_cores_since(None, 1.0, 1.0) is None
     assert machine.cards() == () and machine.governors() == () and machine.energy_counters() == {}
 
 
@@ -381,7 +381,7 @@ def test_what_the_system_says(system: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tree(system, {"proc/stat": "cpu  140 0 100 710 10 0 0 140 100 0\n"})
     assert machine.steal_since(before) == 0.4
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
-    assert machine.room_since(before, wall_s=2.0, cpu_s=1.0) == pytest.approx(2.5)  # 2 idle, half of one ours
+    assert machine.available_cores_since(before, wall_s=2.0, cpu_s=1.0) == pytest.approx(2.5)  # 2 idle, half of one ours
     assert machine.energy_counters() == {"intel-rapl:0 package-0": True, "intel-rapl:1 package-1": False}
     assert machine.governors() == ("performance", "powersave")
     said = "\n".join(problem.what for problem in host.host()[1])

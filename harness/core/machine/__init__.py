@@ -1,1 +1,1 @@
-"""The machine: what it is, how fast it multiplies, how noisy it is, how its time and energy are measured."""
+"""The machine: hardware description, matrix limits, noise, and the clocks, memory and energy of a run."""

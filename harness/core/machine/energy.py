@@ -1,9 +1,9 @@
-"""The energy that a device took, from counters that it keeps itself; never an estimate.
+"""Read the energy that a device used from its hardware counters; never an estimate.
 
-A card's counter (NVML, millijoules since the driver was loaded) is that of the whole card; the processor's
-(RAPL, microjoules, for each package) is that of all its cores and caches, whoever used them. So a reading is
-the run's own only as far as nothing else was at work there. The counters are stepped on every millisecond
-(RAPL) to some tens of them (NVML): what epochs shorter than that took means something only as a sum.
+A card's counter (NVML, millijoules since the driver was loaded) covers the whole card; the processor's (RAPL,
+microjoules, for each package) covers all its cores and caches. A reading therefore belongs to the run only if
+no other process used the device. The counters advance every millisecond (RAPL) to some tens of milliseconds
+(NVML): readings of shorter epochs are meaningful only as a sum.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ POWERCAP = Path("class/powercap")
 
 
 class EnergyCounter(Protocol):
-    """Counters that only go up, but for those that begin anew at a bound."""
+    """A device's counters, which only increase (some wrap around at a bound); `of` names the device."""
 
     source: str
     of: str
 
     def read(self) -> Mapping[str, int]:
-        """What each stands at, in microjoules; raises OSError where it can't be read any more."""
+        """Read each counter, in microjoules; raises OSError if that is no longer possible."""
         ...
 
-    def passed(self, before: Mapping[str, int], after: Mapping[str, int]) -> float:
-        """The joules between two readings."""
+    def joules_between(self, before: Mapping[str, int], after: Mapping[str, int]) -> float:
+        """Return the joules used between two readings."""
         ...
 
 
 @dataclass(frozen=True)
 class Package:
-    """A processor package's counter: its file, and the value after which it begins anew."""
+    """A processor package's counter: its file, and the value after which it wraps around."""
 
     name: str
     file: Path
@@ -44,19 +44,19 @@ class Package:
 
     @classmethod
     def at(cls, folder: Path) -> Package:
-        """What a folder of the power capping framework describes; raises OSError or ValueError."""
+        """Open the counter in a folder of the power capping framework; raises OSError or ValueError."""
         bound = int((folder / "max_energy_range_uj").read_text())
-        found = cls((folder / "name").read_text().strip(), folder / "energy_uj", bound)
-        found.read()
-        return found
+        package = cls((folder / "name").read_text().strip(), folder / "energy_uj", bound)
+        package.read()
+        return package
 
     def read(self) -> int:
-        """Microjoules; raises OSError or ValueError."""
+        """Read the counter in microjoules; raises OSError or ValueError."""
         return int(self.file.read_text())
 
 
 class RaplCounter:
-    """All packages of the processor; use `rapl`, which says whether there are any."""
+    """The counters of all packages of the processor; `rapl` creates it where they exist."""
 
     source = "RAPL"
 
@@ -71,21 +71,23 @@ class RaplCounter:
         except ValueError as error:
             raise OSError(f"no number: {error}") from error
 
-    def passed(self, before: Mapping[str, int], after: Mapping[str, int]) -> float:
-        """A counter that went down has begun anew, once: that takes it some ten minutes at full power, and of
-        an epoch that takes longer the reading can be too low."""
-        found = 0
+    def joules_between(self, before: Mapping[str, int], after: Mapping[str, int]) -> float:
+        """See `EnergyCounter`. A counter that decreased is assumed to have wrapped around once.
+
+        That takes about ten minutes at full power, so the reading of a longer epoch can be too low.
+        """
+        total_uj = 0
         for key, package in self._packages.items():
-            went = after[key] - before[key]
-            found += went if went >= 0 else went + package.bound_uj
-        return found / 1e6
+            difference = after[key] - before[key]
+            total_uj += difference if difference >= 0 else difference + package.bound_uj
+        return total_uj / 1e6
 
 
 def rapl(system: Path | None = None) -> RaplCounter | None:
-    """The processor's counters in a tree like /sys; None where there are none, or one is not for us."""
+    """Open the processor's counters in a tree like /sys; None if it has none or one is not readable."""
     packages = {}
     try:
-        # what is in a package (cores, DRAM) has counters of its own, and so has the whole board (psys)
+        # the parts of a package (cores, DRAM) have counters too, and so does the whole board (psys)
         for folder in sorted(((system or host.SYS) / POWERCAP).glob("*-rapl:*")):
             if (folder / "name").read_text().startswith("package"):
                 packages[folder.name] = Package.at(folder)
@@ -95,7 +97,7 @@ def rapl(system: Path | None = None) -> RaplCounter | None:
 
 
 class GpuEnergyCounter:
-    """The one card that this process sees, by NVIDIA's library; use `own_card`."""
+    """The counter of the one card that this process sees, by NVIDIA's library; `own_card` creates it."""
 
     source = "NVML"
 
@@ -111,24 +113,29 @@ class GpuEnergyCounter:
         except self._library.NVMLError as error:
             raise OSError(str(error)) from error
 
-    def passed(self, before: Mapping[str, int], after: Mapping[str, int]) -> float:
+    def joules_between(self, before: Mapping[str, int], after: Mapping[str, int]) -> float:
         """See `EnergyCounter`."""
         return (after["card"] - before["card"]) / 1e6
 
     def process_mb(self) -> float | None:
-        """The card's memory that this process holds now, in MB (10^6 bytes), its context and what its
-        allocator keeps in reserve included; None where the driver doesn't tell, as in most containers."""
+        """Return the card's memory that this process holds now, in MB (10^6 bytes).
+
+        Includes its context and the reserve of its allocator. None if the driver does not report it, as in
+        most containers.
+        """
         try:
             processes = self._library.nvmlDeviceGetComputeRunningProcesses(self._handle)
         except self._library.NVMLError:
             return None
-        ours = [one.usedGpuMemory for one in processes if one.pid == os.getpid()]
-        return ours[0] / 1e6 if ours and ours[0] else None
+        own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
+        return own[0] / 1e6 if own and own[0] else None
 
 
 def own_card(environment: Mapping[str, str] = os.environ) -> GpuEnergyCounter | None:
-    """The card that CUDA_VISIBLE_DEVICES leaves to this process; None where that is not one of them, or
-    NVIDIA's library is not there."""
+    """Open the card that CUDA_VISIBLE_DEVICES leaves to this process.
+
+    None if that is not exactly one card, or if NVIDIA's library is not installed.
+    """
     library = nvml.start()
     if library is None:
         return None
@@ -142,7 +149,7 @@ def own_card(environment: Mapping[str, str] = os.environ) -> GpuEnergyCounter | 
 
 
 class EnergyMeter:
-    """Says what a counter went up by between `begin` and `end`; nothing without one, or if it fails."""
+    """Measures the energy between `begin` and `end`; reports nothing without a counter or if it fails."""
 
     def __init__(self, counter: EnergyCounter | None) -> None:
         self._counter = counter
@@ -153,14 +160,14 @@ class EnergyMeter:
         self._before = self._read()
 
     def end(self) -> dict[str, float]:
-        """`{"energy_j": joules}` since `begin`, empty where there is no reading."""
+        """Return `{"energy_j": joules}` since `begin`; empty without readings."""
         before, after = self._before, self._read()
         if self._counter is None or not before or not after:
             return {}
-        return {"energy_j": self._counter.passed(before, after)}
+        return {"energy_j": self._counter.joules_between(before, after)}
 
     def describe(self) -> dict[str, str]:
-        """Whose energy it is; `n/a` where nothing can be read."""
+        """Name the counter and its device; `n/a` if it cannot be read."""
         if self._counter is None or not self._read():
             return {"source": "n/a"}
         return {"source": self._counter.source, "of": self._counter.of}

@@ -1,4 +1,9 @@
-"""Matrix limits on disk: the highest rate of matrix products measured for a device."""
+"""Matrix limits on disk: the highest rate of matrix products that was measured for a device.
+
+A worker measures a limit (`harness.core.machine.matmul`); this module stores it in a folder (the results, the
+user's cache), in a file named after everything that it depends on: processor, cores, graphics cards, and the
+versions of the framework that multiplied. Disturbances only lower a rate, so the highest one wins.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ from harness.core.validation import ConfigError, parse, to_plain
 
 @dataclass(frozen=True)
 class Device:
-    """What a matrix limit is a property of; `versions` are those of the packages that multiply."""
+    """The device that a limit belongs to; `versions` are those of the packages that multiply."""
 
     device: str
     cpu: str
@@ -29,7 +34,8 @@ class Device:
 
     @classmethod
     def here(cls, device: str, versions: Mapping[str, str]) -> Device:
-        """A device (`cpu`, `cuda`, `cuda:1`) of this machine; what concerns cards is no part of a CPU."""
+        """Describe a device (`cpu`, `cuda`, `cuda:1`) of this machine; a CPU's description leaves out
+        cards."""
         on_card = device != "cpu"
         return cls(
             f"{device} of {os.environ['CUDA_VISIBLE_DEVICES']}"
@@ -50,9 +56,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Limit:
-    """The highest rate that was measured: in GFLOP/s, with matrices of `size` rows, at a load average.
+    """The highest measured rate in GFLOP/s, reached with matrices of `size` rows.
 
-    `disturbed` where other work had the cores each time: the true limit may be higher.
+    `load` is the machine's load average then. `disturbed`: other work used the cores in every measurement, so
+    the true limit may be higher.
     """
 
     precision: str
@@ -64,6 +71,10 @@ class Limit:
     load: float
     disturbed: bool
 
+    @property
+    def _key(self) -> tuple[str, int]:
+        return self.precision, self.threads
+
 
 @dataclass(frozen=True)
 class _StoredLimits:
@@ -71,29 +82,28 @@ class _StoredLimits:
     limits: tuple[Limit, ...]
 
 
-def limit(results_dir: Path, device: Device, precision: str, threads: int) -> Limit | None:
-    """The matrix limit as it is kept in a results folder, None where it was not measured."""
+def read_limit(results_dir: Path, device: Device, precision: str, threads: int) -> Limit | None:
+    """Read the limit for a precision and number of threads from a results folder; None if not measured."""
     key = precision, threads
-    return next((k for k in limits(results_dir, device) if (k.precision, k.threads) == key), None)
+    return next((limit for limit in read_limits(results_dir, device) if limit._key == key), None)
 
 
-def limits(results_dir: Path, device: Device) -> tuple[Limit, ...]:
-    """All limits of a device that are kept in a results folder."""
-    # a file that can't be read is as good as none: the limits are measured anew and it is replaced
+def read_limits(results_dir: Path, device: Device) -> tuple[Limit, ...]:
+    """Read all limits of a device from a results folder."""
+    # an unreadable file counts as missing: the limits are measured again and it is replaced
     with contextlib.suppress(ConfigError, ValueError):
         plain = read_json(_path(results_dir, device))
         return parse(_StoredLimits, plain).limits if plain is not None else ()
     return ()
 
 
-def keep(results_dir: Path, device: Device, found: Limit) -> Limit:
-    """Keep a limit, unless a higher one was measured before; returns the one that is kept."""
-    key = found.precision, found.threads
-    known = limits(results_dir, device)
-    same = [found, *(k for k in known if (k.precision, k.threads) == key)]
-    best = max(same, key=lambda k: k.gflops)
-    best = replace(best, disturbed=all(k.disturbed for k in same))
-    others = [k for k in known if (k.precision, k.threads) != key]
+def store_limit(results_dir: Path, device: Device, limit: Limit) -> Limit:
+    """Store a limit unless the stored one is higher; return the one that is stored in the end."""
+    stored = read_limits(results_dir, device)
+    same = [limit, *(other for other in stored if other._key == limit._key)]
+    best = max(same, key=lambda each: each.gflops)
+    best = replace(best, disturbed=all(each.disturbed for each in same))
+    others = [other for other in stored if other._key != limit._key]
     path = _path(results_dir, device)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, to_plain(_StoredLimits(device, (*others, best))))

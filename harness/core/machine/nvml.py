@@ -1,7 +1,7 @@
-"""NVIDIA's management library, by its Python package nvidia-ml-py, where that and a driver are installed.
+"""NVIDIA's management library (NVML), through its Python package nvidia-ml-py if installed.
 
-A worker reads its card's energy and memory with it, the shell what cards there are. It is imported by a name
-that is no requirement, so without it everything else works as before.
+A worker reads its card's energy and memory with it, the shell lists the cards. The package is optional:
+without it, or without a driver, everything else works as usual.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ MODULE = "pynvml"
 
 
 def start() -> Any:
-    """The library, initialised; None where it, or a driver for it, is not there. Whoever starts it and is
-    done calls its `nvmlShutdown`."""
+    """Initialise and return the library; None if it or its driver is not installed.
+
+    The caller calls its `nvmlShutdown` when done.
+    """
     try:
         nvml: Any = importlib.import_module(MODULE)
     except ImportError:
@@ -30,7 +32,7 @@ def start() -> Any:
 
 @contextlib.contextmanager
 def library() -> Iterator[Any]:
-    """The library for the length of a block, or None."""
+    """Yield the initialised library, or None, and shut it down at the end of the block."""
     nvml = start()
     try:
         yield nvml
@@ -40,12 +42,12 @@ def library() -> Iterator[Any]:
 
 
 def handle(nvml: Any, card: str) -> Any:
-    """The handle of a card by its number or UUID; raises the library's NVMLError."""
+    """Return the handle of a card by its number or UUID; raises the library's NVMLError."""
     if card.isdigit():
         return nvml.nvmlDeviceGetHandleByIndex(int(card))
     return nvml.nvmlDeviceGetHandleByUUID(card)
 
 
 def text(value: str | bytes) -> str:
-    """A text of the library's, which older versions give as bytes."""
+    """Decode a string of the library; older versions return bytes."""
     return value.decode() if isinstance(value, bytes) else value

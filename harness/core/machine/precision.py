@@ -1,6 +1,8 @@
-"""Which precisions a device has. float32, float64 and bf16 everywhere on a CPU: one without instructions for
-bfloat16 computes it by way of float32, slowly. On a card, tf32 and bf16 need the matrix units that NVIDIA's
-cards have since Ampere (compute capability 8.0); without them, frameworks fall back to float32 silently.
+"""Which precisions a device supports.
+
+Every CPU supports float32, float64 and bf16; one without bfloat16 instructions emulates it by way of float32,
+slowly. On a card, tf32 and bf16 need the matrix units that NVIDIA's cards have since Ampere (compute
+capability 8.0); without them, frameworks silently fall back to float32.
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ ON_CPU: tuple[Precision, ...] = ("float32", "float64", "bf16")
 ON_ANY_CARD: tuple[Precision, ...] = ("float32", "float64")
 
 Capability = tuple[int, int]
-"""NVIDIA's number of what a card can compute, major and minor."""
+"""NVIDIA's compute capability of a card, major and minor."""
 
 
 def mistakes(precision: Precision, device: str, capability: Capability | None = None) -> list[Mistake]:
-    """What keeps a device (`cpu`, `cuda`, `cuda:1`) from a precision; a silent card is taken to have all."""
+    """Return why a device (`cpu`, `cuda`, `cuda:1`) cannot run a precision; empty if it can.
+
+    A card whose capability is not known is assumed to support all.
+    """
     if device == "cpu":
         possible, what = ON_CPU, "a CPU"
     elif capability is None or capability >= AMPERE:

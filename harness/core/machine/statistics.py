@@ -1,4 +1,8 @@
-"""Statistics of timings."""
+"""Statistics of timings: medians, quartiles, and ratios of paired times with confidence intervals.
+
+Timings are skewed by disturbances that only lengthen them, so the estimates here are medians, and the
+interval of a ratio comes from a bootstrap over whole pairs rather than from a normal distribution.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval."""
+    """An estimate with its confidence interval, from `pairs` pairs."""
 
     estimate: float
     low: float
@@ -20,12 +24,12 @@ class Interval:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median; NaN of nothing."""
+    """Return the median; NaN without values."""
     return float(np.median(values)) if len(values) else math.nan
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """The quartiles, by linear interpolation; NaN of nothing."""
+    """Return the three quartiles, by linear interpolation; NaN without values."""
     if not len(values):
         return math.nan, math.nan, math.nan
     low, middle, high = np.quantile(np.asarray(values, np.float64), [0.25, 0.5, 0.75])
@@ -33,10 +37,10 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ratio(a: Sequence[float], b: Sequence[float], resamples: int = 2000, seed: int = 0) -> Interval:
-    """The ratio a / b of paired timings: the median of the pairs' ratios, and its 95 % bootstrap interval.
+    """Return the ratio a / b of paired timings: the median of the pairs' ratios, and its 95 % interval.
 
-    Pairs are resampled whole (Efron & Tibshirani 1993, chapter 13, percentile interval), so what disturbs
-    both sides of a pair cancels.
+    The interval is a percentile bootstrap (Efron & Tibshirani 1993, chapter 13) that resamples whole pairs,
+    so disturbances of both sides of a pair cancel.
     """
     logs = np.log(np.asarray(a, np.float64) / np.asarray(b, np.float64))
     random = np.random.Generator(np.random.PCG64(seed))

@@ -1,8 +1,8 @@
-"""Clocks, memory and the statistics of timings: raw values first, numbers made from them later.
+"""Read clocks and memory, and detect disturbed timings: raw values first, derived numbers later.
 
-Every reading takes wall time, CPU time and context switches together, because it is where they part that a
-machine was busy with something else. Nothing here knows a framework: whoever times a device calls its
-`sync()` before each reading.
+A reading takes wall time, CPU time and context switches together, because a difference between them shows
+that the machine was busy with something else. This module knows no framework: callers that time a device call
+its `sync()` before each reading.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ClockReading:
-    """The process' clocks at one instant, or the difference of two: seconds, and involuntary switches."""
+    """The process' clocks at one instant, or the difference of two: seconds, involuntary context switches."""
 
     wall_s: float
     cpu_s: float
@@ -29,38 +29,38 @@ class ClockReading:
         return cls(time.perf_counter(), time.process_time(), usage.ru_nivcsw)
 
     def since(self, start: ClockReading) -> ClockReading:
-        """What has passed since `start`."""
+        """Return the difference to an earlier reading."""
         return ClockReading(
             self.wall_s - start.wall_s, self.cpu_s - start.cpu_s, self.switches - start.switches
         )
 
 
-WAITED, STOLEN = 0.1, 0.02
-"""From which share of its wall time that a process waited, and of all processors' time that a hypervisor gave
-to others, a timing counts as disturbed. A quiet machine stays below 0.03 and 0.005."""
+MAX_WAIT_SHARE, MAX_STEAL_SHARE = 0.1, 0.02
+"""A timing is disturbed if the process waited for more than this share of its wall time, or if a hypervisor
+gave more than this share of all processors' time to others. A quiet machine stays below 0.03 and 0.005."""
 
 
 def disturbances(
-    wall_s: float, cpu_s: float, steal: float | None, computes: bool = True, beside: int = 0
+    wall_s: float, cpu_s: float, steal: float | None, computes: bool = True, concurrent_runs: int = 0
 ) -> list[str]:
-    """Why a timing is not the program's own, in words; nothing where nothing was noticed.
+    """Describe, one sentence each, why a timing may be too long; empty for a clean one.
 
-    Work that computes all the time has as much CPU time as wall time, or more with several threads: where
-    they part, others had its cores. `computes` is false for a process that waits for a device. `steal` is
-    None where the system doesn't say. `beside` is how many other runs went on meanwhile because they were
-    asked for, which takes caches, memory and clock away even where each has cores of its own.
+    Work that computes all the time uses as much CPU time as wall time, or more with several threads; less
+    means that other processes had its cores. `computes` is false for a process that waits for a device.
+    `steal` is None if the system does not report it. `concurrent_runs` is how many other runs of the same
+    command ran meanwhile: they take caches, memory and clock rate even if each has cores of its own.
     """
-    found = [f"it shared the machine with {beside} more at a time"] if beside else []
-    waited = 1.0 - cpu_s / wall_s if wall_s > 0 else 0.0
-    if computes and waited > WAITED:
-        found.append(f"it had no core for {waited:.0%} of its time")
-    if steal is not None and steal > STOLEN:
-        found.append(f"a hypervisor gave {steal:.1%} of the processors' time to others")
-    return found
+    reasons = [f"it shared the machine with {concurrent_runs} more at a time"] if concurrent_runs else []
+    wait_share = 1.0 - cpu_s / wall_s if wall_s > 0 else 0.0
+    if computes and wait_share > MAX_WAIT_SHARE:
+        reasons.append(f"it had no core for {wait_share:.0%} of its time")
+    if steal is not None and steal > MAX_STEAL_SHARE:
+        reasons.append(f"a hypervisor gave {steal:.1%} of the processors' time to others")
+    return reasons
 
 
 def reset_peak_memory() -> bool:
-    """Start a new peak for `peak_memory_mb`; False where the system can't (the peak is then the process')."""
+    """Reset the peak of `peak_memory_mb`; False if the system can't (the peak is then the whole process')."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -69,7 +69,7 @@ def reset_peak_memory() -> bool:
 
 
 def peak_memory_mb() -> float:
-    """The largest resident set of this process since the last reset, in MB (10^6 bytes)."""
+    """Return the largest resident set of this process since the last reset, in MB (10^6 bytes)."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -80,5 +80,5 @@ def peak_memory_mb() -> float:
 
 
 def load_average() -> float:
-    """The machine's load over the last minute."""
+    """Return the machine's load average over the last minute."""
     return os.getloadavg()[0]

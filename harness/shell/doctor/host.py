@@ -16,7 +16,7 @@ from harness.core.runs import run_folder
 from harness.core.validation import ConfigError
 from harness.shell.doctor.findings import Host, Problem, Storage
 from harness.shell.environment.cards import cards
-from harness.shell.tracking.store import resolve_uri, sqlite_path
+from harness.shell.tracking.uri import resolve_uri, sqlite_path
 
 LITTLE_MEMORY_MB = 2000.0  # a worker with TensorFlow in it has about 700
 LITTLE_DISK_GB = 1.0

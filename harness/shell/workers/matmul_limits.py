@@ -93,13 +93,13 @@ def describe_device(framework: FrameworkConfig, device: str) -> Device:
 
 def stored_limit(results_dir: Path, device: Device, precision: str, threads: int) -> Limit | None:
     """The stored limit, or None if it was never measured; a `disturbed` one is worth measuring again."""
-    own = matmul_limits.limit(results_dir, device, precision, threads)
+    own = matmul_limits.read_limit(results_dir, device, precision, threads)
     if own is not None and not own.disturbed:
         return own
-    cached = matmul_limits.limit(user_cache.folder(), device, precision, threads)
+    cached = matmul_limits.read_limit(user_cache.folder(), device, precision, threads)
     if cached is None or cached.disturbed:
         return own
-    return matmul_limits.keep(results_dir, device, cached)
+    return matmul_limits.store_limit(results_dir, device, cached)
 
 
 def measure_limit(
@@ -140,8 +140,8 @@ def store_measurement(
     )
     device = describe_device(framework, key.device)
     with contextlib.suppress(OSError):  # without a writable cache, the next folder measures again
-        matmul_limits.keep(user_cache.folder(), device, limit)
-    return matmul_limits.keep(results_dir, device, limit)
+        matmul_limits.store_limit(user_cache.folder(), device, limit)
+    return matmul_limits.store_limit(results_dir, device, limit)
 
 
 def _candidates(own: FrameworkConfig) -> list[FrameworkConfig]:

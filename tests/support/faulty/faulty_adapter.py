@@ -150,7 +150,7 @@ class FaultyAdapter:
         if os.environ.get("AT_MULTIPLY") == "raise":
             raise_error()
         factors = np.ones((size, size), storage(self._precision))
-        return matmul.times(lambda: factors @ factors, repeats)
+        return matmul.time_calls(lambda: factors @ factors, repeats)
 
     def start_device_peak(self) -> bool:
         return True

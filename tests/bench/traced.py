@@ -25,19 +25,18 @@ def main(spans_file: Path, arguments: list[str]) -> int:
     spans: list[Span] = []
     start = time.time()
     from harness.shell.commands import main as cli
-    from harness.shell.compose import hydra
+    from harness.shell.reports import leaderboard
     from harness.shell.session import session
-    from harness.shell.session.autotune import ExecutionTuner
     from harness.shell.tracking.background import TrackingThread
     from harness.shell.tracking.tracker import Tracker
     from harness.shell.workers.process import Worker
 
     spans.append(("import of the shell", "MainThread", start, time.time()))
     doors: list[tuple[Any, str, str]] = [
-        (ExecutionTuner, "prepare", "prepare"),
+        (session.Session, "_prepare", "prepare"),
         (session.Session, "execute", "execute"),
         (session.Session, "__exit__", "exit of the session"),
-        (hydra, "print_leaderboard", "leaderboard"),
+        (leaderboard, "print_leaderboard", "leaderboard"),
         (Worker, "wait_ready", "wait for workers"),
         (Worker, "close", "end of workers"),
         (TrackingThread, "wait_open", "wait for MLflow"),

@@ -1,4 +1,5 @@
-"""Split the parameters of a test into a core, which `make test` runs, and the rest, for `make test-all` only."""
+"""Split the parameters of a test into a core, which `make test` runs, and the rest, for `make test-all`
+only."""
 
 from __future__ import annotations
 

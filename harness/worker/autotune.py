@@ -64,7 +64,7 @@ class _Autotuner:
     def __init__(self, config: RunConfig, dataset: Dataset, adapter: Adapter) -> None:
         self._config = config
         self._adapter = adapter
-        self._plan = autotune.short(config.plan(dataset))
+        self._plan = autotune.trial_plan(config.plan(dataset))
         rows = self._plan.rows[0]
         x, y = dict(dataset.x), dict(dataset.y)
         lengths = dict(dataset.lengths) if dataset.lengths else None

@@ -107,7 +107,7 @@ def test_a_choice_is_measured_once(bench: Bench) -> None:
     best = min(told["candidates"], key=lambda one: float(one["step_ms"]))
     assert all(one["step_ms"] > 0 and one["compile_s"] >= 0 for one in told["candidates"])
     assert best["execution"] == told["execution"] == run.config.execution == run.job.config["execution"]
-    assert [to_plain(choice) for choice in autotune.all_known(run.results_dir)] == [told]
+    assert [to_plain(choice) for choice in autotune.read_all(run.results_dir)] == [told]
 
     bench.rewrite({}, execution="epoch", disturbed=[])
     seeds = [replace(bench.config, seed=seed) for seed in range(3)]
@@ -241,13 +241,13 @@ def test_a_long_epoch_is_cut_short(bench: Bench) -> None:
     """Catches: minutes of measuring where an epoch takes minutes."""
     dataset, _ = DatasetCache().get(bench.config.data, bench.folder)
     plan = bench.config.plan(dataset)
-    short = autotune.short(replace(plan, steps=10**6, rows=(10**6 * plan.batch_size, 5, 6)))
-    assert short.steps == autotune.MOST_STEPS and short.rows == (short.steps * plan.batch_size, 5, 6)
-    few = autotune.short(plan)
+    short = autotune.trial_plan(replace(plan, steps=10**6, rows=(10**6 * plan.batch_size, 5, 6)))
+    assert short.steps == autotune.MAX_TRIAL_STEPS and short.rows == (short.steps * plan.batch_size, 5, 6)
+    few = autotune.trial_plan(plan)
     assert few.steps == plan.steps and few.rows[0] <= plan.rows[0]
     with composing():
         large = config_of("model=fnn", "model.units=[16384,16384]", "data=iris").plan(dataset)
-    assert autotune.short(large).steps == 1
+    assert autotune.trial_plan(large).steps == 1
 
 
 def test_a_wrong_execution_is_told_of_the_best() -> None:

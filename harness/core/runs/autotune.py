@@ -1,9 +1,10 @@
-"""Which execution is the fastest for a program on this machine: what was measured, and what follows from it.
+"""Autotuning: select the fastest execution of a program on this machine, and store it.
 
-A choice is kept in the results folder, in a file that is named after all that it depends on: the machine, the
-versions, the program, its threads. So the runs of different days have the same execution, and are the same
-runs. What was measured beside other work is measured again, and then each candidate keeps the shorter of its
-times, since other work only ever makes them longer; the choice passes to another one that is clearly faster.
+The tuned execution is stored in the results folder, in a file named after everything that it depends on: the
+machine, the versions, the program, its threads. Runs of different days therefore use the same execution and
+have the same run ids. A disturbed measurement is repeated later. Each candidate then keeps the shorter of its
+times, since other work only makes them longer, and another candidate replaces the stored one only if it is
+clearly faster.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ from harness.core.storage.json_files import read_json, write_json
 from harness.core.validation import ConfigError, parse, to_plain
 
 TUTORIAL: Execution = "idiomatic"
-"""Not tried: the same steps as `eager` or `compiled`, with more around each."""
-MOST_STEPS = 64  # of an epoch while it is tried
-TURN_S = 0.2  # of a candidate's epoch, about
-GFLOPS = {"cpu": 10.0, "cuda": 1000.0}
-"""How fast a device is taken to be when the steps of such an epoch are counted: one with few more to come."""
-CLEARLY = 0.95  # of the chosen one's time: who needs less takes its place when it is measured again
+"""Not a candidate: the same steps as `eager` or `compiled`, with more overhead around each."""
+MAX_TRIAL_STEPS = 64
+TRIAL_EPOCH_S = 0.2  # approximate length of a trial epoch
+ASSUMED_GFLOPS = {"cpu": 10.0, "cuda": 1000.0}
+"""Assumed GFLOP/s per device, used to size a trial epoch. Deliberately low, so that trial epochs stay
+short."""
+REPLACEMENT_RATIO = 0.95  # a candidate replaces the stored one if its step takes less than this share of time
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An execution, with `framework.xla` as it would be asked for, and its median step.
+    """An execution, with the value of `framework.xla` that selects it, and its median step time.
 
-    `compile_s` is what its first epoch took beyond a later one. One that failed has a `reason` and no times.
+    `compile_s` is how much longer its first epoch took than a later one. A candidate that failed has a
+    `reason` and no times.
     """
 
     execution: Execution
@@ -46,9 +49,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class TunedExecution:
-    """The fastest of some candidates, which are timed in steady epochs of `steps` steps.
+    """The fastest of some candidates, which were timed in warm epochs of `steps` steps.
 
-    `program` says in words what was measured. `disturbed` says why the times may be too long.
+    `program` describes what was measured. `disturbed` lists why the times may be too long.
     """
 
     program: dict[str, Any]
@@ -62,35 +65,36 @@ class TunedExecution:
 
     @property
     def ranked(self) -> tuple[Candidate, ...]:
-        """The candidates that were timed, the fastest first."""
-        timed = (one for one in self.candidates if one.step_ms is not None)
-        return tuple(sorted(timed, key=lambda one: one.step_ms or 0.0))
+        """The timed candidates, the fastest first."""
+        timed = (each for each in self.candidates if each.step_ms is not None)
+        return tuple(sorted(timed, key=lambda each: each.step_ms or 0.0))
 
 
 @dataclass(frozen=True)
 class _StoredExecution:
     device: Device
     versions: dict[str, str]
-    choice: TunedExecution
+    choice: TunedExecution  # a key of the file
 
 
 def executions(config: RunConfig) -> tuple[Execution, ...]:
-    """What there is to choose from on the run's device: all but the tutorial's loop, if there is another."""
-    known = config.framework.executions
-    possible = known.get(config.device.partition(":")[0]) or known["cpu"]
-    return tuple(one for one in possible if one != TUTORIAL) or possible
+    """Return the candidates on the run's device: all executions but `idiomatic`, unless it is the only
+    one."""
+    by_device = config.framework.executions
+    possible = by_device.get(config.device.partition(":")[0]) or by_device["cpu"]
+    return tuple(execution for execution in possible if execution != TUTORIAL) or possible
 
 
-def short(plan: Plan) -> Plan:
-    """The plan on so few rows that an epoch takes no longer than `TURN_S`, about."""
-    step_s = 3 * plan.network.flops() * plan.batch_size / GFLOPS[plan.device] / 1e9
-    steps = min(plan.steps, MOST_STEPS, max(1, int(TURN_S / step_s)))
+def trial_plan(plan: Plan) -> Plan:
+    """Return the plan with so few rows that an epoch takes about `TRIAL_EPOCH_S` at most."""
+    step_s = 3 * plan.network.flops() * plan.batch_size / ASSUMED_GFLOPS[plan.device] / 1e9
+    steps = min(plan.steps, MAX_TRIAL_STEPS, max(1, int(TRIAL_EPOCH_S / step_s)))
     return replace(plan, steps=steps, rows=(steps * plan.batch_size, *plan.rows[1:]))
 
 
 def identity(device: Device, config: RunConfig, plan: Plan, versions: dict[str, str]) -> str:
-    """12 hex digits: the name of the choice's file. `plan` is any of the run's, whichever its execution."""
-    neutral = replace(short(plan), execution=TUTORIAL, rows=(0, 0, 0))
+    """Return 12 hex digits: the name of the file. The execution of `plan` does not matter."""
+    neutral = replace(trial_plan(plan), execution=TUTORIAL, rows=(0, 0, 0))
     framework = config.framework
     parts = {
         "device": to_plain(device),
@@ -104,53 +108,57 @@ def identity(device: Device, config: RunConfig, plan: Plan, versions: dict[str, 
 
 
 def fastest(candidates: Iterable[Candidate]) -> Candidate | None:
-    """The one with the shortest step, None where none worked."""
-    timed = [one for one in candidates if one.step_ms is not None]
-    return min(timed, key=lambda one: one.step_ms or 0.0, default=None)
+    """Return the candidate with the shortest step; None if all failed."""
+    timed = [each for each in candidates if each.step_ms is not None]
+    return min(timed, key=lambda each: each.step_ms or 0.0, default=None)
 
 
-def known(results_dir: Path, identifier: str) -> TunedExecution | None:
-    """The choice that is kept, None where there is none."""
-    return _read(_folder(results_dir) / f"{identifier}.json")
+def read(results_dir: Path, identifier: str) -> TunedExecution | None:
+    """Read the stored execution; None if there is none."""
+    return _read_file(_folder(results_dir) / f"{identifier}.json")
 
 
-def all_known(results_dir: Path) -> list[TunedExecution]:
-    """All choices of a results folder, of other machines and versions too."""
-    found = (_read(path) for path in sorted(_folder(results_dir).glob("*.json")))
-    return [choice for choice in found if choice is not None]
+def read_all(results_dir: Path) -> list[TunedExecution]:
+    """Read all tuned executions of a results folder, including those of other machines and versions."""
+    stored = (_read_file(path) for path in sorted(_folder(results_dir).glob("*.json")))
+    return [each for each in stored if each is not None]
 
 
-def keep(
-    results_dir: Path, identifier: str, device: Device, versions: dict[str, str], found: TunedExecution
+def store(
+    results_dir: Path, identifier: str, device: Device, versions: dict[str, str], measured: TunedExecution
 ) -> TunedExecution:
-    """Keep a choice, together with what was measured before; returns what is kept."""
-    before = known(results_dir, identifier)
-    kept = found if before is None else _together(before, found)
+    """Store a measured execution, merged with an earlier measurement; return what is stored."""
+    earlier = read(results_dir, identifier)
+    merged = measured if earlier is None else _merge(earlier, measured)
     path = _folder(results_dir) / f"{identifier}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, to_plain(_StoredExecution(device, versions, kept)))
-    return kept
+    write_json(path, to_plain(_StoredExecution(device, versions, merged)))
+    return merged
 
 
-def _together(before: TunedExecution, found: TunedExecution) -> TunedExecution:
-    old = {(one.execution, one.xla): one for one in before.ranked}
-    candidates = tuple(_better(one, old.get((one.execution, one.xla))) for one in found.candidates)
+def _merge(earlier: TunedExecution, measured: TunedExecution) -> TunedExecution:
+    earlier_times = {(each.execution, each.xla): each for each in earlier.ranked}
+    candidates = tuple(
+        _faster(each, earlier_times.get((each.execution, each.xla))) for each in measured.candidates
+    )
     best = fastest(candidates)
-    assert best is not None and best.step_ms is not None, "what no candidate can do is not kept"
-    chosen = next((o for o in candidates if (o.execution, o.xla) == (before.execution, before.xla)), None)
-    stays = chosen is not None and chosen.step_ms is not None and best.step_ms > CLEARLY * chosen.step_ms
-    of = chosen if stays and chosen is not None else best
-    return replace(found, execution=of.execution, xla=of.xla, candidates=candidates)
+    assert best is not None and best.step_ms is not None, "without a timed candidate nothing is stored"
+    selected = best
+    for each in candidates:
+        is_stored = (each.execution, each.xla) == (earlier.execution, earlier.xla)
+        if is_stored and each.step_ms is not None and best.step_ms > REPLACEMENT_RATIO * each.step_ms:
+            selected = each
+    return replace(measured, execution=selected.execution, xla=selected.xla, candidates=candidates)
 
 
-def _better(one: Candidate, other: Candidate | None) -> Candidate:
-    if other is None or other.step_ms is None:
-        return one
-    return other if one.step_ms is None or other.step_ms < one.step_ms else one
+def _faster(new: Candidate, earlier: Candidate | None) -> Candidate:
+    if earlier is None or earlier.step_ms is None:
+        return new
+    return earlier if new.step_ms is None or earlier.step_ms < new.step_ms else new
 
 
-def _read(path: Path) -> TunedExecution | None:
-    # a file that can't be read is as good as none: what it said is measured anew and it is replaced
+def _read_file(path: Path) -> TunedExecution | None:
+    # an unreadable file counts as missing: the candidates are measured again and it is replaced
     with contextlib.suppress(ConfigError, ValueError):
         plain = read_json(path)
         return parse(_StoredExecution, plain).choice if plain is not None else None

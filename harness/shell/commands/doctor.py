@@ -90,7 +90,7 @@ def findings(
         extras=missing_extras(bool(machine.cards)),
         host=machine,
         limits=tuple(limits),
-        choices=tuple(autotune.all_known(results_dir)),
+        choices=tuple(autotune.read_all(results_dir)),
         noise=noise,
         storage=store,
         problems=tuple(problems),

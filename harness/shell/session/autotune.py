@@ -55,7 +55,7 @@ class ExecutionTuner:
             key = keys[run.job.run_id]
             if key in self._tuned:
                 continue
-            stored = autotune.known(*key)
+            stored = autotune.read(*key)
             executions, xla = autotune.executions(run.config), run.config.framework.xla
             if stored is not None and not stored.disturbed:
                 self._tuned[key] = stored
@@ -101,7 +101,7 @@ class ExecutionTuner:
             reply["load"],
             tuple(reply["disturbed"]),
         )
-        stored = autotune.keep(run.results_dir, identity, _device(run), run.job.versions, measured)
+        stored = autotune.store(run.results_dir, identity, _device(run), run.job.versions, measured)
         self._note(f"{name}: {described(stored)}")
         return stored
 

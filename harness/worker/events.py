@@ -23,17 +23,16 @@ BATCH_S = 0.05
 class EventPipe:
     """The pipe to the shell. With `immediate` no event is held back, as the shell answers every epoch."""
 
-    def __init__(self, pipe: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, pipe: TextIO) -> None:
         self.immediate = False
         self._pipe = pipe
-        self._clock = clock
         self._lines: list[str] = []
         self._last_write_s = -BATCH_S
 
     def emit(self, event: Mapping[str, Any]) -> None:
         """Send an event, or hold it back for a moment; ends the process if the shell is gone."""
         self._lines.append(json.dumps(event) + "\n")
-        now = self._clock()
+        now = time.monotonic()
         short = event["event"] == "epoch" and event["train_s"] < BATCH_S
         if short and not self.immediate and now - self._last_write_s < BATCH_S:
             return

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.worker import events
 from harness.worker.events import BATCH_S, EventPipe
 
 SHORT = {"event": "epoch", "train_s": BATCH_S / 10}
@@ -22,7 +23,7 @@ class Line:
         self._read, written = os.pipe()
         os.set_blocking(self._read, False)
         self.now = 0.0
-        self.pipe = EventPipe(os.fdopen(written, "w"), lambda: self.now)
+        self.pipe = EventPipe(os.fdopen(written, "w"))
 
     def received(self) -> list[Any]:
         """The events that have arrived since the last call."""
@@ -33,8 +34,10 @@ class Line:
 
 
 @pytest.fixture
-def line() -> Iterator[Line]:
-    yield Line()
+def line(monkeypatch: pytest.MonkeyPatch) -> Line:
+    line = Line()
+    monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=lambda: line.now))
+    return line
 
 
 def test_short_epochs_are_sent_in_batches(line: Line) -> None:

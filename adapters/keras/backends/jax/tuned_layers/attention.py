@@ -1,13 +1,14 @@
-"""Self-attention whose products XLA has fast kernels for, forward and backward.
+"""Self-attention built of matrix products that XLA has fast kernels for, forward and backward.
 
-A small product C = A B is fast where each row of A and of B lies in one piece, and the faster the longer the
-rows of B and C are: so keys are held transposed, and of the gradients of keys and values the transposes are
-computed. A product whose scores are scaled, compared or summed up in the loop that makes them takes longer
-than both by themselves (1.8 times in the backward pass), so they are held apart, and the queries are scaled.
+A small product C = A B is fast if the rows of A and of B are contiguous, and faster the longer the rows of B
+and C are. So the keys are stored transposed, and the gradients of keys and values are computed as their
+transposes. XLA is slower if it scales, compares or sums the scores in the loop that computes them (1.8 times
+the time of the separate operations in the backward pass), so barriers separate the two, and the queries are
+scaled instead of the scores.
 
-Through a softmax p of scores s with outputs o = p v, the gradient is ds = p (dp - sum(p dp)), and the sum
-over a row of p dp is that of do o over the size of a head (Dao et al., arXiv:2205.14135, appendix B.2), which
-is shorter.
+For a softmax p of scores s with outputs o = p v, the gradient is ds = p (dp - sum(p dp)). The sum of p dp
+over a row equals the sum of do o over the head size (Dao et al., arXiv:2205.14135, appendix B.2), which is
+shorter.
 """
 
 from __future__ import annotations
@@ -21,44 +22,51 @@ import keras
 import numpy as np
 from jax import Array
 
-from adapters.keras.backends.jax.tuned_layers.barrier import apart, unfused
+from adapters.keras.backends.jax.tuned_layers.barrier import no_fusion, optimization_barrier
 from adapters.keras.backends.jax.tuned_layers.dense import multiply
 
-Kept = tuple[Array, Array, Array, Array, Array]
+Residuals = tuple[Array, Array, Array, Array, Array]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def attend(query: Array, key: Array, value: Array, mask: Array | None, scale: float) -> Array:
-    """softmax(scale q k') v for each head: query `[batch, t, heads, size]`, key and value `[batch, s, heads,
-    size]`, mask bool, false where not to look, for `[batch, heads, t, s]`."""
+    """softmax(scale q k') v for each head.
+
+    `query` is `[batch, t, heads, size]`, `key` and `value` are `[batch, s, heads, size]`. `mask` is bool and
+    broadcasts to `[batch, heads, t, s]`; false excludes a position.
+    """
     return _forward(query, key, value, mask, scale)[0]
 
 
-def _forward(query: Array, key: Array, value: Array, mask: Array | None, scale: float) -> tuple[Array, Kept]:
+def _forward(
+    query: Array, key: Array, value: Array, mask: Array | None, scale: float
+) -> tuple[Array, Residuals]:
     scaled = query * jnp.asarray(scale, query.dtype)
-    q, v = apart((scaled.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)))  # [batch, heads, steps, size]
-    k_transposed = apart(key.transpose(0, 2, 3, 1))
-    scores = unfused(q @ k_transposed)
+    by_head = scaled.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+    q, v = optimization_barrier(by_head)  # [batch, heads, steps, size]
+    k_transposed = optimization_barrier(key.transpose(0, 2, 3, 1))
+    scores = no_fusion(q @ k_transposed)
     if mask is not None:
         scores = jnp.where(mask, scores, float(np.finfo(scores.dtype).min))
     powers = jnp.exp(scores - scores.max(-1, keepdims=True))
-    shares = apart(powers / powers.sum(-1, keepdims=True))
-    outputs = apart(shares @ v)
-    return outputs.transpose(0, 2, 1, 3), (q, k_transposed, v, shares, outputs)
+    probabilities = optimization_barrier(powers / powers.sum(-1, keepdims=True))
+    outputs = optimization_barrier(probabilities @ v)
+    return outputs.transpose(0, 2, 1, 3), (q, k_transposed, v, probabilities, outputs)
 
 
-def _backward(scale: float, kept: Kept, dy: Array) -> tuple[Array, Array, Array, None]:
-    q, k_transposed, v, shares, outputs = kept
-    dy = apart(apart(dy).transpose(0, 2, 1, 3))
-    of_shares = unfused(dy @ apart(v.mT))
-    of_scores = apart(shares * (of_shares - (dy * outputs).sum(-1, keepdims=True)))
-    of_query = apart(of_scores @ apart(k_transposed.mT)) * jnp.asarray(scale, dy.dtype)
-    of_key = apart(apart(q.mT) @ of_scores)
-    of_value = apart(apart(dy.mT) @ shares)
+def _backward(scale: float, residuals: Residuals, dy: Array) -> tuple[Array, Array, Array, None]:
+    q, k_transposed, v, probabilities, outputs = residuals
+    dy = optimization_barrier(optimization_barrier(dy).transpose(0, 2, 1, 3))
+    d_probabilities = no_fusion(dy @ optimization_barrier(v.mT))
+    d_scores = optimization_barrier(probabilities * (d_probabilities - (dy * outputs).sum(-1, keepdims=True)))
+    d_query = optimization_barrier(d_scores @ optimization_barrier(k_transposed.mT))
+    d_query = d_query * jnp.asarray(scale, dy.dtype)
+    d_key = optimization_barrier(optimization_barrier(q.mT) @ d_scores)
+    d_value = optimization_barrier(optimization_barrier(dy.mT) @ probabilities)
     return (
-        unfused(of_query.transpose(0, 2, 1, 3)),
-        unfused(of_key.transpose(0, 3, 1, 2)),
-        unfused(of_value.transpose(0, 3, 1, 2)),
+        no_fusion(d_query.transpose(0, 2, 1, 3)),
+        no_fusion(d_key.transpose(0, 3, 1, 2)),
+        no_fusion(d_value.transpose(0, 3, 1, 2)),
         None,
     )
 
@@ -67,8 +75,8 @@ attend.defvjp(_forward, _backward)
 
 
 class MultiHeadAttention(keras.layers.MultiHeadAttention):  # type: ignore[misc]
-    """What Keras' layer does with biases, without dropout, gates and masks that come with its inputs, and
-    without giving the scores out."""
+    """Keras' `MultiHeadAttention` with biases. It has no dropout and no gates, ignores masks that come with
+    its inputs, and does not return the scores."""
 
     def call(
         self,
@@ -79,9 +87,11 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):  # type: ignore[misc]
         use_causal_mask: bool = False,
         return_attention_scores: bool = False,
     ) -> Array:
-        """Query `[batch, t, features]`, value and key `[batch, s, features]`, to the shape of the query; mask
-        `[batch or 1, t or 1, s]`."""
-        assert not return_attention_scores, "this layer does not give them out"
+        """Attend from `query`, `[batch, t, features]`, to `value` and `key`, `[batch, s, features]`.
+
+        `attention_mask` is `[batch or 1, t or 1, s]`. The result has the shape of `query`.
+        """
+        assert not return_attention_scores, "this layer does not return its scores"
         mask = self._compute_attention_mask(
             query, value, attention_mask=attention_mask, use_causal_mask=use_causal_mask
         )
@@ -93,12 +103,12 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):  # type: ignore[misc]
         outputs = attend(q, k, v, None if mask is None else mask[:, None], self._inverse_sqrt_key_dim)
         kernel, bias = _weights(self._output_dense)
         joined = outputs.reshape(*outputs.shape[:2], -1)
-        summed: Array = multiply(joined, kernel.reshape(-1, kernel.shape[-1])) + bias
-        return summed
+        projected: Array = multiply(joined, kernel.reshape(-1, kernel.shape[-1])) + bias
+        return projected
 
 
 def _into_heads(x: Array, dense: Any) -> Array:
-    """`[batch, steps, features]` to `[batch, steps, heads, size]`."""
+    """Project `[batch, steps, features]` to `[batch, steps, heads, size]`."""
     kernel, bias = _weights(dense)
     projected = multiply(x, kernel.reshape(len(kernel), -1)) + bias.reshape(-1)
     return projected.reshape(*x.shape[:-1], *bias.shape)

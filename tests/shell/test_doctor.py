@@ -25,7 +25,7 @@ from harness.core.machine.host import Ticks
 from harness.core.machine.matmul_limits import Device, Limit
 from harness.core.machine.noise import aa_noise
 from harness.core.machine.precision import ON_CPU
-from harness.shell.commands.doctor import doctor_command
+from harness.shell.commands import main
 from harness.shell.doctor import frameworks as installed
 from harness.shell.doctor import host
 from harness.shell.doctor.timings import verdict
@@ -61,9 +61,13 @@ class Alone:
             text = re.sub(rf"(?m)^{key}:.*$", f"{key}: {value}", text)
         (self.folder / "framework" / f"{name}.yaml").write_text(text)
 
+    def command(self, *options: str, results: Path | None = None) -> int:
+        """Run the command; its exit status."""
+        return main.main(["doctor", "--results-dir", str(results or self.results), *options])
+
     def doctor(self) -> tuple[int, dict[str, Any]]:
         """The exit status and the findings."""
-        status = doctor_command(self.results, [self.folder], as_json=True, again=False)
+        status = self.command("--json")
         return status, json.loads(self.capture.readouterr().out)
 
 
@@ -72,6 +76,7 @@ def alone(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Alone:
     (tmp_path / "framework").mkdir()
+    monkeypatch.setattr("harness.shell.commands.doctor.conf_folder", lambda: tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(FAULTY))))
     monkeypatch.setenv("FAULTS", str(tmp_path / "faults.json"))
     alone = Alone(tmp_path, capsys)
@@ -126,10 +131,10 @@ def test_limits_are_measured_once_or_again(alone: Alone, own_cache: Path) -> Non
         limit["disturbed"] = limit["threads"] > 1
     path.write_text(json.dumps(kept))
     (own_cache / "machine" / path.name).write_text(json.dumps(kept))
-    assert doctor_command(alone.results, [alone.folder], as_json=False, again=False) == 0
-    printed, told = alone.capture.readouterr()
-    assert "1,000,000.0" in printed and "threads=1" not in told
-    assert machine.usable_cores() == 1 or "measuring the matrix limit: cpu, float64, threads=" in told
+    assert alone.command() == 0
+    printed, progress = alone.capture.readouterr()
+    assert "1,000,000.0" in printed and "threads=1" not in progress
+    assert machine.usable_cores() == 1 or "measuring the matrix limit: cpu, float64, threads=" in progress
     for word in (
         "faulty",
         "numpy",
@@ -137,10 +142,10 @@ def test_limits_are_measured_once_or_again(alone: Alone, own_cache: Path) -> Non
         "Matrix limit",
         "A/A ratio",
         "MLflow store",
-        "not there yet",
+        "does not exist yet",
     ):
         assert word in printed
-    assert doctor_command(alone.results, [alone.folder], as_json=True, again=True) == 0
+    assert alone.command("--json", "--again") == 0
     for one in json.loads(alone.capture.readouterr().out)["limits"]:
         best = one["limit"]["gflops"]
         assert best == 1e6 if one["limit"]["precision"] == "float32" else best > 0.01
@@ -214,7 +219,7 @@ def test_results_that_cannot_be_kept(alone: Alone, monkeypatch: pytest.MonkeyPat
     assert "can't be read: file is not a database" in problem
     (alone.results / "mlflow.db").unlink()
     (alone.folder / "file").write_text("")
-    status = doctor_command(alone.folder / "file/results", [alone.folder], as_json=True, again=False)
+    status = alone.command("--json", results=alone.folder / "file/results")
     found = json.loads(alone.capture.readouterr().out)
     assert status == 1 and "can't be written to: Not a directory" in broken(found)[0]
     assert not found["storage"]["writable"] and found["limits"] == []
@@ -282,7 +287,9 @@ def test_a_limit_that_was_disturbed_counts_until_a_better_one_is_there(tmp_path:
     assert matmul_limits.store_limit(tmp_path, CPU, busy) == busy
     assert matmul_limits.store_limit(tmp_path, CPU, replace(busy, gflops=101.0)).disturbed
     assert matmul_limits.store_limit(tmp_path, CPU, LIMIT) == replace(LIMIT, gflops=101.0)
-    assert matmul_limits.store_limit(tmp_path, CPU, replace(busy, gflops=90.0)) == replace(LIMIT, gflops=101.0)
+    assert matmul_limits.store_limit(tmp_path, CPU, replace(busy, gflops=90.0)) == replace(
+        LIMIT, gflops=101.0
+    )
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -381,7 +388,9 @@ def test_what_the_system_says(system: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tree(system, {"proc/stat": "cpu  140 0 100 710 10 0 0 140 100 0\n"})
     assert machine.steal_since(before) == 0.4
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
-    assert machine.available_cores_since(before, wall_s=2.0, cpu_s=1.0) == pytest.approx(2.5)  # 2 idle, half of one ours
+    assert machine.available_cores_since(before, wall_s=2.0, cpu_s=1.0) == pytest.approx(
+        2.5
+    )  # 2 idle, half of one ours
     assert machine.energy_counters() == {"intel-rapl:0 package-0": True, "intel-rapl:1 package-1": False}
     assert machine.governors() == ("performance", "powersave")
     said = "\n".join(problem.what for problem in host.host()[1])

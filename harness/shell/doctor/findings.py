@@ -1,4 +1,7 @@
-"""What the doctor finds, as data: one dataclass for each part of the report."""
+"""The findings of `evenbench doctor`: one dataclass per part of the report.
+
+Field names are keys of `evenbench doctor --json`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from harness.shell.environment.cards import Card
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be; `broken` where something can't be used at all because of it."""
+    """A problem with advice; `broken` if it makes something unusable."""
 
     what: str
     advice: str
@@ -22,10 +25,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class FrameworkState:
-    """A framework: what its interpreter has of it, and what its workers say.
+    """A framework: its installed packages, and what its workers report.
 
-    `install` is the command that brings what is missing. `devices` are what it sees by the device that it was
-    asked for; `environment` is what its adapter says of itself on the CPU.
+    `install` is the command that installs missing packages. `devices` are the devices that it sees, by the
+    requested device; `environment` is what its adapter reports on the CPU.
     """
 
     name: str
@@ -41,9 +44,10 @@ class FrameworkState:
 
 @dataclass(frozen=True)
 class Host:
-    """The machine; None and empty where it doesn't say. Memory in MB (10^6 bytes): all, and available.
+    """The machine; None or empty if unknown. Memory in MB (10^6 bytes): total and available.
 
-    `quota` is the cores' worth of time that control groups leave us, `load` the average of the last minute.
+    `quota` is the number of cores that control groups allow this process, `load` the average of the last
+    minute.
     """
 
     cpu: str
@@ -60,7 +64,7 @@ class Host:
 
 @dataclass(frozen=True)
 class DeviceLimit:
-    """The matrix limit of a device; `new` where it was measured just now."""
+    """The matrix limit of a device; `new` if this command measured it."""
 
     device: str
     limit: Limit
@@ -69,7 +73,7 @@ class DeviceLimit:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where results go. `tracked` are the runs in MLflow's database, None where there is no database yet."""
+    """The results folder. `tracked` is the number of runs in MLflow's database, None without a database."""
 
     results_dir: str
     writable: bool
@@ -81,8 +85,8 @@ class Storage:
 
 @dataclass(frozen=True)
 class Findings:
-    """All of it. `extras` are what is not installed, with the command that brings it, `choices` what is kept
-    of `execution=best`, of earlier versions too."""
+    """All findings. `extras` maps missing extras to the command that installs each; `choices` are the stored
+    results of `execution=best`, including those of earlier versions."""
 
     version: str
     python: str
@@ -97,5 +101,5 @@ class Findings:
 
     @property
     def well(self) -> bool:
-        """Whether nothing is broken."""
+        """Whether no problem makes something unusable."""
         return not any(problem.broken for problem in self.problems)

@@ -1,4 +1,4 @@
-"""The doctor's findings on the screen."""
+"""Print the findings of `evenbench doctor`."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from harness.shell.session.autotune import label
 UNKNOWN = "n/a"
 
 
-def print_findings(found: Findings, console: Console) -> None:
-    """All of them, the problems last."""
+def print_findings(findings: Findings, console: Console) -> None:
+    """Print all findings, the problems last."""
     parts = [
-        _frameworks(found),
-        _pairs("Machine", _of_host(found.host)),
-        _limits(found.limits),
-        *([_choices(found.choices)] if found.choices else []),
-        _pairs("Noise", _of_noise(found.noise)),
-        _pairs("Storage", _of_storage(found.storage)),
+        _frameworks_table(findings),
+        _pairs_table("Machine", _host_pairs(findings.host)),
+        _limits_table(findings.limits),
+        *([_executions_table(findings.choices)] if findings.choices else []),
+        _pairs_table("Noise", _noise_pairs(findings.noise)),
+        _pairs_table("Storage", _storage_pairs(findings.storage)),
     ]
     for part in parts:
         console.print(part)
         console.print()
-    if not found.problems:
+    if not findings.problems:
         console.print("No problems.")
-    for number, problem in enumerate(found.problems, start=1):
+    for number, problem in enumerate(findings.problems, start=1):
         title = "BROKEN" if problem.broken else "Problem"
         console.print(f"{title} {number}: {problem.what}", markup=False, soft_wrap=True)
         if problem.advice:
             console.print(f"   to do: {problem.advice}", markup=False, soft_wrap=True)
 
 
-def _frameworks(found: Findings) -> Table:
-    table = plain_table(f"evenbench {found.version}, Python {found.python}")
+def _frameworks_table(findings: Findings) -> Table:
+    table = plain_table(f"evenbench {findings.version}, Python {findings.python}")
     for name in ("framework", "versions", "import s", "executions", "devices"):
         table.add_column(name, justify="right" if name == "import s" else "left", overflow="fold")
-    for state in found.frameworks:
-        table.add_row(state.name, *_of_framework(state))
-    for extra, command in found.extras.items():
+    for state in findings.frameworks:
+        table.add_row(state.name, *_framework_cells(state))
+    for extra, command in findings.extras.items():
         table.add_row(f"extra {extra}", f"not installed: {command}")
     return table
 
 
-def _of_framework(state: FrameworkState) -> tuple[str, str, str, str]:
+def _framework_cells(state: FrameworkState) -> tuple[str, str, str, str]:
     versions = ", ".join(f"{name} {version or 'missing'}" for name, version in state.versions.items())
     if not state.works:
         return f"{versions}: {state.install}" if state.install else versions, "", "can't be used", ""
@@ -59,10 +59,10 @@ def _of_framework(state: FrameworkState) -> tuple[str, str, str, str]:
     return versions, f"{state.import_s:.1f}", ", ".join(state.executions), "; ".join(devices)
 
 
-def _of_host(host: Host) -> Iterable[tuple[str, str]]:
+def _host_pairs(host: Host) -> Iterable[tuple[str, str]]:
     bound = "" if host.quota is None else f", a quota of {host.quota:g}"
     yield "processor", f"{host.cpu} ({host.architecture})"
-    yield "cores", f"{host.cores}, {host.affinity} of them for us{bound}"
+    yield "cores", f"{host.cores}, {host.affinity} of them usable{bound}"
     if host.memory_mb is None:
         yield "memory", UNKNOWN
     else:
@@ -80,60 +80,58 @@ def _card(card: Card) -> str:
     return f"{card.name}, memory {memory}, driver {card.driver or UNKNOWN}"
 
 
-def _limits(found: Sequence[DeviceLimit]) -> Table:
+def _limits_table(limits: Sequence[DeviceLimit]) -> Table:
     table = plain_table("Matrix limit")
     for name in ("device", "precision", "threads", "GFLOP/s", "rows", "measured"):
         right = name in ("threads", "GFLOP/s", "rows")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
-    for one in found:
-        limit = one.limit
-        when = "now" if one.new else limit.measured
+    for device_limit in limits:
+        limit = device_limit.limit
+        when = "now" if device_limit.new else limit.measured
         measured = f"{when} by {limit.framework}, load {limit.load:.1f}" + ", disturbed" * limit.disturbed
         numbers = str(limit.threads), f"{limit.gflops:,.1f}", str(limit.size)
-        table.add_row(one.device, limit.precision, *numbers, measured)
+        table.add_row(device_limit.device, limit.precision, *numbers, measured)
     return table
 
 
-def _choices(found: Sequence[TunedExecution]) -> Table:
+def _executions_table(executions: Sequence[TunedExecution]) -> Table:
     table = plain_table("execution=best")
     for name in ("model", "framework", "data", "optimizer", "batch", "precision", "device", "chosen"):
         table.add_column(name, overflow="fold")
-    table.add_column("ms a step (compiled in s)", overflow="fold")
+    table.add_column("ms per step (compiled in s)", overflow="fold")
     table.add_column("measured", overflow="fold")
-    for choice in found:
+    for tuned in executions:
         keys = ("model", "framework", "data", "optimizer", "batch_size", "precision")
-        words = [str(choice.program.get(key, UNKNOWN)) for key in keys]
-        device = f"{choice.program.get('device')}, threads={choice.program.get('threads')}"
-        times = [
-            f"{label(one, choice)} {one.step_ms:.3g} ({one.compile_s or 0:.1f})" for one in choice.ranked
-        ]
-        times += [f"{label(one, choice)}: {one.reason}" for one in choice.candidates if one.reason]
-        measured = f"{choice.measured}, load {choice.load:.1f}" + ", disturbed" * bool(choice.disturbed)
-        table.add_row(*words, device, label(choice, choice), "; ".join(times), measured)
+        words = [str(tuned.program.get(key, UNKNOWN)) for key in keys]
+        device = f"{tuned.program.get('device')}, threads={tuned.program.get('threads')}"
+        times = [f"{label(one, tuned)} {one.step_ms:.3g} ({one.compile_s or 0:.1f})" for one in tuned.ranked]
+        times += [f"{label(one, tuned)}: {one.reason}" for one in tuned.candidates if one.reason]
+        measured = f"{tuned.measured}, load {tuned.load:.1f}" + ", disturbed" * bool(tuned.disturbed)
+        table.add_row(*words, device, label(tuned, tuned), "; ".join(times), measured)
     return table
 
 
-def _of_noise(noise: Noise | None) -> Iterable[tuple[str, str]]:
+def _noise_pairs(noise: Noise | None) -> Iterable[tuple[str, str]]:
     if noise is None:
         yield "verdict", UNKNOWN
         return
     ratio = noise.ratio
     yield "verdict", verdict(noise)
     yield "A/A ratio", f"{ratio.estimate:.4f}, 95 % interval {ratio.low:.4f} to {ratio.high:.4f}"
-    yield "pairs", f"{ratio.pairs}, {1000 * noise.part_s:.1f} ms a side"
+    yield "pairs", f"{ratio.pairs}, {1000 * noise.part_s:.1f} ms per side"
     yield "spread", f"quartiles {noise.spread:.1%} apart, the slowest {noise.slowest:.2f} times the median"
     yield "CPU time", f"{noise.cpu_share:.1%} of the wall time, {noise.switches} involuntary context switches"
     yield "steal", UNKNOWN if noise.steal is None else f"{noise.steal:.2%} of all processors' time"
 
 
-def _of_storage(storage: Storage) -> Iterable[tuple[str, str]]:
+def _storage_pairs(storage: Storage) -> Iterable[tuple[str, str]]:
     state = "writable" if storage.writable else "NOT writable"
     yield "results", f"{storage.results_dir}: {state}, {storage.free_gb:.1f} GB free, {storage.runs} runs"
-    tracked = "not there yet" if storage.tracked is None else f"{storage.tracked} runs and studies"
+    tracked = "does not exist yet" if storage.tracked is None else f"{storage.tracked} runs and studies"
     yield "MLflow store", f"{storage.store}: {tracked}"
 
 
-def _pairs(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
+def _pairs_table(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
     table = plain_table(title)
     table.show_header = False
     table.add_column(no_wrap=True)

@@ -103,7 +103,7 @@ class _Tracer:
         if deviation <= BOUND:
             return NativeOptimizerCheck(deviation, BOUND)
         names = self._deviations(rule)
-        named = native_rules.written(rule, names)
+        named = native_rules.deviating_rule(rule, names)
         if named is None:
             return NativeOptimizerCheck(deviation, BOUND, names, unproven=bool(names))
         as_named = _float64(self._train(self._loaded_trainer(named)))
@@ -118,7 +118,7 @@ class _Tracer:
         """Train all steps; returns the losses, and the weights after the recorded steps."""
         trace: dict[str, NDArray[Any]] = {}
         losses: list[float] = []
-        recorded_steps = cases.kept_steps(self._network)
+        recorded_steps = cases.recorded_steps(self._network)
 
         def steps() -> Epochs:
             for step, rate in enumerate(self._case.rates, start=1):

@@ -160,9 +160,9 @@ def test_what_a_certificate_says_of_an_own_optimizer(name: str, tmp_path: Path) 
 def test_large_networks_keep_fewer_steps() -> None:
     """Catches: a certificate of a large network that fills the disk, or drops its first or last step."""
     wide = Case("wide", ({"kind": "dense", "units": 2000}, *LAYERS), Input((2000,)), 3, *_rest())
-    kept = cases.kept_steps(wide.network())
+    kept = cases.recorded_steps(wide.network())
     assert kept[0] == 1 and kept[-1] == cases.STEPS and len(kept) < cases.STEPS
-    assert cases.kept_steps(CASE.network()) == tuple(range(1, cases.STEPS + 1))
+    assert cases.recorded_steps(CASE.network()) == tuple(range(1, cases.STEPS + 1))
 
 
 def _rest() -> tuple[Any, ...]:

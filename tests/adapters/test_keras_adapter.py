@@ -38,7 +38,7 @@ def trained(task: dict[str, Any], rule: Any, run: dict[str, Any]) -> dict[str, A
     return numpy_training.train(*arguments, run["orders"], run["rates"])[1]
 
 
-@pytest.mark.parametrize("name", [name for name, _ in native_rules.WRITTEN])
+@pytest.mark.parametrize("name", [name for name, _ in native_rules.DEVIATING_RULES])
 @pytest.mark.parametrize(("framework", "execution"), ALL)
 def test_native_deviations_are_the_named_ones(
     framework: str, execution: str, name: str, adapters: Adapters
@@ -50,7 +50,7 @@ def test_native_deviations_are_the_named_ones(
     process = adapters(framework, "float64")
     (result,) = process.call("tests.support.adapter_cases:train", task=task, rule=raw, runs=[run])
     settings = process.call("tests.support.adapter_cases:description", task=task, rule=raw)["settings"]
-    named = native_rules.written(adapter_cases.rule(raw), settings["deviations"])
+    named = native_rules.deviating_rule(adapter_cases.rule(raw), settings["deviations"])
     assert named is not None, settings
     as_keras_does = trained(task, named, run)
     as_the_paper_does = trained(task, adapter_cases.rule(raw), run)

@@ -89,9 +89,9 @@ def test_a_deviating_rule_differs_in_what_it_is_named_for() -> None:
     """Catches: a rule that excuses more than its name says: each becomes the paper's where that is undone."""
     start = np.random.default_rng(0).normal(size=(3, 4))
     falling, constant = 0.05 * np.linspace(1.0, 0.2, STEPS), np.full(STEPS, 0.02)
-    for name, deviation in native_rules.WRITTEN:
+    for name, deviation in native_rules.DEVIATING_RULES:
         paper = PAIRS[name][0]
-        rule = native_rules.written(paper, [deviation])
+        rule = native_rules.deviating_rule(paper, [deviation])
         assert rule is not None and optimizers.numbers(rule) == optimizers.numbers(paper)
         assert rule.impl == "shared" and rule.learning_rate == paper.learning_rate
         assert np.abs(apply(rule, start, falling) - apply(paper, start, falling)).max() > 1e-5, name
@@ -106,10 +106,10 @@ def test_what_is_not_written_as_a_rule_has_none() -> None:
     """Catches: a deviation that is taken for proven because another one beside it is, or that of another
     rule."""
     adam, inside = PAIRS["adam"][0], "epsilon_inside_bias_correction"
-    assert isinstance(native_rules.written(adam, [inside]), native_rules.EpsilonHatAdam)
-    assert native_rules.written(adam, [inside, "squares_each_occurrence_of_a_token"]) is None
-    assert native_rules.written(adam, ["epsilon_inside_root"]) is None
-    assert native_rules.written(adam, []) is None
+    assert isinstance(native_rules.deviating_rule(adam, [inside]), native_rules.EpsilonHatAdam)
+    assert native_rules.deviating_rule(adam, [inside, "squares_each_occurrence_of_a_token"]) is None
+    assert native_rules.deviating_rule(adam, ["epsilon_inside_root"]) is None
+    assert native_rules.deviating_rule(adam, []) is None
 
 
 def test_every_rule_is_tested() -> None:

@@ -1,1 +1,1 @@
-"""What a certificate compares: cases, gates, and rules with the known deviations of native optimizers."""
+"""What a certificate compares: cases to train, gates to pass, and rules for deviating native optimizers."""

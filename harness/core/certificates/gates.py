@@ -1,10 +1,9 @@
-"""When are two trainings the same? Cases to train, traces of what each framework did, and the gates.
+"""Compare the traces of two frameworks' trainings of the same case, gate by gate.
 
-A case is small and made of numbers that no framework chose: canonical weights, drawn inputs, an order of
-batches and a learning rate for every step. Each framework trains it by itself, in float64, and leaves a
-trace; traces are compared afterwards, so no framework ever sees another's numbers. Dropout is set to zero
-where the training is compared, because its masks can't be equal; it is back for the evaluation gate, which
-would notice a mask that was left on.
+Each framework trains a case (`harness.core.certificates.cases`) on its own, in float64, and writes a trace.
+Traces are compared afterwards, so no framework ever sees another's numbers. Dropout is zero in the compared
+training, because masks cannot be equal. The evaluation gate uses the network with dropout, so it fails if a
+mask stays active in evaluation.
 """
 
 from __future__ import annotations
@@ -21,19 +20,21 @@ from harness.core.training import weights
 from harness.core.validation import Unlimited
 
 Trace = Mapping[str, NDArray[Any]]
-"""The arrays that a framework's training of a case left, by name: see `harness/worker/trace.py`."""
+"""The arrays recorded while a framework trained a case, by name: see `harness/worker/trace.py`."""
 
-BOUND = 1e-10  # float64; what exceeds it is other mathematics and not rounding (DESIGN: one bound for all)
+BOUND = (
+    1e-10  # one bound for all, in float64: larger deviations come from different mathematics, not rounding
+)
 
 Deviation = Annotated[float, Unlimited()]
-"""A largest difference; infinite where a value is not finite, or where there is nothing to compare with."""
+"""A largest difference; infinite if a value is not finite or has no counterpart."""
 
 GATES = ("parameters", "logits", "gradients", "losses", "weights", "evaluation")
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One comparison: the largest deviation, where it was, and whether it keeps the bound."""
+    """One comparison: the largest deviation, its location, and the bound."""
 
     name: str
     deviation: Deviation
@@ -42,13 +43,13 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether the deviation keeps the bound; NaN does not."""
+        """Whether the deviation is within the bound; NaN is not."""
         return self.deviation <= self.bound
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All gates of a case between two frameworks."""
+    """The gates of a case between two frameworks."""
 
     reference: str
     framework: str
@@ -56,18 +57,18 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate was passed."""
+        """Whether all gates passed."""
         return all(gate.passed for gate in self.gates)
 
 
 @dataclass(frozen=True)
 class NativeOptimizerCheck:
-    """A framework's own optimizer held against the shared rule, inside that framework.
+    """The comparison of a framework's own optimizer with the shared rule, inside that framework.
 
-    `deviation` is the largest difference in a loss or a weight, over all steps. Where it breaks the bound,
-    `known` has the names that the adapter has for it, and `remainder` the largest difference from the rule in
-    which these deviations are written down (`harness.core.certificates.native_rules`). `unproven`: no such
-    rule is written.
+    `deviation` is the largest difference in a loss or a weight, over all steps. If it exceeds the bound,
+    `known` has the adapter's names for its deviations, and `remainder` the largest difference from the rule
+    that implements them (`harness.core.certificates.native_rules`). `unproven`: no such rule exists.
+    The field names are keys of certificate files.
     """
 
     deviation: Deviation
@@ -78,7 +79,7 @@ class NativeOptimizerCheck:
 
     @property
     def verdict(self) -> Literal["exact", "deviates", "fails"]:
-        """exact; deviates, in what is named and in nothing else as far as that can be proven; or fails."""
+        """`exact`; `deviates` (only in the named deviations, as far as provable); or `fails`."""
         if self.deviation <= self.bound:
             return "exact"
         proven = self.remainder is not None and self.remainder <= self.bound
@@ -86,7 +87,7 @@ class NativeOptimizerCheck:
 
 
 def compare(reference: str, a: Trace, framework: str, b: Trace, bound: float = BOUND) -> Comparison:
-    """Hold two traces of a case against each other, gate by gate."""
+    """Compare two traces of a case, gate by gate."""
     return Comparison(
         reference,
         framework,
@@ -102,13 +103,13 @@ def compare(reference: str, a: Trace, framework: str, b: Trace, bound: float = B
 
 
 def training_gap(a: Trace, b: Trace) -> float:
-    """The largest difference between two traces in the loss of a step or in a weight after it."""
+    """Return the largest difference between two traces in the loss of a step or in a weight after it."""
     gates = _array_gate("losses", a, b, BOUND), _weights_gate("weights", "weights/", a, b, BOUND)
     return max(gate.deviation for gate in gates)
 
 
 def _parameters(a: Trace, b: Trace) -> Gate:
-    """Names and shapes: how many parameters one side has and the other has not, or in another shape."""
+    """Count the parameters that only one side has, or that differ in shape."""
     first, second = ({n: v.shape for n, v in t.items() if n.startswith("initial/")} for t in (a, b))
     wrong = sorted(n for n in first.keys() | second.keys() if first.get(n) != second.get(n))
     return Gate(
@@ -129,6 +130,6 @@ def _array_gate(name: str, a: Trace, b: Trace, bound: float) -> Gate:
 
 def _weights_gate(name: str, prefix: str, a: Trace, b: Trace, bound: float) -> Gate:
     first, second = ({n: v for n, v in t.items() if n.startswith(prefix)} for t in (a, b))
-    found = weights.compare(first, second)
-    where = found.mismatches[0] if found.mismatches else found.worst
-    return Gate(name, found.largest, bound, where.removeprefix(prefix))
+    deviation = weights.compare(first, second)
+    where = deviation.mismatches[0] if deviation.mismatches else deviation.worst
+    return Gate(name, deviation.largest, bound, where.removeprefix(prefix))

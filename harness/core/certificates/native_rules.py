@@ -1,10 +1,9 @@
-"""The rules that frameworks' own optimizers follow where these are known to differ from the papers'.
+"""Update rules of native optimizers that are known to deviate from the papers.
 
-An adapter names the deviations of a native optimizer. A name alone would cover whatever else is wrong in the
-same optimizer, so what it stands for is written here as a rule of its own. The certificate trains with it as
-with a shared rule, and holds the native optimizer against it to the bound of everything else. Each rule takes
-the numbers of the one that it deviates from, and is written with operators only, as those of
-`harness.core.training.optimizers`.
+An adapter names the deviations of a native optimizer. A name alone would excuse any other fault of the same
+optimizer, so each deviation is implemented here as a rule. The certificate trains with that rule and compares
+the native optimizer with it, to the same bound as everything else. Each rule has the numbers of the rule that
+it deviates from and uses operators only, like those of `harness.core.training.optimizers`.
 """
 
 from __future__ import annotations
@@ -28,8 +27,10 @@ from harness.core.training.optimizers import (
 
 @dataclass(frozen=True)
 class DisplacementMomentum(Momentum):
-    """v <- m v - lr g; w <- w + v. Sutskever et al. 2013, eq. 1 and 2, and `keras.optimizers.SGD`: the
-    velocity carries the learning rate, so that after a change of it the old rates still have their say."""
+    """v <- m v - lr g; w <- w + v. Sutskever et al. 2013, eq. 1 and 2, and `keras.optimizers.SGD`.
+
+    The velocity carries the learning rate, so earlier rates still have an effect after the rate changes.
+    """
 
     def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
         velocity = h["momentum"] * slots["velocity"] - lr * (g + h["weight_decay"] * w)
@@ -48,8 +49,10 @@ class DisplacementNesterov(Nesterov):
 
 @dataclass(frozen=True)
 class EpsilonHatAdam(Adam):
-    """Kingma & Ba 2015, section 2, and `keras.optimizers.Adam`: epsilon is added to the root before
-    the bias correction, which is one factor of the learning rate."""
+    """Kingma & Ba 2015, section 2, and `keras.optimizers.Adam`.
+
+    Epsilon is added to the root before the bias correction, which is one factor of the learning rate.
+    """
 
     def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
         return _epsilon_hat(w, g, slots, h, lr, t)
@@ -72,27 +75,27 @@ class EpsilonInsideRMSprop(RMSprop):
         return w - lr * g / (v + h["epsilon"]) ** 0.5, {"v": v}
 
 
-WRITTEN: Mapping[tuple[str, ...], type[Rule]] = {
+DEVIATING_RULES: Mapping[tuple[str, ...], type[Rule]] = {
     ("momentum", "velocity_carries_learning_rate"): DisplacementMomentum,
     ("nesterov", "velocity_carries_learning_rate"): DisplacementNesterov,
     ("adam", "epsilon_inside_bias_correction"): EpsilonHatAdam,
     ("adamw", "epsilon_inside_bias_correction"): EpsilonHatAdamW,
     ("rmsprop", "epsilon_inside_root"): EpsilonInsideRMSprop,
 }
-"""The rules by the name of the one that they deviate from, and by everything in which they do."""
+"""The rules by the name of the rule that they deviate from, followed by the names of all their deviations."""
 
 
-def written(rule: Rule, deviations: Sequence[str]) -> Rule | None:
-    """The rule that deviates from `rule` in just what is named, with its numbers, or None if none is written.
+def deviating_rule(rule: Rule, deviations: Sequence[str]) -> Rule | None:
+    """Return the rule that deviates from `rule` in exactly the named ways, with its numbers; None if missing.
 
-    What can't be said as an update of one parameter from its gradient has no rule here: what TensorFlow does
-    with the separate rows of an embedding's gradient.
+    A deviation that is not an update of one parameter from its gradient has no rule here: TensorFlow's
+    handling of the separate rows of an embedding's gradient.
     """
-    kind = WRITTEN.get((rule.name, *sorted(deviations)))
+    kind = DEVIATING_RULES.get((rule.name, *sorted(deviations)))
     if kind is None:
         return None
-    given = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
-    return kind(**given | {"impl": "shared"})
+    values = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
+    return kind(**values | {"impl": "shared"})
 
 
 def _epsilon_hat(w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:

@@ -26,7 +26,8 @@ from harness.core.storage import npz
 from harness.core.training.training_state import State
 from harness.core.validation import ConfigError, to_plain
 from harness.shell.reports.leaderboard import rows
-from harness.shell.reports.progress import outcome_text, reporter
+from harness.shell.reports.progress import reporter
+from harness.shell.reports.progress_text import outcome_text
 from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.session.session import Session

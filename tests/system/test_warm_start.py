@@ -20,7 +20,7 @@ from harness.core.config.run_config import RunConfig
 from harness.core.storage import npz
 from harness.core.training import weights
 from harness.core.validation import ConfigError, to_plain
-from harness.shell.reports.progress import start_text
+from harness.shell.reports.progress_text import start_text
 from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun

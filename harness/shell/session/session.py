@@ -22,7 +22,8 @@ from harness.shell.certificates.store import CertificateStore
 from harness.shell.engines.local import LocalEngine
 from harness.shell.engines.protocol import Engine, JobShouldContinue, Record, ShouldContinue
 from harness.shell.reports.axes import labels
-from harness.shell.reports.progress import Reporter, start_text
+from harness.shell.reports.progress import Reporter
+from harness.shell.reports.progress_text import start_text
 from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import Outcome, PreparedRun

@@ -35,14 +35,14 @@ def diabetes() -> Iterator[RunConfig]:
 
 def outcome(config: RunConfig, accuracy: float = 0.5, step_ms: float = 1.0, **metrics: float) -> Outcome:
     """A finished run with these numbers."""
-    found = {
+    values = {
         "test/accuracy": accuracy,
         "speed/step_ms": step_ms,
         "speed/samples_per_second": 32_000 / step_ms,
         "time/compile_s": 0.0,
         "memory/peak_mb": 300.0,
     }
-    return Outcome(config, {"status": "finished", "metrics": found | metrics}, skipped=False)
+    return Outcome(config, {"status": "finished", "metrics": values | metrics}, skipped=False)
 
 
 def failure(config: RunConfig, status: str = "failed") -> Outcome:
@@ -167,7 +167,7 @@ def test_scores_of_several_kinds_are_named_and_networks_stand_apart(
     assert "test score" in header
     assert "r2 0.400" in first and not gap.strip()
     assert {"accuracy 0.900", "accuracy 0.800"} == {
-        found.group() for line in others if (found := re.search(r"accuracy 0\.\d+", line))
+        match.group() for line in others if (match := re.search(r"accuracy 0\.\d+", line))
     }
 
 

@@ -1,4 +1,4 @@
-"""What tells the runs of a sweep apart: the keys that differ between them, seeds aside."""
+"""The axes of a sweep: the keys that differ between its runs, except seeds."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from harness.core.config.run_config import RunConfig
 
 SECTIONS = ("model", "data", "framework", "optimizer", "schedule")
 TRAINING = ("train", "optimizer", "schedule")
-REPETITIONS = ("seed", "repeat")  # what tells runs of the same settings apart
+REPETITIONS = ("seed", "repeat")  # keys that differ between runs of the same settings
 NO_AXES = (*NOT_IN_IDENTITY, *REPETITIONS)
-"""Keys and sections that are no settings of a training."""
+"""Keys and sections that are not settings of a training."""
 ALWAYS = ("model", "data", "framework", "execution")
 IN_LABEL = ("model", "data", "framework")
 
 
 def axes(configs: Iterable[RunConfig]) -> list[dict[str, str]]:
-    """For each configuration its value on every axis: those of `ALWAYS`, and whatever else varies."""
+    """Return the value of each configuration on every axis: the keys of `ALWAYS`, and all others that
+    vary."""
     plain = [_flat(config.to_plain()) for config in configs]
     shown = [key for key in _keys(plain) if key in ALWAYS or _varies(key, plain)]
     return [{key: flat.get(key, "-") for key in shown} for flat in plain]
 
 
 def split(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """What plain configurations have in common, and each one's value where they differ; null is left out of
-    the common part. They may be of a version whose configuration this one can't read."""
+    """Return what plain configurations have in common (without nulls), and each one's values where they
+    differ.
+
+    They may be of other versions, whose configuration this version can't read.
+    """
     plain = [_flat(config) for config in jobs]
     values = {key: {flat.get(key, "-") for flat in plain} for key in _keys(plain)}
     shared = {key: value for key, (value, *more) in values.items() if not more and value != "None"}
-    varied = [key for key, found in values.items() if len(found) > 1 and _varies(key, plain)]
+    varied = [key for key, options in values.items() if len(options) > 1 and _varies(key, plain)]
     return shared, [{key: flat.get(key, "-") for key in varied} for flat in plain]
 
 
@@ -40,21 +44,22 @@ def _keys(plain: Iterable[Mapping[str, str]]) -> list[str]:
 
 
 def labels(configs: Sequence[RunConfig]) -> list[str]:
-    """A name for each run, for people: `fnn torch digits s0`, and what else varies in the sweep."""
-    found = axes(configs)
-    varied = [key for key in found[0] if key not in IN_LABEL and _varies(key, found)] if found else []
+    """Build a display name for each run: `fnn torch digits s0`, and the other axes that vary in the sweep."""
+    all_values = axes(configs)
+    first = all_values[0] if all_values else {}
+    varied = [key for key in first if key not in IN_LABEL and _varies(key, all_values)]
     names: list[str] = []
-    for config, values in zip(configs, found, strict=True):
-        shown = varied if config.search is None else []  # the trial's number says it shorter
+    for config, values in zip(configs, all_values, strict=True):
+        shown = varied if config.search is None else []  # the trial's number is shorter
         others = (f"{key.rpartition('.')[2]}={values[key]}" for key in shown if values[key] != "-")
-        again = [f"r{config.repeat}"] if config.repeat else []
+        repeat = [f"r{config.repeat}"] if config.repeat else []
         trial = [f"trial {config.search.trial}"] if config.search else []
-        names.append(" ".join([config.label(), *again, *trial, *others]))
+        names.append(" ".join([config.label(), *repeat, *trial, *others]))
     return names
 
 
 def _flat(plain: Mapping[str, Any]) -> dict[str, str]:
-    """A plain configuration, flat: a section's name under the section itself, its other keys below it."""
+    """Flatten a plain configuration: a section's name becomes the value of the section's key."""
     flat = flatten({key: value for key, value in plain.items() if key not in NO_AXES})
     names = {section: flat.pop(f"{section}.name") for section in SECTIONS}
     inner = ("model.layers", "framework.")
@@ -62,16 +67,16 @@ def _flat(plain: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _varies(key: str, plain: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a key says more than what it belongs to: Adam's epsilon differs from no SGD's.
+    """Whether a key varies within its owner: Adam's epsilon is not compared with SGD's.
 
-    An execution belongs to its framework, which names the default; how long and how fast to train also
-    belongs to the model and the data, for which an experiment may set it.
+    The execution belongs to the framework, which sets its default. Training settings also belong to the model
+    and the data, for which an experiment may set them.
     """
     section = "framework" if key == "execution" else key.partition(".")[0]
     owners = (section, "model", "data") if section in TRAINING else (section,)
     values: dict[tuple[str, ...], set[str]] = {}
     for flat in plain:
-        known = (name for name in owners if name in SECTIONS and name in flat)
-        group = () if key in SECTIONS else tuple(flat[name] for name in known)
+        present = (name for name in owners if name in SECTIONS and name in flat)
+        group = () if key in SECTIONS else tuple(flat[name] for name in present)
         values.setdefault(group, set()).add(flat.get(key, "-"))
-    return any(len(found) > 1 for found in values.values())
+    return any(len(options) > 1 for options in values.values())

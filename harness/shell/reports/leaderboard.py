@@ -1,4 +1,4 @@
-"""The table at the end: runs that differ only in seed and repeat become one row, with mean and spread."""
+"""The leaderboard: runs that differ only in seed and repeat become one row, with mean and spread."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from harness.shell.reports.tables import plain_table, screen
 from harness.shell.runs.records import Outcome
 
 SCORES = ("test/accuracy", "test/r2")
-MARK = "*"  # of a time that is not the program's own alone
+DISTURBED_MARK = "*"  # after a time that other work on the machine disturbed
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: `axes` say what was run, the rest what came out. Times are medians over runs.
+    """One row: `axes` describe the setting, the rest are its results. Times are medians over runs.
 
-    `share` is that of the device's matrix limit; `disturbed` counts the runs whose timing was disturbed by
-    other work on the machine.
+    `share` is the share of the device's matrix limit; `disturbed` counts the runs whose timing was disturbed
+    by other work on the machine.
     """
 
     axes: dict[str, str]
@@ -45,12 +45,12 @@ class Row:
 
 def rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """Group outcomes into rows, best first within each model and data set."""
-    found = [_row(values, group) for values, group in settings(outcomes)]
-    return sorted(found, key=lambda row: (*_network(row), _last_if_nan(row.step_ms)))
+    unsorted = [_row(values, group) for values, group in settings(outcomes)]
+    return sorted(unsorted, key=lambda row: (*_network(row), _last_if_nan(row.step_ms)))
 
 
 def settings(outcomes: Sequence[Outcome]) -> list[tuple[dict[str, str], list[Outcome]]]:
-    """The outcomes by their axes: those that differ in seed and repeat alone are together."""
+    """Group the outcomes by their axes: those that differ only in seed and repeat are together."""
     groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome, values in zip(outcomes, axes(outcome.config for outcome in outcomes), strict=True):
         groups.setdefault(tuple(values.items()), []).append(outcome)
@@ -58,89 +58,93 @@ def settings(outcomes: Sequence[Outcome]) -> list[tuple[dict[str, str], list[Out
 
 
 def rows_as_json(outcomes: Sequence[Outcome]) -> str:
-    """The rows as a JSON list; what is not known is null."""
+    """Format the rows as a JSON list; unknown numbers are null."""
     plain = [asdict(row) for row in rows(outcomes)]
-    known = [{k: None if _is_nan(v) else v for k, v in row.items()} for row in plain]
-    return json.dumps(known, indent=1)
+    return json.dumps([{k: None if _is_nan(v) else v for k, v in row.items()} for row in plain], indent=1)
 
 
 def print_leaderboard(outcomes: Sequence[Outcome]) -> None:
-    """Print the table, and how to see more; a table for each network if one is wider than the terminal."""
+    """Print the table, failures, and how to see more. A table that is too wide is split by network."""
     console = screen()
-    found = rows(outcomes)
-    whole = table(found, "Leaderboard", found)
-    if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
+    all_rows = rows(outcomes)
+
+    def is_too_wide(candidate: Table) -> bool:
+        width = console.measure(candidate, options=console.options.update(width=1000)).maximum
+        return width > console.width
+
+    whole = table(all_rows, "Leaderboard", all_rows)
+    if not is_too_wide(whole):
         console.print(whole)
     else:
-        # the share is the first to go where even that is too wide
         left_out = ["model", "data"]
-        narrow = console.measure(
-            table(found, "", found, left_out), options=console.options.update(width=1000)
-        )
-        left_out += ["share"] * (narrow.maximum > console.width)
-        for model, data in dict.fromkeys(map(_network, found)):
-            part = [row for row in found if _network(row) == (model, data)]
-            console.print(table(part, f"{model} on {data}", found, left_out))
-    disturbed = sum(row.disturbed for row in found)
+        left_out += ["share"] * is_too_wide(table(all_rows, "", all_rows, left_out))
+        for model, data in dict.fromkeys(map(_network, all_rows)):
+            part = [row for row in all_rows if _network(row) == (model, data)]
+            console.print(table(part, f"{model} on {data}", all_rows, left_out))
+    disturbed = sum(row.disturbed for row in all_rows)
     if disturbed:
-        runs = sum(row.runs - row.failed - row.pruned for row in found)
-        console.print(f"{MARK} other work disturbed the timing of {disturbed} of {runs} runs", markup=False)
+        runs = sum(row.runs - row.failed - row.pruned for row in all_rows)
+        console.print(
+            f"{DISTURBED_MARK} other work disturbed the timing of {disturbed} of {runs} runs", markup=False
+        )
     config = outcomes[0].config
-    place = "" if config.results_dir == "results" else f" --results-dir {shlex.quote(config.results_dir)}"
+    option = "" if config.results_dir == "results" else f" --results-dir {shlex.quote(config.results_dir)}"
     for outcome in (outcome for outcome in outcomes if outcome.failed):
         error = outcome.result.get("error") or {}
-        what = f"{outcome.result['status']}: {outcome.config.label()}: {error.get('message', '')}"
-        console.print(what, markup=False, soft_wrap=True)
-    console.print(f"Browse and compare: evenbench ui{place}", markup=False, soft_wrap=True)
+        text = f"{outcome.result['status']}: {outcome.config.label()}: {error.get('message', '')}"
+        console.print(text, markup=False, soft_wrap=True)
+    console.print(f"Browse and compare: evenbench ui{option}", markup=False, soft_wrap=True)
 
 
-def table(part: Sequence[Row], title: str, found: Sequence[Row], left_out: Sequence[str] = ()) -> Table:
-    """A table of a part of the rows, its columns as wide as all rows that were found need them.
+def table(part: Sequence[Row], title: str, all_rows: Sequence[Row], left_out: Sequence[str] = ()) -> Table:
+    """Build a table of some of the rows, with columns wide enough for all of them.
 
-    Where axes are left out, space is short: headers take two lines and columns stand closer.
+    With `left_out` columns, space is short: headers are on two lines and columns closer together.
     """
-    drawn = plain_table(title)
-    drawn.padding = (0, 1, 0, 0) if left_out else (0, 1)
-    names = [name for name in found[0].axes if name not in left_out]
+    result = plain_table(title)
+    result.padding = (0, 1, 0, 0) if left_out else (0, 1)
+    names = [name for name in all_rows[0].axes if name not in left_out]
     for name in names:
         title = name.rpartition(".")[2]
-        width = max(len(title), *(len(row.axes[name]) for row in found))
-        drawn.add_column(title, min_width=width, overflow="fold")
+        width = max(len(title), *(len(row.axes[name]) for row in all_rows))
+        result.add_column(title, min_width=width, overflow="fold")
     scores = {row.score for row in part} - {""}
     mixed = len(scores) > 1
     score = "test score" if mixed else "".join(scores) or "test score"
     columns = (score, "step ms", "samples/s", "share", "compile s", "peak MB", "runs")
-    shares = "share" not in left_out and any(not math.isnan(row.share) for row in found)
-    known = [number for number, name in enumerate(columns) if shares or name != "share"]
-    for number in known:
+    shares = "share" not in left_out and any(not math.isnan(row.share) for row in all_rows)
+    shown = [number for number, name in enumerate(columns) if shares or name != "share"]
+    for number in shown:
         name = columns[number]
         header = name.replace(" ", "\n").replace("s/s", "s\n/s") if left_out else name
-        width = max(*map(len, header.split("\n")), *(len(_cells(row, mixed)[number]) for row in found))
-        drawn.add_column(header, justify="right", min_width=width, overflow="fold")
+        width = max(*map(len, header.split("\n")), *(len(_cells(row, mixed)[number]) for row in all_rows))
+        result.add_column(header, justify="right", min_width=width, overflow="fold")
     above: Row | None = None
     for row in part:
         if above is not None and _network(above) != _network(row):
-            drawn.add_row()
+            result.add_row()
         cells = _cells(row, mixed)
-        drawn.add_row(*(row.axes[name] for name in names), *(cells[number] for number in known))
+        result.add_row(*(row.axes[name] for name in names), *(cells[number] for number in shown))
         above = row
-    return drawn
+    return result
 
 
 def _network(row: Row) -> tuple[str, str]:
-    """What frameworks are compared on."""
+    """Return model and data, on which frameworks are compared."""
     return row.axes["model"], row.axes["data"]
 
 
 def _cells(row: Row, mixed: bool) -> list[str]:
-    """The numbers of a row; `mixed` where scores of several kinds share a column, so that each is named."""
+    """Format the numbers of a row; `mixed`: scores of several kinds share the column, so each has its
+    name."""
     kind = f"{row.score.rpartition('/')[2]} " if mixed else ""
     spread = "" if math.isnan(row.score_deviation) else f" ± {row.score_deviation:.3f}"
-    others = [f"{count} {what}" for count, what in ((row.failed, "failed"), (row.pruned, "pruned")) if count]
+    counts = ((row.failed, "failed"), (row.pruned, "pruned"))
+    others = [f"{count} {status}" for count, status in counts if count]
     runs = str(row.runs) + (f" ({', '.join(others)})" if others else "")
     numbers = (
         (row.score_mean, f"{kind}{row.score_mean:.3f}{spread}"),
-        (row.step_ms, f"{row.step_ms:.3f}" + MARK * bool(row.disturbed)),
+        (row.step_ms, f"{row.step_ms:.3f}" + DISTURBED_MARK * bool(row.disturbed)),
         (row.samples_per_second, f"{row.samples_per_second:,.0f}"),
         (row.share, f"{row.share:.1%}"),
         (row.compile_s, f"{row.compile_s:.2f}"),
@@ -155,7 +159,7 @@ def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
     scores = [metrics[score] for metrics in finished] if score else []
     failed = sum(outcome.failed for outcome in group)
 
-    def middle(name: str) -> float:
+    def median_of(name: str) -> float:
         return median([metrics[name] for metrics in finished])
 
     return Row(
@@ -166,18 +170,18 @@ def _row(axes: dict[str, str], group: Sequence[Outcome]) -> Row:
         score=score,
         score_mean=statistics.fmean(scores) if scores else math.nan,
         score_deviation=statistics.stdev(scores) if len(scores) > 1 else math.nan,
-        step_ms=middle("speed/step_ms"),
-        samples_per_second=middle("speed/samples_per_second"),
+        step_ms=median_of("speed/step_ms"),
+        samples_per_second=median_of("speed/samples_per_second"),
         share=median([m["speed/share_of_limit"] for m in finished if "speed/share_of_limit" in m]),
-        # a kept program compiles nothing, so the largest value is the one that a compilation took
+        # a cached program compiles nothing, so the maximum is the time of a compilation
         compile_s=max((metrics["time/compile_s"] for metrics in finished), default=math.nan),
-        peak_mb=middle("memory/peak_mb"),
+        peak_mb=median_of("memory/peak_mb"),
         disturbed=sum(outcome.finished and _is_disturbed(outcome) for outcome in group),
     )
 
 
 def _is_disturbed(outcome: Outcome) -> bool:
-    # results of an earlier version don't say
+    # absent from results of earlier versions
     return bool((outcome.result.get("timing") or {}).get("disturbed"))
 
 

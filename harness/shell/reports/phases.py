@@ -1,6 +1,6 @@
-"""Where the time of a run goes, from the start of a cold process to the last number: a row for each setting.
+"""Where the time of a run goes, from the cold start of a process to the last number: a row per setting.
 
-The steady steps are what frameworks are compared by; whoever trains one small network waits for all the rest.
+Frameworks are compared by their steady steps, but a user who trains one small network waits for all the rest.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ COLUMNS = {
     "epochs": "train_s",
     "evaluation": "evaluate_s",
 }
-"""Headings, and what a result's `timing` calls the phase."""
-COLD = "compile_s"  # of runs that found their program compiled already it is 0, which is not what it costs
+"""Headers, and the keys of a result's `timing`."""
+COLD = "compile_s"  # 0 in runs whose program was already compiled, so the maximum counts
 
 
 @dataclass(frozen=True)
 class Row:
-    """A setting's phases in seconds, medians over its runs; `cold_s` is their sum, what a run takes in
-    a process of its own. `runs` are those that finished."""
+    """A setting's phases in seconds, medians over its runs; `cold_s` is their sum, the time of a run in a new
+    process. `runs` counts the finished ones."""
 
     axes: dict[str, str]
     runs: int
@@ -39,32 +39,31 @@ class Row:
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[Row]:
-    """Runs that differ in seed and repeat alone are one row; in the order in which they first appear."""
-    found = []
+    """Group runs that differ only in seed and repeat into rows, in the order of their first appearance."""
+    table_rows = []
     for axes, group in settings([outcome for outcome in outcomes if outcome.finished]):
         timings = [outcome.result["timing"] for outcome in group]
         seconds = {name: _seconds(key, timings) for name, key in COLUMNS.items()}
-        found.append(Row(axes, len(group), seconds, sum(seconds.values())))
-    return found
+        table_rows.append(Row(axes, len(group), seconds, sum(seconds.values())))
+    return table_rows
 
 
 def print_phases(outcomes: Sequence[Outcome], as_json: bool) -> None:
     """Print the table, or its rows as JSON."""
-    found = rows(outcomes)
+    table_rows = rows(outcomes)
     if as_json:
-        print(json.dumps([asdict(row) for row in found], indent=1))
+        print(json.dumps([asdict(row) for row in table_rows], indent=1))
         return
-    console = screen()
-    names = list(found[0].axes) if found else []
+    names = list(table_rows[0].axes) if table_rows else []
     table = plain_table("Seconds, from a cold start")
     for name in names:
         table.add_column(name.rpartition(".")[2], overflow="fold")
     for name in (*COLUMNS, "all", "runs"):
         table.add_column(name, justify="right")
-    for row in found:
+    for row in table_rows:
         numbers = (f"{value:.2f}" for value in (*row.seconds.values(), row.cold_s))
         table.add_row(*(row.axes[name] for name in names), *numbers, str(row.runs))
-    console.print(table)
+    screen().print(table)
 
 
 def _seconds(key: str, timings: Sequence[Mapping[str, Any]]) -> float:

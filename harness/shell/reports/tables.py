@@ -1,4 +1,4 @@
-"""Where tables are printed, and what they look like."""
+"""The console that tables are printed on, and their style."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from rich.table import Table
 
 
 def screen() -> Console:
-    """Standard output, on which numbers and paths have no colours of their own."""
+    """Return a console for standard output that does not colour numbers and paths."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 200  # a file has no width: whole lines are easier to read, and to search
+        console.width = 200  # files have no width; long lines are easier to read and to search
     return console
 
 
 def plain_table(title: str = "") -> Table:
-    """A table without lines and without columns yet."""
+    """Create a table without lines, still without columns."""
     return Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)

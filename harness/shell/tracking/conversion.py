@@ -27,7 +27,7 @@ STATUS = {
     "diverged": "FAILED",
     "killed": "KILLED",
 }
-"""MLflow's status for each of ours."""
+"""MLflow's status for each status of a run."""
 
 # MLflow's limits: characters of a key, of a param's value and of a tag's value; params or tags per call, and
 # metrics per call (1000 including the params and tags).

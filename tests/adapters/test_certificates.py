@@ -76,18 +76,18 @@ def of_numpy() -> dict[str, Any]:
 
 def test_two_sound_frameworks_pass_every_gate(fault: Path, of_torch: dict[str, Any]) -> None:
     """Catches: a gate that refuses what is the same."""
-    found = parity.compare("torch", of_torch, "numpy", of_numpy())
-    assert found.passed, found
-    assert [gate.name for gate in found.gates] == list(parity.GATES)
-    assert max(gate.deviation for gate in found.gates) < 1e-14
+    comparison = parity.compare("torch", of_torch, "numpy", of_numpy())
+    assert comparison.passed, comparison
+    assert [gate.name for gate in comparison.gates] == list(parity.GATES)
+    assert max(gate.deviation for gate in comparison.gates) < 1e-14
 
 
 @pytest.mark.parametrize("planted", CAUGHT_BY)
 def test_a_planted_fault_is_caught(planted: str, fault: Path, of_torch: dict[str, Any]) -> None:
     """Catches: a gate that cannot fail, or looks at one side only."""
     fault.write_text(json.dumps({"*": planted}))
-    found = parity.compare("torch", of_torch, "numpy", of_numpy())
-    assert _first_refusal(found) == CAUGHT_BY[planted], found
+    comparison = parity.compare("torch", of_torch, "numpy", of_numpy())
+    assert _first_refusal(comparison) == CAUGHT_BY[planted], comparison
 
 
 def test_a_trace_has_all_of_its_steps(fault: Path) -> None:
@@ -105,9 +105,9 @@ def test_a_deviation_late_in_the_training_is_caught(
     """Catches: a gate that looks at the first or last step only, or that takes NaN for a small number."""
     other = {key: value.copy() for key, value in of_torch.items()}
     other[name].flat[-1] += wrong
-    found = parity.compare("torch", of_torch, "other", other)
-    assert _first_refusal(found) == name.partition("/")[0]
-    assert not found.passed
+    comparison = parity.compare("torch", of_torch, "other", other)
+    assert _first_refusal(comparison) == name.partition("/")[0]
+    assert not comparison.passed
 
 
 def test_parameters_that_differ_are_caught(of_torch: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def test_what_a_certificate_says_of_an_own_optimizer(name: str, tmp_path: Path) 
     shelf.put(certificate)
     stored = shelf.get(name)
     assert stored is not None and to_plain(stored) == to_plain(certificate)
-    assert stored.own("b") == native and native.verdict == verdict
+    assert stored.native_check("b") == native and native.verdict == verdict
     assert [named.proof for named in named_deviations([stored])] == ([proof] if proof else [])
     if name != "not finite":
         assert stored.verdict("b", "native") == verdict and stored.verdict("b", "shared") == "exact"
@@ -160,8 +160,8 @@ def test_what_a_certificate_says_of_an_own_optimizer(name: str, tmp_path: Path) 
 def test_large_networks_keep_fewer_steps() -> None:
     """Catches: a certificate of a large network that fills the disk, or drops its first or last step."""
     wide = Case("wide", ({"kind": "dense", "units": 2000}, *LAYERS), Input((2000,)), 3, *_rest())
-    kept = cases.recorded_steps(wide.network())
-    assert kept[0] == 1 and kept[-1] == cases.STEPS and len(kept) < cases.STEPS
+    steps = cases.recorded_steps(wide.network())
+    assert steps[0] == 1 and steps[-1] == cases.STEPS and len(steps) < cases.STEPS
     assert cases.recorded_steps(CASE.network()) == tuple(range(1, cases.STEPS + 1))
 
 
@@ -169,8 +169,8 @@ def _rest() -> tuple[Any, ...]:
     return CASE.loss, CASE.optimizer, CASE.rates
 
 
-def _first_refusal(found: Comparison) -> str:
-    return next(gate.name for gate in found.gates if not gate.passed)
+def _first_refusal(comparison: Comparison) -> str:
+    return next(gate.name for gate in comparison.gates if not gate.passed)
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def own_table(certificates: Sequence[Certificate]) -> Table:
     rows = []
     for c in certificates:
         cells = (
-            f"{_number(c.own(f).deviation)} {c.verdict(f, 'native')}" if f in c.native else "-"
+            f"{_number(c.native_check(f).deviation)} {c.verdict(f, 'native')}" if f in c.native else "-"
             for f in frameworks
         )
         rows.append((c.model, c.optimizer, *cells))

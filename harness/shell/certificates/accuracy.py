@@ -1,7 +1,7 @@
-"""Accuracy reports: do trainings in everyday float32 score the same in every framework?
+"""Accuracy reports: do float32 trainings score the same in every framework?
 
-Certificates prove the mathematics in float64; this is the other end, whole trainings with each framework's
-defaults over several seeds. Runs that differ only in framework and seed share a report, with a verdict for
+Certificates prove the mathematics in float64. Accuracy reports compare whole trainings with each framework's
+defaults, over several seeds. Runs that differ only in framework and seed share a report, with a verdict for
 each pair of frameworks.
 """
 
@@ -38,7 +38,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdicts on one network, data set and training; `axes` say which. `failed` runs are in no pair."""
+    """The verdicts for one network, data set and training, described by `axes`. Failed runs are in no
+    pair."""
 
     id: str
     axes: dict[str, str]
@@ -55,14 +56,14 @@ class Report:
         return not self.failed and all(pair.result.verdict == "equivalent" for pair in self.pairs)
 
     def plain(self) -> dict[str, Any]:
-        """JSON form, with the verdicts."""
+        """Return the plain form, with the verdicts."""
         verdicts = {f"{pair.a} - {pair.b}": pair.result.verdict for pair in self.pairs}
         plain: dict[str, Any] = to_plain(self)
         return plain | {"level": LEVEL, "passed": self.passed, "verdicts": verdicts}
 
 
 def evaluate(outcomes: Sequence[Outcome], margin: float) -> list[Report]:
-    """A report for each group of runs that differ in framework and seed alone."""
+    """Build a report for each group of runs that differ only in framework and seed."""
     groups: dict[str, list[Outcome]] = {}
     names: dict[str, dict[str, str]] = {}
     for outcome, values in zip(outcomes, axes(outcome.config for outcome in outcomes), strict=True):
@@ -73,7 +74,7 @@ def evaluate(outcomes: Sequence[Outcome], margin: float) -> list[Report]:
 
 
 def print_reports(reports: Sequence[Report]) -> None:
-    """A row for each pair of frameworks."""
+    """Print a row for each pair of frameworks."""
     console = screen()
     title = "Is a training as good in every framework? Differences of the score, paired by seed"
     table = plain_table(title)
@@ -130,7 +131,7 @@ def _pair(a: str, b: str, scores: Mapping[str, Mapping[int, float]], margin: flo
 
 
 def accuracy_id(config: RunConfig) -> str:
-    """The identity of a report: the configuration without framework, seed and what changes no score."""
+    """Identify a report: the configuration without framework, seed, and keys that do not affect the score."""
     plain = config.to_plain()
     return digest({key: value for key, value in plain.items() if key not in (*OF_FRAMEWORK, *NO_AXES)})
 

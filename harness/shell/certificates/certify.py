@@ -1,7 +1,7 @@
-"""Make certificates: every framework trains the same cases in a worker of its own, all workers side by side.
+"""Make certificates: each framework trains the same cases in its own worker, all workers in parallel.
 
-A case's traces are compared as soon as the last framework has left its own, and removed. Nothing is timed
-here, so the workers may share the machine.
+The traces of a case are compared, and then removed, as soon as the last framework has written its own.
+Nothing is timed here, so the workers may share the machine.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Subject:
 
 
 def subjects(runs: Iterable[PreparedRun]) -> list[Subject]:
-    """What has to be certified so that all of these runs are covered."""
+    """List what to certify so that all of these runs are covered."""
     by_id: dict[str, Subject] = {}
     for run in runs:
         identifier, case = _case(run)
@@ -57,7 +57,7 @@ def subjects(runs: Iterable[PreparedRun]) -> list[Subject]:
 
 
 def make_missing(runs: Sequence[PreparedRun], store: CertificateStore, note: Callable[[str], None]) -> None:
-    """Certify what several frameworks are to train and no stored certificate covers."""
+    """Certify what several frameworks will train and no stored certificate covers."""
     missing = [
         subject
         for subject in subjects(runs)
@@ -96,37 +96,38 @@ def statements(runs: Iterable[PreparedRun], store: CertificateStore) -> dict[str
     return stated
 
 
-def certify(wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> None:
-    """Certify; `done` gets each certificate as soon as it is made.
+def certify(subjects: Sequence[Subject], done: Callable[[Certificate], None]) -> None:
+    """Certify all subjects; `done` receives each certificate as soon as it is complete.
 
     A framework whose worker dies, or that can't train a case, has an error in its certificates.
     """
-    if not wanted:
+    if not subjects:
         return
     with tempfile.TemporaryDirectory(prefix="evenbench-certify-") as name:
-        desk = TraceCollector(Path(name), wanted, done)
-        frameworks = {n: run.config for subject in wanted for n, run in subject.frameworks.items()}
-        threads = [threading.Thread(target=desk.trace, args=item) for item in frameworks.items()]
+        collector = TraceCollector(Path(name), subjects, done)
+        frameworks = {n: run.config for subject in subjects for n, run in subject.frameworks.items()}
+        threads = [threading.Thread(target=collector.trace, args=item) for item in frameworks.items()]
         for thread in threads:
             thread.start()
-        desk.collect(len(threads))
+        collector.collect(len(threads))
         for thread in threads:
             thread.join()
 
 
 class TraceCollector:
-    """Where traces come in, one thread a framework, and are compared in the caller's thread."""
+    """Collects traces from one thread per framework, and compares them in the caller's thread."""
 
-    def __init__(self, folder: Path, wanted: Sequence[Subject], done: Callable[[Certificate], None]) -> None:
+    def __init__(
+        self, folder: Path, subjects: Sequence[Subject], done: Callable[[Certificate], None]
+    ) -> None:
         self._folder = folder
-        self._wanted = {subject.id: subject for subject in wanted}
+        self._subjects = {subject.id: subject for subject in subjects}
         self._done = done
         self._inbox: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
 
     def trace(self, framework: str, config: RunConfig) -> None:
-        """Have a worker trace every case that its framework takes part in."""
-        mine = [s for s in self._wanted.values() if framework in s.frameworks]
-        cases = {subject.id: to_plain(subject.case) for subject in mine}
+        """Trace every case of a framework in a worker."""
+        cases = {s.id: to_plain(s.case) for s in self._subjects.values() if framework in s.frameworks}
         folder = self._folder / framework
         folder.mkdir()
         command = {
@@ -137,38 +138,38 @@ class TraceCollector:
             "precision": "float64",
         }
         worker = Worker(WorkerKey.of(replace(config, precision="float64", device="cpu")))
-        left = dict.fromkeys(cases)
+        remaining = dict.fromkeys(cases)
         try:
             for event in worker.trace(command):
-                left.pop(event["case"], None)
+                remaining.pop(event["case"], None)
                 self._inbox.put((framework, event))
         except WorkerDiedError as error:
-            for identifier in left:
+            for identifier in remaining:
                 self._inbox.put((framework, {"case": identifier, "error": error.exit.message}))
         finally:
             worker.close()
             self._inbox.put((framework, None))
 
     def collect(self, frameworks: int) -> None:
-        """Take events until every framework has ended; make each certificate when its last trace is there."""
-        events: dict[str, dict[str, dict[str, Any]]] = {identifier: {} for identifier in self._wanted}
+        """Receive events until every framework has ended; issue each certificate after its last trace."""
+        events: dict[str, dict[str, dict[str, Any]]] = {identifier: {} for identifier in self._subjects}
         while frameworks:
             framework, event = self._inbox.get()
             if event is None:
                 frameworks -= 1
                 continue
-            arrived, subject = events[event["case"]], self._wanted[event["case"]]
-            arrived[framework] = event
-            if len(arrived) == len(subject.frameworks):
-                self._done(self._certificate(subject, arrived))
+            of_case, subject = events[event["case"]], self._subjects[event["case"]]
+            of_case[framework] = event
+            if len(of_case) == len(subject.frameworks):
+                self._done(self._certificate(subject, of_case))
 
-    def _certificate(self, subject: Subject, arrived: Mapping[str, Mapping[str, Any]]) -> Certificate:
-        errors = {name: str(event["error"]) for name, event in arrived.items() if "error" in event}
-        sound = [name for name in subject.frameworks if name not in errors]
+    def _certificate(self, subject: Subject, events: Mapping[str, Mapping[str, Any]]) -> Certificate:
+        errors = {name: str(event["error"]) for name, event in events.items() if "error" in event}
+        traced = [name for name in subject.frameworks if name not in errors]
         paths = {name: self._folder / name / f"{subject.id}.npz" for name in subject.frameworks}
-        reference = npz.load(paths[sound[0]]) if sound else {}
-        others = ((name, npz.load(paths[name])) for name in sound[1:])
-        comparisons = tuple(gates.compare(sound[0], reference, name, trace) for name, trace in others)
+        reference = npz.load(paths[traced[0]]) if traced else {}
+        others = ((name, npz.load(paths[name])) for name in traced[1:])
+        comparisons = tuple(gates.compare(traced[0], reference, name, trace) for name, trace in others)
         for path in paths.values():
             path.unlink(missing_ok=True)
         case = subject.case
@@ -181,7 +182,7 @@ class TraceCollector:
             seed=case.seed,
             parties=to_plain(subject.parties()),
             comparisons=comparisons,
-            native={name: arrived[name]["native"] for name in sound},
+            native={name: events[name]["native"] for name in traced},
             errors=errors,
             made=today(),
         )
@@ -216,5 +217,5 @@ def _certified_framework(run: PreparedRun) -> CertifiedFramework:
 
 
 def _execution(config: RunConfig) -> Execution:
-    """The framework's own default execution: the certificate is about the network, not about a timing."""
+    """Return the framework's default execution: a certificate is about the network, not about timing."""
     return config.framework.execution

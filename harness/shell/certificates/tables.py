@@ -66,10 +66,10 @@ def _refusals(certificate: Certificate) -> Iterator[str]:
                 pair = f"{comparison.framework} against {comparison.reference}"
                 yield f"{pair}: {gate.name} {gate.deviation:.1e} {gate.where}"
     for framework in certificate.native:
-        native = certificate.own(framework)
+        native = certificate.native_check(framework)
         if native.verdict == "fails":
-            known = f", {native.remainder:.1e} with {', '.join(native.known)}" if native.known else ""
-            yield f"{framework}: its own optimizer is {native.deviation:.1e} off the rule{known}"
+            named = f", {native.remainder:.1e} with {', '.join(native.known)}" if native.known else ""
+            yield f"{framework}: its own optimizer is {native.deviation:.1e} off the rule{named}"
 
 
 def _worst(certificate: Certificate, gate: str) -> str:
@@ -80,5 +80,5 @@ def _worst(certificate: Certificate, gate: str) -> str:
 def _native(certificate: Certificate, framework: str) -> str:
     if framework not in certificate.native:
         return "-"
-    native = certificate.own(framework)
+    native = certificate.native_check(framework)
     return f"{native.deviation:.1e}" + {"exact": "", "deviates": "*", "fails": "!"}[native.verdict]

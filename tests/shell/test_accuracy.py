@@ -31,15 +31,15 @@ def test_both_one_sided_tests_succeed_exactly_where_the_verdict_says_so() -> Non
         for _ in range(50):
             b = random.normal(0.9, 0.05, count)  # seeds differ more than frameworks do
             a = b + random.normal(random.choice([0.0, 0.007, 0.012, 0.02]), 0.004, count)
-            found = compare(list(a), list(b), MARGIN)
+            result = compare(list(a), list(b), MARGIN)
             above = stats.ttest_1samp(a - b, -MARGIN, alternative="greater").pvalue < 0.05
             below = stats.ttest_1samp(a - b, MARGIN, alternative="less").pvalue < 0.05
-            assert (found.verdict == "equivalent") == (above and below)
+            assert (result.verdict == "equivalent") == (above and below)
             farther = stats.ttest_1samp(a - b, MARGIN, alternative="greater").pvalue < 0.05
-            assert (found.verdict == "different") == farther
-            assert found.low is not None and found.high is not None
-            assert (found.low + found.high) / 2 == pytest.approx(found.difference)
-            seen.add(found.verdict)
+            assert (result.verdict == "different") == farther
+            assert result.low is not None and result.high is not None
+            assert (result.low + result.high) / 2 == pytest.approx(result.difference)
+            seen.add(result.verdict)
     assert seen == {"equivalent", "different", "undecided"}
 
 
@@ -69,8 +69,8 @@ def test_what_is_planted_is_found(planted: float, scale: float, verdict: str) ->
 def test_too_few_pairs_prove_nothing() -> None:
     """Catches: a single pair, or none, that is `equivalent` with an interval of no width, or NaN in JSON."""
     for scores in ([], [0.9]):
-        found = compare(scores, scores, MARGIN)
-        assert (found.verdict, found.low, found.high) == ("undecided", None, None)
+        result = compare(scores, scores, MARGIN)
+        assert (result.verdict, result.low, result.high) == ("undecided", None, None)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_the_command(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, words",
     [
         (("--accuracy", "framework=torch"), "a single framework has nothing to compare with"),
         (("--accuracy", "framework=torch,keras", "seed=3"), "a single seed shows no spread"),
@@ -165,9 +165,9 @@ def test_the_command(workspace: Workspace) -> None:
     ],
 )
 def test_what_can_prove_nothing_is_refused(
-    arguments: tuple[str, ...], said: str, workspace: Workspace
+    arguments: tuple[str, ...], words: str, workspace: Workspace
 ) -> None:
     """Catches: minutes of training that no verdict can come from."""
     status, printed = end(workspace.start("certify", *arguments))
-    assert status == 2 and said in printed, printed
+    assert status == 2 and words in printed, printed
     assert not (workspace.results / "runs").exists()

@@ -91,8 +91,8 @@ def doctor(workspace: Workspace) -> tuple[int, dict[str, Any], str]:
     return status, json.loads(printed[printed.index("\n{\n") :]), printed
 
 
-def broken(found: dict[str, Any]) -> list[str]:
-    return [problem["what"] for problem in found["problems"] if problem["broken"]]
+def broken(findings: dict[str, Any]) -> list[str]:
+    return [problem["what"] for problem in findings["problems"] if problem["broken"]]
 
 
 @pytest.mark.slow
@@ -100,9 +100,9 @@ def broken(found: dict[str, Any]) -> list[str]:
 def test_a_sound_machine(workspace: Workspace) -> None:
     """Catches: an import time that is none, a framework that is left out or called broken, a limit of a
     precision or a thread count that is missing; progress among the JSON."""
-    status, found, printed = doctor(workspace)
-    assert status == 0 and found["well"], printed
-    states = {state["name"]: state for state in found["frameworks"]}
+    status, findings, printed = doctor(workspace)
+    assert status == 0 and findings["well"], printed
+    states = {state["name"]: state for state in findings["frameworks"]}
     assert set(states) == {"torch", "keras", "keras_jax", "keras_torch", "faulty"}
     for state in states.values():
         assert state["works"] == (None not in state["versions"].values()), state
@@ -110,14 +110,14 @@ def test_a_sound_machine(workspace: Workspace) -> None:
             assert state["import_s"] > 0 and state["executions"] and state["devices"].keys() >= {"cpu"}
         else:
             assert state["install"].startswith("pip install ")
-    limits = {(one["limit"]["precision"], one["limit"]["threads"]): one for one in found["limits"]}
+    limits = {(one["limit"]["precision"], one["limit"]["threads"]): one for one in findings["limits"]}
     threads = {1, machine.usable_cores()}
     assert set(limits) == {(precision, count) for precision in ON_CPU for count in threads}
     assert all(one["new"] and one["limit"]["gflops"] > 0 for one in limits.values())
-    noise = found["noise"]
+    noise = findings["noise"]
     assert noise["ratio"]["low"] <= noise["ratio"]["estimate"] <= noise["ratio"]["high"]
     assert noise["verdict"].startswith("quiet:" if noise["quiet"] else "noisy:")
-    assert found["storage"]["writable"] and found["storage"]["tracked"] == 0
+    assert findings["storage"]["writable"] and findings["storage"]["tracked"] == 0
 
 
 def test_limits_are_measured_once_or_again(alone: Alone, own_cache: Path) -> None:
@@ -125,12 +125,12 @@ def test_limits_are_measured_once_or_again(alone: Alone, own_cache: Path) -> Non
     in place of a higher one; a table without them, or without what else was found."""
     assert all(one["new"] for one in alone.doctor()[1]["limits"])
     (path,) = (alone.results / "machine").glob("*.json")
-    kept = json.loads(path.read_text())
-    for limit in kept["limits"]:
+    stored = json.loads(path.read_text())
+    for limit in stored["limits"]:
         limit["gflops"] = 1e6 if limit["precision"] == "float32" else 1e-3
         limit["disturbed"] = limit["threads"] > 1
-    path.write_text(json.dumps(kept))
-    (own_cache / "machine" / path.name).write_text(json.dumps(kept))
+    path.write_text(json.dumps(stored))
+    (own_cache / "machine" / path.name).write_text(json.dumps(stored))
     assert alone.command() == 0
     printed, progress = alone.capture.readouterr()
     assert "1,000,000.0" in printed and "threads=1" not in progress
@@ -155,13 +155,13 @@ def test_a_framework_that_cannot_be_imported(alone: Alone, monkeypatch: pytest.M
     """Catches: packages that are there taken for a framework that works, exit status 0, a problem without
     its reason, a command that ends there."""
     monkeypatch.setenv("AT_IMPORT", "raise")
-    status, found = alone.doctor()
-    (problem, nothing) = broken(found)
+    status, findings = alone.doctor()
+    (problem, nothing) = broken(findings)
     assert status == 1 and "libnumbers.so.7: cannot open shared object file" in problem
     assert nothing == "no framework works"
-    (state,) = found["frameworks"]
+    (state,) = findings["frameworks"]
     assert not state["works"] and state["versions"]["numpy"]
-    assert found["noise"] is None and found["limits"] == []
+    assert findings["noise"] is None and findings["limits"] == []
 
 
 def test_what_is_missing_is_named_with_the_command_that_brings_it(
@@ -172,15 +172,15 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     monkeypatch.setenv("AT_MULTIPLY", "raise")  # nothing is measured, which takes the time
     alone.add("absent", distributions="[numpy, nonumpy]")
     alone.add("elsewhere", distributions="[nonumpy]", python=sys.executable)
-    status, found = alone.doctor()
-    states = {state["name"]: state for state in found["frameworks"]}
+    status, findings = alone.doctor()
+    states = {state["name"]: state for state in findings["frameworks"]}
     assert status == 0 and states["faulty"]["works"]
     assert states["absent"]["versions"]["nonumpy"] is None and states["absent"]["versions"]["numpy"]
     assert (states["absent"]["works"], states["absent"]["install"]) == (False, "pip install nonumpy")
     assert states["elsewhere"]["install"] == f"{sys.executable} -m pip install nonumpy"
     alone.add("nowhere", python="/no/python")
-    status, found = alone.doctor()
-    (problem,) = broken(found)
+    status, findings = alone.doctor()
+    (problem,) = broken(findings)
     assert status == 1 and "'/no/python' can't be run as an interpreter" in problem
 
 
@@ -202,10 +202,10 @@ def test_what_cannot_be_measured_is_a_problem_and_no_crash(
 ) -> None:
     """Catches: an error in a worker that ends the command, or that leaves it waiting."""
     monkeypatch.setenv("AT_MULTIPLY", "raise")
-    status, found = alone.doctor()
-    said = [problem["what"] + problem["advice"] for problem in found["problems"]]
-    assert status == 0 and found["limits"] == [] and found["noise"] is None
-    assert any("cpu in float64" in text and "the numbers are wrong" in text for text in said), said
+    status, findings = alone.doctor()
+    texts = [problem["what"] + problem["advice"] for problem in findings["problems"]]
+    assert status == 0 and findings["limits"] == [] and findings["noise"] is None
+    assert any("cpu in float64" in text and "the numbers are wrong" in text for text in texts), texts
 
 
 def test_results_that_cannot_be_kept(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,26 +220,26 @@ def test_results_that_cannot_be_kept(alone: Alone, monkeypatch: pytest.MonkeyPat
     (alone.results / "mlflow.db").unlink()
     (alone.folder / "file").write_text("")
     status = alone.command("--json", results=alone.folder / "file/results")
-    found = json.loads(alone.capture.readouterr().out)
-    assert status == 1 and "can't be written to: Not a directory" in broken(found)[0]
-    assert not found["storage"]["writable"] and found["limits"] == []
+    findings = json.loads(alone.capture.readouterr().out)
+    assert status == 1 and "can't be written to: Not a directory" in broken(findings)[0]
+    assert not findings["storage"]["writable"] and findings["limits"] == []
 
 
 def test_a_limit_is_the_highest_rate_whatever_disturbs_the_machine() -> None:
     """Catches: a mean for a maximum, operations counted as n^3 or without their unit, sizes given up because
     the first of them was disturbed, a size that takes seconds."""
-    asked: list[int] = []
+    sizes: list[int] = []
 
     def multiply(size: int, repeats: int) -> list[float]:
         """100 GFLOP/s at 512 rows, less at others; the smallest is disturbed, and one in three of all."""
-        asked.append(size)
+        sizes.append(size)
         rate = {128: 1e8, 256: 5e10, 512: 1e11}.get(size, 2e10)
         product_s = 2 * size**3 / rate
         return [product_s * (1 if number % 3 == 1 else 7) for number in range(repeats)]
 
-    found = matmul.measure_peak(multiply)
-    assert found.size == 512 and found.gflops == pytest.approx(100.0)
-    assert max(asked) == 1024  # 2048 rows take 0.17 s at the best rate
+    peak = matmul.measure_peak(multiply)
+    assert peak.size == 512 and peak.gflops == pytest.approx(100.0)
+    assert max(sizes) == 1024  # 2048 rows take 0.17 s at the best rate
 
 
 @pytest.mark.parametrize(("own", "low", "high"), [(0.001, 0.0002, 0.003), (0.05, 0.02, 0.12)])
@@ -271,7 +271,7 @@ def test_limits_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
     matmul_limits.store_limit(tmp_path, CPU, replace(LIMIT, threads=2, gflops=190.0))
     assert matmul_limits.store_limit(tmp_path, CPU, replace(LIMIT, gflops=90.0)) == LIMIT
     assert matmul_limits.store_limit(tmp_path, CPU, replace(LIMIT, gflops=110.0)).gflops == 110.0
-    assert {known.gflops for known in matmul_limits.read_limits(tmp_path, CPU)} == {110.0, 190.0}
+    assert {limit.gflops for limit in matmul_limits.read_limits(tmp_path, CPU)} == {110.0, 190.0}
     assert [path.name for path in (tmp_path / "machine").iterdir()] == [f"{CPU.id}.json"]
     for text in ("{", "[]", '{"device": 1}'):
         (tmp_path / f"machine/{CPU.id}.json").write_text(text)
@@ -393,10 +393,10 @@ def test_what_the_system_says(system: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )  # 2 idle, half of one ours
     assert machine.energy_counters() == {"intel-rapl:0 package-0": True, "intel-rapl:1 package-1": False}
     assert machine.governors() == ("performance", "powersave")
-    said = "\n".join(problem.what for problem in host.host()[1])
+    text = "\n".join(problem.what for problem in host.host()[1])
     for part in ("1.5 of 8 cores", "governor powersave", "512 MB of memory", "intel-rapl:1 package-1"):
-        assert part in said, said
-    assert "intel-rapl:0" not in said
+        assert part in text, text
+    assert "intel-rapl:0" not in text
 
 
 def test_the_quota_of_the_first_version_of_control_groups(system: Path) -> None:

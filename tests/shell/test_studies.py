@@ -84,8 +84,8 @@ def make(results: Path, plain: dict[str, Any]) -> Make:
 
 def active(store: Store, kind: str = "trial") -> dict[str, dict[str, str]]:
     """The tags of MLflow's active runs, by run id or by study."""
-    found = store.client.search_runs([store.experiment_id], f"tags.kind = '{kind}'")
-    return {run.data.tags["run_id" if kind == "trial" else "study"]: run.data.tags for run in found}
+    runs = store.client.search_runs([store.experiment_id], f"tags.kind = '{kind}'")
+    return {run.data.tags["run_id" if kind == "trial" else "study"]: run.data.tags for run in runs}
 
 
 def files(results: Path) -> set[str]:
@@ -137,13 +137,13 @@ def test_show_parts_what_runs_share_from_what_differs(
     make("a2", "first", "failed", seed=2, optimizer=fast)
     make("a3", "first", None, seed=2, key_of_a_later_version=7)
     print_study(results, "first", as_json=True)
-    said = json.loads(capsys.readouterr().out)
-    assert [run["axes"]["optimizer.learning_rate"] for run in said["runs"]] == ["0.001", "0.01", "0.001"]
-    assert [run["axes"]["seed"] for run in said["runs"]] == ["1", "2", "2"]
-    assert [run["status"] for run in said["runs"]] == ["finished", "failed", "unfinished"]
-    assert said["runs"][0]["score"] == 0.75
-    assert said["shared"]["repeat"] == "0" and said["shared"]["model"] == "fnn"
-    assert not {"seed", "optimizer.learning_rate"} & set(said["shared"])
+    report = json.loads(capsys.readouterr().out)
+    assert [run["axes"]["optimizer.learning_rate"] for run in report["runs"]] == ["0.001", "0.01", "0.001"]
+    assert [run["axes"]["seed"] for run in report["runs"]] == ["1", "2", "2"]
+    assert [run["status"] for run in report["runs"]] == ["finished", "failed", "unfinished"]
+    assert report["runs"][0]["score"] == 0.75
+    assert report["shared"]["repeat"] == "0" and report["shared"]["model"] == "fnn"
+    assert not {"seed", "optimizer.learning_rate"} & set(report["shared"])
     assert main.main(["study", "show", "first", "--results-dir", str(results)]) == 0
     printed = capsys.readouterr().out
     assert "a2 failed: exit: exited with [bold]3" in printed
@@ -206,8 +206,8 @@ def test_a_shared_run_is_seen_in_both_studies(make: Make, results: Path, store: 
     parents = active(store, "study")
     assert json.loads(active(store)["a1"]["studies"]) == ["first", "second"]
     query = parents["second"]["mlflow.note.content"].split("`")[1]
-    found = store.client.search_runs([store.experiment_id], query)
-    assert {run.data.tags["run_id"] for run in found} == {"a1", "b1"}
+    runs = store.client.search_runs([store.experiment_id], query)
+    assert {run.data.tags["run_id"] for run in runs} == {"a1", "b1"}
     assert "mlflow.note.content" not in parents["first"]
 
 
@@ -226,14 +226,14 @@ def test_rm_leaves_nothing_and_sync_brings_nothing_back(make: Make, results: Pat
     sync(results, store)
     run_links.remove_link(results / "runs" / "a2")
     sync(results, store)  # done anew: MLflow has a deleted run too
-    kept = files(results)
+    before = files(results)
     assert remove(plan_removal(results, "first")) == []
     assert list(active(store)) == ["b1"] and list(active(store, "study")) == ["second"]
     left = files(results)
-    assert left < kept
+    assert left < before
     assert {path for path in left if not path.startswith("artifacts")} == {
         "data/iris.npz",
-        *(path for path in kept if path.startswith("runs/b1/")),
+        *(path for path in before if path.startswith("runs/b1/")),
     }
     assert len({path.split("/")[1] for path in left if path.startswith("artifacts")}) == 1
     assert sync(results, store) == SyncCounts(present=1)
@@ -248,9 +248,9 @@ def test_rm_keeps_a_run_that_another_study_has(make: Make, results: Path, store:
     make("a2", "first", data="wine")
     RunFolder(shared).join("second")
     sync(results, store)
-    found = plan_removal(results, "first")
-    assert "1 run of second too: not removed" in "\n".join(found.lines())
-    remove(found)
+    plan = plan_removal(results, "first")
+    assert "1 run of second too: not removed" in "\n".join(plan.lines())
+    remove(plan)
     assert [study.name for study in studies(results)] == ["second"]
     tags, parents = active(store), active(store, "study")
     assert list(parents) == ["second"]
@@ -273,9 +273,9 @@ def test_rm_refuses_what_a_process_works_on(make: Make, results: Path) -> None:
     path.parent.mkdir()
     with locks.exclusive_lock(path), pytest.raises(ConfigError, match="while a process works on it"):
         plan_removal(results, "first")
-    found = plan_removal(results, "first")
+    plan = plan_removal(results, "first")
     with locks.exclusive_lock(folder / "lock"):  # begun after it was asked
-        assert [run.run_id for run in remove(found)] == ["a1"]
+        assert [run.run_id for run in remove(plan)] == ["a1"]
     assert folder.exists()
 
 
@@ -294,8 +294,8 @@ def test_rm_says_which_runs_started_from_what_goes(make: Make, results: Path, pl
     make("a1", "first")
     make("b1", "second", init={**plain["init"], "from_run": "a1"})
     make("c1", "third", init={**plain["init"], "from_run": "b1"})
-    said = "\n".join(plan_removal(results, "first").lines())
-    assert "run b1 started from a1" in said and "c1" not in said
+    text = "\n".join(plan_removal(results, "first").lines())
+    assert "run b1 started from a1" in text and "c1" not in text
     assert "started from" not in "\n".join(plan_removal(results, "third").lines())
 
 
@@ -389,16 +389,16 @@ def test_the_command_shares_runs_between_studies(tmp_path: Path, template: Path)
         status, printed = end(workspace.sweep("seed=range(3)", "study=second,third"))
         assert (status, "1 run to do, 2 runs finished before" in printed) == (0, True), printed
         assert end(workspace.sweep("seed=0", "study=fourth", "force=true"))[0] == 0
-        found = {run.config["seed"]: run.folder.studies() for run in workspace.runs()}
-        assert {seed: set(names) for seed, names in found.items()} == {
+        studies_by_seed = {run.config["seed"]: run.folder.studies() for run in workspace.runs()}
+        assert {seed: set(names) for seed, names in studies_by_seed.items()} == {
             0: {"first", "second", "third", "fourth"},
             1: {"first", "second", "third"},
             2: {"second", "third"},
         }
-        assert {tracked.tags["study"] for tracked in workspace.tracked("study")} == set(found[0])
+        assert {tracked.tags["study"] for tracked in workspace.tracked("study")} == set(studies_by_seed[0])
         assert {tracked.status for tracked in workspace.tracked("study")} == {"FINISHED"}
-        said = {run.folder.run_id: run.folder.studies() for run in workspace.runs()}
+        studies_by_run = {run.folder.run_id: run.folder.studies() for run in workspace.runs()}
         for tracked in (tracked for tracked in workspace.tracked() if tracked.active):
-            assert json.loads(tracked.tags["studies"]) == said[tracked.tags["run_id"]]
+            assert json.loads(tracked.tags["studies"]) == studies_by_run[tracked.tags["run_id"]]
         check_consistent(workspace)
         assert {study.name: study.runs for study in studies(workspace.results)}["third"] == {"finished": 3}

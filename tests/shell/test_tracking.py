@@ -260,8 +260,8 @@ def test_a_run_that_ends_has_all_of_its_epochs(store: Store, results: Path) -> N
     tracker.epochs(folder, epochs()[:1])
     tracker.finish(folder, result)
     (run,) = trials(store)
-    found = [(step, time_ms) for key, time_ms, step, _ in points(store, run.info.run_id) if key == "val/loss"]
-    assert sorted(found) == [(epoch["epoch"], epoch["time_ms"]) for epoch in epochs()]
+    logged = [(step, time_ms) for key, time_ms, step, _ in points(store, run.info.run_id) if key == "val/loss"]
+    assert sorted(logged) == [(epoch["epoch"], epoch["time_ms"]) for epoch in epochs()]
     assert run_links.read_link(folder) is not None
     assert sync_run(tracker, folder) == "present"
 
@@ -281,8 +281,8 @@ def test_a_run_is_a_child_of_its_study_with_params_tags_and_files(store: Store, 
     tags, params = run.data.tags, run.data.params
     assert run.info.run_name == "fnn torch digits s0" and run.info.status == "FINISHED"
     assert tags["mlflow.parentRunId"] == parent
-    wanted = {"model": "fnn", "framework": "torch", "optimizer": "adam", "seed": "0", "precision": "float32"}
-    assert wanted.items() <= tags.items()
+    expected = {"model": "fnn", "framework": "torch", "optimizer": "adam", "seed": "0", "precision": "float32"}
+    assert expected.items() <= tags.items()
     assert tags["environment.packages.torch"] == "2.13.0" and "environment.flags" not in tags
     assert params["optimizer.learning_rate"] == "0.001" and params["train.epochs"] == "3"
     assert json.loads(params["model.layers"])[0] == {"kind": "dense", "units": 8}
@@ -600,9 +600,9 @@ def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyP
         assert tracking.flush(60)
         tracking.finish(long, end_run(long))
     assert not warnings and len([name for name, _, _ in calls if name == "finish"]) == 2
-    for folder, wanted in ((short, ["whole", "finish"]), (long, ["begin", "epochs", "finish"])):
+    for folder, expected in ((short, ["whole", "finish"]), (long, ["begin", "epochs", "finish"])):
         mine = {name: size for name, folder_name, size in calls if folder_name == folder.name}
-        assert list(mine) == wanted and mine.get("epochs", 3) == 3
+        assert list(mine) == expected and mine.get("epochs", 3) == 3
     runs = trials(open_store(results))
     assert {len(points(open_store(results), run.info.run_id)) for run in runs} == {12}
     assert [run.data.params["optimizer.learning_rate"] for run in runs] == ["0.001"] * 2

@@ -27,8 +27,8 @@ from harness.shell.compose import hydra
 from harness.shell.compose.fast_compose import TemplateComposer
 from harness.shell.engines.protocol import Record
 from harness.shell.engines.slots import check_concurrency, slot_specs
-from harness.shell.reports import progress
 from harness.shell.reports.progress import reporter
+from harness.shell.reports.progress_bars import BarReporter
 from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
@@ -314,9 +314,9 @@ def test_progress_has_a_line_for_each_slot(monkeypatch: pytest.MonkeyPatch) -> N
     """Catches: a terminal that shows one run of several, no remaining time, a remaining time for one slot
     only, or a wrong best run; a bar that a failure ends with an exception."""
     now = [0.0]
-    monkeypatch.setattr("harness.shell.reports.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("harness.shell.reports.progress_bars.time.monotonic", lambda: now[0])
     file = io.StringIO()
-    shown = progress.BarReporter(Console(file=file, force_terminal=True, width=100, color_system=None))
+    shown = BarReporter(Console(file=file, force_terminal=True, width=100, color_system=None))
 
     def screen() -> str:
         """The current content of the screen."""

@@ -1,6 +1,6 @@
 """Plain Keras, trained by one call of `fit` for all epochs, on any backend.
 
-A callback at the beginning of an epoch waits for the turn and takes the time; there is none at the batches.
+A callback at the beginning of an epoch waits for the turn and measures the time; batches have no callback.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ BATCH = 32
 
 
 class _Turn(keras.callbacks.Callback):  # type: ignore[misc]
-    """A turn lasts from the beginning of an epoch to that of the next: what `fit` does between two epochs is
-    part of what an epoch takes."""
+    """A turn lasts from the start of an epoch to the start of the next, so it includes what `fit` does
+    between epochs."""
 
     def __init__(self, turns: Turns) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _Turn(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def idiomatic(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
-    """Compile and fit, with the defaults. Rows that don't fill a batch are left out, as everywhere here."""
+    """Compile and fit with the defaults. Rows that do not fill a batch are left out, as in all loops here."""
     model = network(name, x.shape[1:])
     turns.parameters = parameters(model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -1,4 +1,4 @@
-"""Keras on TensorFlow, each execution as a script for it alone would be written."""
+"""Keras on TensorFlow, each execution as in a script written for it alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # as in the adapter: there is one thread
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # as in the adapter: one thread
 
 import keras
 import numpy as np
@@ -18,11 +18,11 @@ from tests.bench.turns import Turns
 
 __all__ = ["compiled", "epoch", "idiomatic"]
 
-XLA = ("fnn", "rnn", "lstm", "transformer")  # on a CPU it slows convolutions down
+XLA = ("fnn", "rnn", "lstm", "transformer")  # on a CPU, XLA slows convolutions down
 
 
 def compiled(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
-    """One step as a `tf.function`, with XLA where that pays."""
+    """One step as a `tf.function`, with XLA if that is faster."""
     step = tf.function(_step(name, x, y, turns), jit_compile=name in XLA)
     for turn in turns:
         batches = tf.unstack(tf.constant(order(len(x))))
@@ -34,7 +34,7 @@ def compiled(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
 
 
 def epoch(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
-    """All steps of an epoch as one `tf.function`, with XLA where that pays."""
+    """All steps of an epoch as one `tf.function`, with XLA if that is faster."""
     step = _step(name, x, y, turns)
 
     @tf.function(jit_compile=name in XLA)

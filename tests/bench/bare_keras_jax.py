@@ -1,5 +1,5 @@
-"""Keras on JAX, each execution as a script for it alone would be written; with the layers and the options of
-XLA that the adapter has, so that what is found is the harness's doing."""
+"""Keras on JAX, each execution as in a script written for it alone, with the adapter's layers and XLA
+options, so that differences are the overhead of evenbench."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.bench.turns import Turns
 
 __all__ = ["compiled", "epoch", "idiomatic"]
 
-SMALL = ("fnn", "rnn")  # XLA's own products are the faster ones
+SMALL = ("fnn", "rnn")  # XLA's own products are faster
 
 
 def compiled(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
@@ -62,7 +62,7 @@ def epoch(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
 
 
 def _step(name, shape, turns):
-    """The step (state, x, y, rows) to (state, loss), and the state to begin with."""
+    """The step (state, x, y, rows) -> (state, loss), and the initial state."""
     model, optimizer = network(name, shape, unrolled=name == "rnn", own=True), keras.optimizers.Adam(1e-3)
     turns.parameters = parameters(model)
     optimizer.build(model.trainable_variables)

@@ -1,4 +1,4 @@
-"""Keras on torch, each execution as a script for it alone would be written."""
+"""Keras on torch, each execution as in a script written for it alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain PyTorch, each execution as a script for it alone would be written."""
+"""Plain PyTorch, each execution as in a script written for it alone."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def compiled(name: str, x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
 
 
 def compiled_forward(name: str, x: torch.Tensor, y: torch.Tensor, turns: Turns) -> None:
-    """What most scripts do: the model compiled, `backward()` outside."""
+    """As in most scripts: a compiled model, `backward()` outside."""
     model = _network(name, x, turns, unrolled=True)
     fast = torch.compile(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)

@@ -1,4 +1,4 @@
-"""Which execution is the fastest for an architecture on this machine, by a short contest of all there are."""
+"""Find the fastest execution of an architecture on this machine by a short comparison of all candidates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ EXECUTIONS = {
     "keras": ("compiled", "epoch"),
     "keras_jax": ("compiled", "epoch"),
 }
-"""What is tried. The tutorials' loops are never the fastest, and Keras on torch never faster than torch."""
+"""The candidates. Tutorial loops are never the fastest, and Keras on torch is never faster than torch."""
 
 
 def candidates(model: str, settings: tuple[str, ...] = ()) -> list[Side]:
-    """Every execution that may be the fastest, refused ones among them."""
+    """Every execution that may be the fastest, including ones that a framework refuses."""
     return [
         Side(framework, execution, model=model, settings=settings)
         for framework, executions in EXECUTIONS.items()
@@ -25,14 +25,16 @@ def candidates(model: str, settings: tuple[str, ...] = ()) -> list[Side]:
 
 
 def fastest(model: str, folder: Path, settings: tuple[str, ...] = (), turn_s: float = 0.0) -> dict[str, Side]:
-    """The fastest side of each framework, the fastest of them all first, in turns of at least `turn_s`.
+    """The fastest side of each framework, fastest framework first, measured in turns of at least `turn_s`.
 
-    What a framework refuses is left out, and with it a framework that refuses all.
+    Refused executions are left out, and frameworks that refuse all of them.
     """
     sides = candidates(model, settings=settings)
-    found = contest(sides, folder, seconds=0.0, least=5, turn_s=turn_s).epochs
+    measured = contest(sides, folder, seconds=0.0, least=5, turn_s=turn_s).epochs
     times = {
-        side: statistics.median(train_s(epochs)) for side, epochs in zip(sides, found, strict=True) if epochs
+        side: statistics.median(train_s(epochs))
+        for side, epochs in zip(sides, measured, strict=True)
+        if epochs
     }
     best: dict[str, Side] = {}
     for side in sorted(times, key=times.__getitem__):

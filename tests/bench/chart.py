@@ -15,7 +15,7 @@ GREY = "#6b7280"
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name, its points (x, y), and the x of the point that is marked by a ring."""
+    """A line: its name, its points (x, y), and the x of the point marked by a ring."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -24,7 +24,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: what is above it, the unit of its y axis, its lines."""
+    """One chart: its title, the unit of its y axis, its lines."""
 
     title: str
     unit: str

@@ -1,10 +1,10 @@
-"""The same network in each way to drive it: how far Keras' `fit` is from the whole epoch as one program.
+"""Speed of the same network in every execution: from Keras' `fit` to a whole epoch as one program.
 
     python -m tests.bench.fnn_speed [--json] [--seconds 40]
 
-All of them take turns, an epoch each, in processes of their own with one thread: the harness's executions as
-its workers run them, and plain Keras `fit` (one call for all epochs, tests/bench/bare_fit.py). The ratio is
-that of paired epochs to `fit` on TensorFlow.
+All run in turns, one epoch each, in separate processes with one thread: evenbench's executions as its workers
+run them, and plain Keras `fit` (one call for all epochs, tests/bench/bare_fit.py). Ratios are of paired
+epochs to `fit` on TensorFlow.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SIDES = {
 
 
 def measure_speed(seconds: float = 40.0) -> Report:
-    """Every way, in one run."""
+    """Measure all executions in one comparison."""
     with tempfile.TemporaryDirectory(prefix="fnn-speed-") as name:
-        found = contest(list(SIDES.values()), Path(name, "contest"), seconds)
-    taken, steps = found.epochs, found.steps
-    fit = train_s(taken[0])
-    jax = train_s(taken[1])
+        result = contest(list(SIDES.values()), Path(name, "contest"), seconds)
+    all_epochs, steps = result.epochs, result.steps
+    fit = train_s(all_epochs[0])
+    jax = train_s(all_epochs[1])
     rows, values = [], []
-    for label, epochs in zip(SIDES, taken, strict=True):
+    for label, epochs in zip(SIDES, all_epochs, strict=True):
         times = train_s(epochs)
         low, middle, high = (1e6 * value / steps for value in statistics.quartiles(times))
         faster, than_jax = statistics.ratio(fit, times), statistics.ratio(jax, times)
@@ -56,5 +56,5 @@ def measure_speed(seconds: float = 40.0) -> Report:
 
 
 if __name__ == "__main__":
-    description = "Keras' fit against the whole epoch as one program, and what lies between."
+    description = "Keras' fit compared with a whole epoch as one program, and the executions in between."
     sys.exit(command(measure_speed, description, seconds=40.0))

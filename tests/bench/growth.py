@@ -1,16 +1,16 @@
-"""How the time of a step grows with batch, width, depth and length, and a sweep's with its trials.
+"""Growth of a step's time with batch, width, depth and length, and of a sweep's time with its trials.
 
     python -m tests.bench.growth [--json] [--only width] [--trials 64] [--svg growth.svg]
 
-At each size every execution of each framework is measured by turns, and the framework's fastest counts: Adam,
-float32, one thread, synthetic data. A framework is called compute-bound from the size on where the exponent
-of the step's time in its floating-point operations, between this size and the next one, is at least 0.5 and
-stays there (a ring in the drawing): below, a step's fixed costs outweigh its arithmetic; at 1, time is
-proportional to operations. That can be said of batch and width only, where fixed costs stay what they are;
-with each layer and each step of a sequence they grow as well.
+At each size every execution of each framework is measured in turns, and the framework's fastest counts: Adam,
+float32, one thread, synthetic data. A framework is compute-bound from the first size at which the exponent of
+the step's time in its floating-point operations, from this size to the next, is at least 0.5 and stays so (a
+ring in the drawing). Below, fixed costs of a step outweigh its arithmetic; at 1, time is proportional to
+operations. This holds for batch and width only, where fixed costs are constant; they grow with each layer and
+each step of a sequence.
 
-The sweep is of seeds, 10 epochs of digits each, by the real command with MLflow: imports, start and end of
-the workers included.
+The sweep runs over seeds, 10 epochs of digits each, with the real command and MLflow, including imports,
+start and end of the workers.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tests.bench import warm_trials
 from tests.bench.best import candidates
 from tests.bench.chart import Panel, Series, chart
 from tests.bench.contest import contest, train_s
-from tests.bench.overhead import asked
+from tests.bench.overhead import selected
 from tests.bench.report import Report, Table, command, plain, say
 
-BOUND = 0.5  # the exponent from which on arithmetic outweighs the rest
+BOUND = 0.5  # exponent from which on arithmetic outweighs fixed costs
 CLUSTERS = (
     "data=make_classification",
     "data.options.n_samples=12000",
@@ -45,9 +45,9 @@ TRIALS = (1, 8, 64, 512)
 
 @dataclass(frozen=True)
 class Axis:
-    """A size that grows: the architecture, the override that sets it, its values, what else is set.
+    """A size that grows: the architecture, the override that sets it, its values, other settings.
 
-    `fixed`: the fixed costs of a step don't grow with it.
+    `fixed`: the fixed costs of a step do not grow with it.
     """
 
     name: str
@@ -83,16 +83,16 @@ class Point:
 
 
 def measure_growth(only: str = "", trials: int = 64, seconds: float = 2.0, svg: str = "") -> Report:
-    """All axes, and the sweep (`sweep`); `only` names some. `trials`: the most of a sweep. `svg`: a file for
-    the drawing."""
+    """Measure all axes and the sweep (`sweep`); `only` selects some. `trials`: the largest sweep. `svg`: a
+    file for the drawing."""
     points: list[Point] = []
     sweeps: dict[str, dict[int, float]] = {}
     with tempfile.TemporaryDirectory(prefix="growth-") as name:
-        for axis in [axis for axis in AXES if asked(only, axis.name)]:
+        for axis in [axis for axis in AXES if selected(only, axis.name)]:
             for value in axis.values:
                 say(f"{axis.name} {value}")
                 points += _points(axis, value, Path(name, axis.name, str(value)), seconds)
-        if asked(only, "sweep"):
+        if selected(only, "sweep"):
             counts = [count for count in TRIALS if count <= trials]
             for framework in warm_trials.FRAMEWORKS:
                 say(f"sweep of {framework}, {', '.join(map(str, counts))} trials")
@@ -107,28 +107,27 @@ def measure_growth(only: str = "", trials: int = 64, seconds: float = 2.0, svg: 
 
 
 def _sweeps(framework: str, counts: Sequence[int], folder: Path) -> dict[int, float]:
-    """The seconds of a sweep of each number of trials; one before them finds files not yet in memory, and
-    does not count."""
+    """Seconds of a sweep by its number of trials, after a warm-up sweep that loads files into memory."""
     warm_trials.command_of(framework, 1, folder / "first")
     return {count: warm_trials.command_of(framework, count, folder / str(count)) for count in counts}
 
 
 def _points(axis: Axis, value: int, folder: Path, seconds: float) -> list[Point]:
     sides = candidates(axis.model, settings=axis.overrides(value))
-    found = contest(sides, folder, seconds, least=5, most=60, learns=False)
+    result = contest(sides, folder, seconds, least=5, most=60, learns=False)
     best: dict[str, Point] = {}
-    for side, epochs in zip(sides, found.epochs, strict=True):
+    for side, epochs in zip(sides, result.epochs, strict=True):
         if not epochs:
-            continue  # its framework refuses it
-        step_us = 1e6 * statistics.median(train_s(epochs)) / found.steps
-        point = Point(axis.name, value, side.framework, side.execution, step_us, found.flops)
+            continue  # the framework refuses it
+        step_us = 1e6 * statistics.median(train_s(epochs)) / result.steps
+        point = Point(axis.name, value, side.framework, side.execution, step_us, result.flops)
         if side.framework not in best or step_us < best[side.framework].step_us:
             best[side.framework] = point
     return list(best.values())
 
 
 def exponents(points: Sequence[Point]) -> list[float]:
-    """Of the time in the operations, from each point to the next one; points in the order of their size."""
+    """Exponents of the time in the operations, from each point to the next; points are ordered by size."""
     return [
         math.log(after.step_us / before.step_us) / math.log(after.flops / before.flops)
         for before, after in itertools.pairwise(points)
@@ -136,13 +135,13 @@ def exponents(points: Sequence[Point]) -> list[float]:
 
 
 def bound_from(points: Sequence[Point]) -> int | None:
-    """The size from which on arithmetic decides: None if that is beyond the sizes measured."""
-    found = None
+    """The size from which on a framework is compute-bound; None if beyond the measured sizes."""
+    result = None
     for point, exponent in reversed(list(zip(points, exponents(points), strict=False))):
         if exponent < BOUND:
             break
-        found = point.value
-    return found
+        result = point.value
+    return result
 
 
 def _of(axis: Axis, points: Sequence[Point]) -> dict[str, list[Point]]:
@@ -164,8 +163,8 @@ def _table(axis: Axis, points: Sequence[Point]) -> Table:
         flops = next(iter(here.values())).flops
         cells.append((str(value), f"{flops / 1e6:.3g}", *shown))
     if axis.fixed:
-        found = [bound_from(each) for each in by.values()]
-        bounds = [f"> {axis.values[-2]}" if value is None else str(value) for value in found]
+        result = [bound_from(each) for each in by.values()]
+        bounds = [f"> {axis.values[-2]}" if value is None else str(value) for value in result]
         cells.append(("compute-bound from", "", *bounds))
     return Table(f"Step time against {axis.name} ({axis.model}, {axis.key})", columns, tuple(cells))
 

@@ -1,17 +1,17 @@
-"""Sweeps that are killed at random instants and asked for again: is everything there, and once?
+"""Kill sweeps at random instants, resume them, and check that every result exists exactly once.
 
     python -m tests.bench.kills [--json] [--kills 50] [--runs 30] [--seed 0] [--framework torch]
 
-Each line is a fresh folder and a sweep of 30 runs with two workers, killed once, by SIGKILL: the parent
-(`parent`), one worker (`worker`), or all processes at once (`all`). For `copy` all processes are stopped, the
-results folder is copied as it lies there, MLflow's database and its log included, and the end of the youngest
-event file is torn off, as a loss of power may leave it; the sweep then goes on in the copy. The instant is a
-random number of seconds after the start, or comes at a random number of epochs that were written down. Then
-the same command is given again, now and then at once, while workers of the killed one may still live.
+Each row is a new folder and a sweep of 30 runs with two workers, killed once by SIGKILL: the shell
+(`parent`), one worker (`worker`), or all processes at once (`all`). For `copy`, all processes are stopped,
+the results folder is copied, including MLflow's database and its log, and the end of the newest event file is
+cut off, as a power failure may leave it; the sweep resumes in the copy. The kill comes after a random number
+of seconds, or after a random number of epochs. Then the same command runs again, sometimes immediately, while
+workers of the killed one may still live.
 
-After that every run must be finished, once, with what was finished before left as it was; MLflow must have
-one run for each, none of them RUNNING, and every metric of every epoch once, with the value in result.json.
-tests/system/test_kills.py does a few of these in the suite.
+In the end every run must be finished once, and runs finished before the kill must be unchanged. MLflow must
+have one run for each, none of them RUNNING, and every metric of every epoch once, with the value in
+result.json. tests/system/test_kills.py does a few of these kills in the test suite.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ from tests.support.workspace import FAULTY_SWEEP, Workspace, check_consistent, c
 VICTIMS = ("parent", "worker", "all", "copy")
 TORCH_SWEEP = ("framework=torch", "data=digits", "train.epochs=4", "limit=off")
 EPOCHS = 4
-START_S = 10.0  # of a command, about, until its last run ends; random instants lie within
-TORN = 60  # bytes at the end of a file that a loss of power takes, at most
+START_S = 10.0  # approximate duration of a command; random instants lie within
+TORN = 60  # largest number of bytes that a power failure cuts off the end of a file
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is killed: so many seeds in a framework, `torch` or the slow one of tests/support/faulty."""
+    """The sweep to kill: a number of seeds in `torch` or in the slow framework of tests/support/faulty."""
 
     framework: str
     runs: int
 
     def start(self, workspace: Workspace) -> Command:
-        """Give the command."""
-        asked = (f"seed=range({self.runs})", f"train.epochs={EPOCHS}", "workers=2")
+        """Start the command."""
+        arguments = (f"seed=range({self.runs})", f"train.epochs={EPOCHS}", "workers=2")
         if self.framework == "torch":
-            return workspace.start("-m", *TORCH_SWEEP, *asked)
+            return workspace.start("-m", *TORCH_SWEEP, *arguments)
         workspace.plant({"*": "slow"})
-        return workspace.start("-m", *FAULTY_SWEEP, *asked)
+        return workspace.start("-m", *FAULTY_SWEEP, *arguments)
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill and what came of it; `wrong` says what must not be. `instant`: when, in words."""
+    """A kill and its outcome; `wrong` lists the errors. `instant`: the time of the kill, in words."""
 
     victim: str
     instant: str
@@ -78,51 +78,51 @@ class Kill:
     wrong: tuple[str, ...]
 
 
-def kill_once(workspace: Workspace, sweep: Sweep, victim: str, chance: random.Random) -> Kill:
-    """Start a sweep in an empty place, kill it, resume it, and look at what is there."""
+def kill_once(workspace: Workspace, sweep: Sweep, victim: str, rng: random.Random) -> Kill:
+    """Start a sweep in an empty workspace, kill it, resume it, and check the results."""
     process = sweep.start(workspace)
-    instant = _wait(workspace, sweep, process, chance)
-    _strike(workspace, process, victim, chance)
+    instant = _wait(workspace, sweep, process, rng)
+    _kill(workspace, process, victim, rng)
     end(process)
-    if victim != "worker" and chance.random() < 0.5:
+    if victim != "worker" and rng.random() < 0.5:
         wait_until(lambda: not workspace.processes())
     before = _finished(workspace)
     running_before = sum(tracked.status == "RUNNING" for tracked in _tracked(workspace))
     status, printed = end(sweep.start(workspace))
     wait_until(lambda: not workspace.processes())
-    return _judge(workspace, sweep, victim, instant, before, running_before, (status, printed))
+    return _check(workspace, sweep, victim, instant, before, running_before, (status, printed))
 
 
-def _wait(workspace: Workspace, sweep: Sweep, process: Command, chance: random.Random) -> str:
-    """Let the sweep come to a random instant, or to its end if that is earlier."""
-    if chance.random() < 0.3:
-        after_s = chance.uniform(0.1, START_S)
+def _wait(workspace: Workspace, sweep: Sweep, process: Command, rng: random.Random) -> str:
+    """Wait for a random instant, or the end of the sweep if that is earlier."""
+    if rng.random() < 0.3:
+        after_s = rng.uniform(0.1, START_S)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(after_s)
         return f"{after_s:.2f} s"
-    epochs = chance.randrange(sweep.runs * EPOCHS)
+    epochs = rng.randrange(sweep.runs * EPOCHS)
     while process.poll() is None and _epochs(workspace) < epochs:
         time.sleep(0.005)
-    time.sleep(chance.uniform(0.0, 0.1))
+    time.sleep(rng.uniform(0.0, 0.1))
     return f"{epochs} epochs"
 
 
 def _epochs(workspace: Workspace) -> int:
-    found = 0
+    count = 0
     for path in workspace.results.glob("runs/*/events.jsonl"):
         with contextlib.suppress(FileNotFoundError):  # it was set aside
-            found += path.read_bytes().count(b'"epoch",')
-    return found
+            count += path.read_bytes().count(b'"epoch",')
+    return count
 
 
-def _strike(workspace: Workspace, process: Command, victim: str, chance: random.Random) -> None:
+def _kill(workspace: Workspace, process: Command, victim: str, rng: random.Random) -> None:
     if victim == "parent":
         process.kill()
     elif victim == "worker":
         workers = [pid for pid in workspace.processes() if pid != process.pid]
-        if workers:  # there may be none yet, or no more
+        if workers:  # none before the first and after the last run
             with contextlib.suppress(ProcessLookupError):
-                os.kill(chance.choice(workers), signal.SIGKILL)
+                os.kill(rng.choice(workers), signal.SIGKILL)
     elif victim == "all":
         _signal(workspace, signal.SIGKILL)
     else:
@@ -130,7 +130,7 @@ def _strike(workspace: Workspace, process: Command, victim: str, chance: random.
         copy = workspace.folder / "copy"
         if workspace.results.exists():
             shutil.copytree(workspace.results, copy)
-            _tear(copy, chance)
+            _tear(copy, rng)
         _signal(workspace, signal.SIGKILL)
         wait_until(lambda: not workspace.processes())
         if copy.exists():
@@ -144,18 +144,18 @@ def _signal(workspace: Workspace, number: int) -> None:
             os.kill(pid, number)
 
 
-def _tear(results: Path, chance: random.Random) -> None:
-    """Take the end off the youngest event file of a run that has not ended."""
-    young = [
+def _tear(results: Path, rng: random.Random) -> None:
+    """Cut off the end of the newest event file of a run that has not ended."""
+    files = [
         path for path in results.glob("runs/*/events.jsonl") if not path.with_name("result.json").exists()
     ]
-    if young:
-        path = max(young, key=lambda path: path.stat().st_mtime_ns)
-        os.truncate(path, max(0, path.stat().st_size - chance.randrange(TORN)))
+    if files:
+        path = max(files, key=lambda path: path.stat().st_mtime_ns)
+        os.truncate(path, max(0, path.stat().st_size - rng.randrange(TORN)))
 
 
 def _finished(workspace: Workspace) -> dict[str, tuple[Any, ...]]:
-    """The finished runs, with what must stay as it is."""
+    """The finished runs, with everything that must not change."""
     return {
         run.folder.run_id: (run.events, run.result, run.attempts)
         for run in workspace.runs()
@@ -164,7 +164,7 @@ def _finished(workspace: Workspace) -> dict[str, tuple[Any, ...]]:
 
 
 def _tracked(workspace: Workspace) -> list[Any]:
-    """MLflow's runs and studies; none where the database is not there, or has no tables yet."""
+    """MLflow's runs and studies; none if the database or its tables do not exist yet."""
     if not (workspace.results / "mlflow.db").exists():
         return []
     with contextlib.suppress(sqlite3.OperationalError):
@@ -172,7 +172,7 @@ def _tracked(workspace: Workspace) -> list[Any]:
     return []
 
 
-def _judge(
+def _check(
     workspace: Workspace,
     sweep: Sweep,
     victim: str,
@@ -185,8 +185,8 @@ def _judge(
     again = sum(after.get(run_id) != left for run_id, left in before.items())
     history = _history(workspace)
     points = [(run_id, key, step) for run_id, key, step, _ in history]
-    known = {(run_id, key, step): value for run_id, key, step, value in history}
-    whole = sum(_is_whole(run.folder.run_id, run.result, known) for run in runs)
+    stored = {(run_id, key, step): value for run_id, key, step, value in history}
+    whole = sum(_is_whole(run.folder.run_id, run.result, stored) for run in runs)
     running = sum(tracked.status == "RUNNING" for tracked in _tracked(workspace))
     doubles = sum(count - 1 for count in Counter(points).values())
     wrong = [] if ended[0] == 0 else [f"the resume ended with {ended[0]}: {ended[1][-600:]}"]
@@ -219,21 +219,21 @@ def _judge(
 
 
 def _history(workspace: Workspace) -> list[tuple[str, str, int, float]]:
-    """Every metric point of MLflow's active runs: our run's id, key, step, value."""
+    """Every metric point of MLflow's active runs: evenbench's run id, key, step, value."""
     query = (
         "select t.value, m.key, m.step, m.value from metrics m join runs r on r.run_uuid = m.run_uuid "
         "join tags t on t.run_uuid = m.run_uuid and t.key = 'run_id' where r.lifecycle_stage = 'active'"
     )
     with (
-        contextlib.suppress(sqlite3.OperationalError),  # the resume made no tables: all will be said to lack
+        contextlib.suppress(sqlite3.OperationalError),  # without tables, all metrics are reported as missing
         contextlib.closing(sqlite3.connect(workspace.results / "mlflow.db")) as database,
     ):
         return list(database.execute(query))
     return []
 
 
-def _is_whole(run_id: str, result: dict[str, Any], known: dict[tuple[str, str, int], float]) -> bool:
-    """Whether MLflow has each metric of each epoch of a result, and its final ones, and nothing else."""
+def _is_whole(run_id: str, result: dict[str, Any], stored: dict[tuple[str, str, int], float]) -> bool:
+    """Whether MLflow has exactly each metric of each epoch of a result and its final metrics."""
     expected = {
         (run_id, key, int(epoch["epoch"])): value
         for epoch in result.get("epochs", ())
@@ -241,12 +241,12 @@ def _is_whole(run_id: str, result: dict[str, Any], known: dict[tuple[str, str, i
     }
     steps = {key for _, key, _ in expected}
     expected |= {(run_id, k, 0): v for k, v in result.get("metrics", {}).items() if k not in steps}
-    return bool(expected) and expected == {at: value for at, value in known.items() if at[0] == run_id}
+    return bool(expected) and expected == {at: value for at, value in stored.items() if at[0] == run_id}
 
 
 @contextlib.contextmanager
 def new_workspace(template: Path | None) -> Iterator[Workspace]:
-    """An empty place; nothing of it is left."""
+    """An empty workspace, deleted afterwards."""
     with (
         tempfile.TemporaryDirectory(prefix="kills-") as name,
         cleanup(Workspace(Path(name), template)) as workspace,
@@ -255,18 +255,19 @@ def new_workspace(template: Path | None) -> Iterator[Workspace]:
 
 
 def measure_kills(kills: int = 50, runs: int = 30, seed: int = 0, framework: str = "torch") -> Report:
-    """So many kills, the victims by turns."""
-    sweep, chance, found = Sweep(framework, runs), random.Random(seed), []
+    """Kill sweeps, alternating between the victims."""
+    sweep, rng, outcomes = Sweep(framework, runs), random.Random(seed), []
     for number in range(kills):
-        # an empty cache, so that the store is made from nothing
+        # an empty cache, so that the store is created from scratch
         with (
             new_workspace(None) as workspace,
             patch.dict(os.environ, {user_cache.VARIABLE: str(workspace.folder / "cache")}),
         ):
-            found.append(kill_once(workspace, sweep, VICTIMS[number % len(VICTIMS)], chance))
-        say(f"{number + 1}: {found[-1].victim} {found[-1].instant} {'; '.join(found[-1].wrong) or 'well'}")
-    values = {"runs": runs, "seed": seed, "kills": [plain(kill) for kill in found]}
-    return Report(values, (_table(found, runs),))
+            outcomes.append(kill_once(workspace, sweep, VICTIMS[number % len(VICTIMS)], rng))
+        kill = outcomes[-1]
+        say(f"{number + 1}: {kill.victim} {kill.instant} {'; '.join(kill.wrong) or 'ok'}")
+    values = {"runs": runs, "seed": seed, "kills": [plain(kill) for kill in outcomes]}
+    return Report(values, (_table(outcomes, runs),))
 
 
 def _table(kills: Sequence[Kill], runs: int) -> Table:
@@ -283,12 +284,12 @@ def _table(kills: Sequence[Kill], runs: int) -> Table:
         for number, kill in enumerate(kills, start=1)
     )
     bad = sum(bool(kill.wrong) for kill in kills)
-    note = f"{len(kills)} kills, {bad} of them with anything wrong afterwards."
+    note = f"{len(kills)} kills, {bad} of them with errors afterwards."
     return Table(f"A sweep of {runs} runs, two at a time, killed and resumed", columns, rows, (note,))
 
 
 def main() -> int:
-    """The command line; the status is 1 where anything was wrong."""
+    """The command line; the exit status is 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description="Sweeps that are killed at random instants and resumed.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--kills", type=int, default=50, help="default: 50")

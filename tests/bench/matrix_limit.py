@@ -1,8 +1,9 @@
-"""The processor's matrix limit beside trainings: `python -m tests.bench.matrix_limit SECONDS`.
+"""The processor's matrix limit, measured in turns with trainings: `python -m tests.bench.matrix_limit
+SECONDS`.
 
-It takes turns like a side of a contest, in a process of its own with one thread, by torch, whose products are
-no slower than the other frameworks'. The size of the matrices is that with which `evenbench doctor` finds the
-limit here; a turn's limit is the highest rate in so many seconds.
+It runs in turns like a side of a comparison, in its own process with one thread, by torch, whose products are
+as fast as the other frameworks'. The matrices have the size with which `evenbench doctor` measures the limit
+on this machine. A turn's limit is the highest rate during SECONDS.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FEWEST = 3  # products
 
 
 def main(turn_s: float) -> None:
-    """Answer each turn with its limit in GFLOP/s."""
+    """Report the limit of each turn in GFLOP/s."""
     turns = Turns()
     multiply = adapter(AdapterOptions("torch", "float32", threads=1, device="cpu")).multiply
     size = 0

@@ -1,8 +1,8 @@
-"""The five architectures in plain Keras, as a script for one of them would write it: no adapter in here, but
-where a loop asks for the layers that the adapter has for JAX (`own`), which any script could import.
+"""The five architectures in plain Keras, as in a script for one of them. They use no adapter, except its
+layers for JAX if requested (`own`), which any script could import.
 
-They compute what conf/model/*.yaml describe, with as many parameters: the key bias of an attention, which its
-softmax does not see, stays at zero. A contest holds the number of parameters against the spec's.
+They compute the models of conf/model/*.yaml with the same number of parameters, which every comparison
+checks: the key bias of an attention, which does not affect its softmax, stays at zero.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def network(model: str, shape: tuple[int, ...], unrolled: bool = False, own: boo
 
 
 def parameters(model: keras.Model) -> int:
-    """How many numbers are trained."""
+    """Number of trained parameters."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 class Positions(keras.layers.Layer):  # type: ignore[misc]
-    """Adds a learned vector to each step."""
+    """Add a learned vector to each step."""
 
     def build(self, shape: tuple[int, ...]) -> None:
         self.table = self.add_weight(shape=shape[1:], initializer="random_normal")

@@ -1,8 +1,8 @@
-"""The five architectures in plain PyTorch, as a script for one of them would write it: no adapter in here.
+"""The five architectures in plain PyTorch, as in a script for one of them. They use no adapter.
 
-They compute what conf/model/*.yaml describe, with as many parameters: nn.RNN and nn.LSTM have a second bias
-of which nobody can tell the first one, so it stays at zero; the key of an attention has no bias, which its
-softmax would not see. A contest holds the number of parameters against the spec's.
+They compute the models of conf/model/*.yaml with the same number of parameters, which every comparison
+checks: the second bias of nn.RNN and nn.LSTM, which is redundant, stays at zero; the key of an attention has
+no bias, which would not affect its softmax.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ WIDTH, HEADS, HIDDEN, BLOCKS = 64, 4, 128, 2
 
 
 def network(model: str, shape: tuple[int, ...], unrolled: bool = False) -> nn.Module:
-    """The network of an architecture for samples of `shape`; `unrolled`: recurrences as torch.compile takes
-    them, step by step."""
+    """The network of an architecture for samples of `shape`; `unrolled`: recurrences step by step, as
+    torch.compile needs them."""
     steps, features = shape
     match model:
         case "fnn":
@@ -44,12 +44,12 @@ def network(model: str, shape: tuple[int, ...], unrolled: bool = False) -> nn.Mo
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers are trained."""
+    """Number of trained parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _cnn(height: int, width: int) -> nn.Module:
-    made = nn.Sequential(
+    layers = nn.Sequential(
         nn.Unflatten(1, (1, height)),
         nn.Conv2d(1, 32, 3, padding=1),
         nn.ReLU(),
@@ -59,11 +59,11 @@ def _cnn(height: int, width: int) -> nn.Module:
         nn.ReLU(),
         nn.Linear(128, CLASSES),
     )
-    return made.to(memory_format=torch.channels_last)
+    return layers.to(memory_format=torch.channels_last)
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer of torch's, whose last state goes to a dense one."""
+    """A recurrent layer of torch whose last state is the input of a dense layer."""
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Recurrent(nn.Module):
 
 
 class Unrolled(nn.Module):
-    """The same step by step. `gates`: 4 of an LSTM, 1 of a simple recurrent layer."""
+    """The same network step by step. `gates`: 4 of an LSTM, 1 of a simple recurrent layer."""
 
     def __init__(self, features: int, gates: int) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class Unrolled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = c = x.new_zeros(len(x), UNITS)
-        for given in self.into(x.transpose(0, 1)).unbind(0):
-            z = torch.addmm(given, h, self.recurrent.weight.t())
+        for projected in self.into(x.transpose(0, 1)).unbind(0):
+            z = torch.addmm(projected, h, self.recurrent.weight.t())
             if self.gates == 1:
                 h = z.tanh()
             else:
@@ -113,12 +113,12 @@ class Attention(nn.Module):
         bias = torch.cat((self.query_bias, self.key_bias, self.value_bias))
         projected = F.linear(x, self.into.weight, bias).view(batch, steps, 3, HEADS, WIDTH // HEADS)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return self.output(seen.transpose(1, 2).reshape(batch, steps, WIDTH))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.output(attended.transpose(1, 2).reshape(batch, steps, WIDTH))
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward part, each with the normalisation before it."""
+    """Attention and a feed-forward part, each after a normalisation."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,24 +1,25 @@
-"""The harness against bare hand-written loops: same framework, same execution, same data, one thread.
+"""Overhead of evenbench over hand-written loops: same framework, same execution, same data, one thread.
 
     python -m tests.bench.overhead [--json] [--only "torch lstm compiled"] [--rounds 3] [--most 8]
 
-Each architecture in each framework and execution, on digits. Two processes of the same framework take turns,
-an epoch each, A B B A, on the same core: two cores of a shared machine are not equally fast, and which side
-gets which is decided for a whole round. (Where other threads of a side do more than a twentieth of its work,
-both keep all cores, see "cores": how two threads share one is the scheduler's choice and not a side's merit.)
-One runs the worker's own code, the other one a loop that imports nothing of the adapters
-(tests/bench/bare_*.py) but on JAX their layers and options of XLA, on a network written by hand
-(tests/bench/networks_*.py) with as many parameters as the spec has. A round is a fresh pair of processes, and
-its ratio is the median over pairs of epochs. Processes differ by more than their epochs do (where their
-memory lies, for one), so a row is the geometric mean of its rounds with Student's 95 % interval over these:
-an interval over epochs would be narrow, and wrong. A row gets more rounds, up to `--most`, as long as its
-interval has the goal inside, whichever side the ratio is on (so intervals are a little less sure than they
-say). A bare loop against itself (the A/A rows, of `--most` rounds) shows what is left of the machine's noise.
-A goal is reached where the ratio is at most that, and missed where its whole interval lies above. What a
-framework refuses has no row.
+Each architecture in each framework and execution, on digits. Two processes of the same framework alternate,
+one epoch each, A B B A, on the same core, because two cores of a shared machine are not equally fast. (If
+other threads of a side do more than 5 % of its work, both keep all cores, see "cores": otherwise the
+scheduler would decide which side wins.) One side runs the worker's code. The other runs a loop
+(tests/bench/bare_*.py) that imports nothing of the adapters, except their layers and XLA options on JAX, on a
+hand-written network (tests/bench/networks_*.py) with the same number of parameters.
 
-`train` compares what the worker's clock encloses, `epoch` whole epochs (with making the order, reading the
-losses and writing the event; without evaluation), so that nothing can hide outside of the clock.
+A round is a new pair of processes; its ratio is the median over pairs of epochs. Processes differ more than
+their epochs, for example by their memory layout. So a row is the geometric mean of its rounds with Student's
+95 % interval over the rounds; an interval over epochs would be narrow and wrong. A row gets more rounds, up
+to `--most`, while the goal lies inside its interval (which makes intervals slightly too narrow). A bare loop
+compared with itself (the A/A rows, of `--most` rounds) shows the remaining noise of the machine. A goal is
+reached if the ratio is at most the goal, and missed if the whole interval lies above it. Executions that a
+framework refuses have no row.
+
+`train` compares the time inside the worker's clock. `epoch` compares whole epochs, with creating the order,
+reading the losses and writing the event, but without evaluation, so that no cost can hide outside of the
+clock.
 """
 
 from __future__ import annotations
@@ -46,19 +47,20 @@ EXECUTIONS = {
     "keras_jax": ("idiomatic", "compiled", "epoch"),
     "keras_torch": ("idiomatic", "eager"),
 }
-NOISE = (("torch", "eager"), ("keras_jax", "epoch"))  # a long epoch and a very short one
+NOISE = (("torch", "eager"), ("keras_jax", "epoch"))  # a long and a very short epoch
 PAIRS = (5, 10, 20, 50, 100, 200, 500)
 PAIRED = "pairs of processes, epochs"
-FEWEST, MOST = 3, 8  # rounds that a row has; of two, an interval is a guess
+FEWEST, MOST = 3, 8  # rounds of a row; an interval over two would be a guess
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row. Times are medians: of a step in µs, and of what a whole epoch takes beside its steps in µs.
+    """One row. Times are medians in µs: of a step, and of an epoch's time outside of its steps
+    (`..._outside_us`).
 
-    `cpu` is the ratio of the processor's time, which a busy machine disturbs less than `train`, that of the
-    clock. `rounds` are the ratios of the training in each pair of processes alone; `epochs` are the pairs of
-    epochs in all of them. `one_core`: both sides shared one.
+    `cpu` is the ratio of processor times, which a busy machine disturbs less than `train`, the ratio of
+    wall-clock times. `rounds` are the training ratios of each pair of processes, `epochs` is the total number
+    of pairs of epochs. `one_core`: both sides shared a core.
     """
 
     model: str
@@ -68,8 +70,8 @@ class Comparison:
     b: str
     a_step_us: float
     b_step_us: float
-    a_beside_us: float
-    b_beside_us: float
+    a_outside_us: float
+    b_outside_us: float
     train: Interval
     cpu: Interval
     whole: Interval
@@ -81,16 +83,16 @@ class Comparison:
 def compare(
     sides: tuple[Side, Side], folder: Path, rounds: int, seconds: float, most: int = 0
 ) -> tuple[Comparison, list[list[float]]] | None:
-    """A comparison, and the ratio of each pair of epochs by rounds; None if the framework refuses a side."""
-    found: list[Contest] = []
-    while len(found) < max(FEWEST, rounds) or (len(found) < most and _undecided(found)):
-        one_core = found[0].one_core if found else None
-        round_of = folder / f"round-{len(found)}"
-        found.append(contest(sides, round_of, seconds, least=8, one_core=one_core))
-        if not all(found[-1].epochs):
+    """A comparison, and the ratios of pairs of epochs by round; None if the framework refuses a side."""
+    results: list[Contest] = []
+    while len(results) < max(FEWEST, rounds) or (len(results) < most and _undecided(results)):
+        one_core = results[0].one_core if results else None
+        round_of = folder / f"round-{len(results)}"
+        results.append(contest(sides, round_of, seconds, least=8, one_core=one_core))
+        if not all(results[-1].epochs):
             return None
-    a, b = (flat([each.epochs[i] for each in found]) for i in (0, 1))
-    steps, ratios = found[0].steps, _ratios(found, train_s)
+    a, b = (flat([each.epochs[i] for each in results]) for i in (0, 1))
+    steps, ratios = results[0].steps, _ratios(results, train_s)
     row = Comparison(
         model=sides[0].model,
         framework=sides[0].framework,
@@ -99,66 +101,67 @@ def compare(
         b=sides[1].script or "harness",
         a_step_us=1e6 * statistics.median(train_s(a)) / steps,
         b_step_us=1e6 * statistics.median(train_s(b)) / steps,
-        a_beside_us=1e6 * _beside(a),
-        b_beside_us=1e6 * _beside(b),
+        a_outside_us=1e6 * _outside_steps(a),
+        b_outside_us=1e6 * _outside_steps(b),
         train=over_rounds(ratios),
-        cpu=over_rounds(_ratios(found, cpu_s)),
-        whole=over_rounds(_ratios(found, whole_s)),
+        cpu=over_rounds(_ratios(results, cpu_s)),
+        whole=over_rounds(_ratios(results, whole_s)),
         rounds=tuple(ratios),
         epochs=len(a),
-        one_core=found[0].one_core,
+        one_core=results[0].one_core,
     )
-    return row, _pairs(found, train_s)
+    return row, _pairs(results, train_s)
 
 
-def _undecided(found: Sequence[Contest]) -> bool:
-    """Whether the goal lies within the interval of all rounds."""
-    ratio = over_rounds(_ratios(found, train_s))
+def _undecided(results: Sequence[Contest]) -> bool:
+    """Whether the goal lies within the interval over all rounds."""
+    ratio = over_rounds(_ratios(results, train_s))
     return ratio.low <= GOAL <= ratio.high
 
 
-def _ratios(found: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[float]:
+def _ratios(results: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[float]:
     """The ratio of each round: the median over its pairs of epochs."""
-    return [statistics.median(pairs) for pairs in _pairs(found, of)]
+    return [statistics.median(pairs) for pairs in _pairs(results, of)]
 
 
-def _pairs(found: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[list[float]]:
-    """The ratio of each pair of epochs, by rounds."""
-    return [[one / other for one, other in zip(*map(of, each.epochs), strict=True)] for each in found]
+def _pairs(results: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[list[float]]:
+    """The ratio of each pair of epochs, by round."""
+    return [[one / other for one, other in zip(*map(of, each.epochs), strict=True)] for each in results]
 
 
 def over_rounds(ratios: Sequence[float]) -> Interval:
-    """The geometric mean of the rounds' ratios, with its 95 % interval by Student's t of their logarithms."""
+    """The geometric mean of the rounds' ratios with a 95 % interval by Student's t on their logarithms."""
     logs = np.log(ratios)
     half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
     low, middle, high = np.exp(logs.mean() + np.array([-half, 0.0, half])).tolist()
     return Interval(middle, low, high, len(logs))
 
 
-def _beside(epochs: Sequence[Epoch]) -> float:
+def _outside_steps(epochs: Sequence[Epoch]) -> float:
     return statistics.median([epoch.whole_s - epoch.train_s for epoch in epochs])
 
 
 def measure_overhead(only: str = "", rounds: int = FEWEST, most: int = MOST, seconds: float = 2.0) -> Report:
-    """All comparisons; `only` keeps those with all of its words: framework, architecture, execution."""
+    """Measure all comparisons; `only` selects those with all its words: framework, architecture,
+    execution."""
     rows, noise = [], []
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:
         for framework, executions in EXECUTIONS.items():
             for model, execution in itertools.product(MODELS, executions):
-                if not asked(only, framework, model, execution):
+                if not selected(only, framework, model, execution):
                     continue
                 say(f"{framework} {model} {execution}")
                 sides = Side(framework, execution, model=model), bare(framework, execution, model)
-                found = compare(sides, Path(name, framework, model, execution), rounds, seconds, most)
-                if found:
-                    rows.append(found[0])
+                comparison = compare(sides, Path(name, framework, model, execution), rounds, seconds, most)
+                if comparison:
+                    rows.append(comparison[0])
         for framework, execution in NOISE:
-            if asked(only, framework, "fnn", execution):
+            if selected(only, framework, "fnn", execution):
                 say(f"{framework} {execution} against itself")
                 sides = bare(framework, execution), bare(framework, execution)
-                found = compare(sides, Path(name, "noise", framework, execution), most, seconds)
-                assert found, "a bare loop refuses nothing"
-                row, ratios = found
+                comparison = compare(sides, Path(name, "noise", framework, execution), most, seconds)
+                assert comparison, "a bare loop refuses nothing"
+                row, ratios = comparison
                 widths = {
                     "narrowing": narrowing(max(ratios, key=len)),
                     "narrowing_over_rounds": narrowing_over_rounds(row.rounds),
@@ -176,30 +179,31 @@ def measure_overhead(only: str = "", rounds: int = FEWEST, most: int = MOST, sec
     return Report(values, tuple(tables))
 
 
-def asked(only: str, *words: str) -> bool:
-    """Whether all words of `only` are among those of a row; nothing leaves every row."""
+def selected(only: str, *words: str) -> bool:
+    """Whether all words of `only` are among those of a row; an empty `only` selects every row."""
     return set(only.split()) <= set(words)
 
 
 def narrowing(ratios: Sequence[float]) -> dict[int, float]:
-    """Half the width of the interval over pairs of epochs, in percent, by their number; in one round."""
+    """Half the width in percent of an interval over pairs of epochs of one round, by the number of pairs."""
     widths = {}
     for pairs in [n for n in PAIRS if n <= len(ratios)]:
         parts = [ratios[i : i + pairs] for i in range(0, len(ratios) - pairs + 1, pairs)][:20]
-        found = [statistics.ratio(part, [1.0] * pairs) for part in parts]
-        widths[pairs] = 100 * statistics.median([(each.high - each.low) / 2 for each in found])
+        intervals = [statistics.ratio(part, [1.0] * pairs) for part in parts]
+        widths[pairs] = 100 * statistics.median([(each.high - each.low) / 2 for each in intervals])
     return widths
 
 
 def narrowing_over_rounds(ratios: Sequence[float], most: int = 32) -> dict[int, float]:
-    """The same over rounds: what Student's interval has to be for so many that scatter as these do."""
+    """Half the width in percent of Student's interval over rounds with this scatter, by the number of
+    rounds."""
     deviation = np.log(ratios).std(ddof=1)
     counts = itertools.takewhile(lambda n: n <= most, (FEWEST * 2**i for i in range(most)))
     return {n: 100 * float(stats.t.ppf(0.975, n - 1) * deviation / np.sqrt(n)) for n in counts}
 
 
 def reached(ratio: Interval, goal: float) -> str:
-    """Whether a ratio is at most the goal: "no" only if its whole interval lies above."""
+    """Whether a ratio is at most the goal; "no" only if its whole interval lies above."""
     if ratio.estimate <= goal:
         return "yes"
     return "no" if ratio.low > goal else "not shown"
@@ -216,7 +220,7 @@ def _overhead_table(rows: Sequence[Comparison]) -> Table:
         "rounds",
         "CPU: ratio",
         "epoch: ratio [95 %]",
-        "beside the steps, µs/epoch",
+        "outside the steps, µs/epoch",
         PAIRED,
         "cores",
         f"<= {GOAL}",
@@ -233,7 +237,7 @@ def _overhead_table(rows: Sequence[Comparison]) -> Table:
             f"{min(row.rounds):.3f} to {max(row.rounds):.3f}",
             f"{row.cpu.estimate:.3f}",
             interval(row.whole),
-            f"{row.b_beside_us:.0f} → {row.a_beside_us:.0f}",
+            f"{row.b_outside_us:.0f} → {row.a_outside_us:.0f}",
             f"{row.train.pairs}, {row.epochs}",
             "one" if row.one_core else "all",
             *(reached(row.train, goal) for goal in (GOAL, LIMIT)),
@@ -286,11 +290,11 @@ def _widths(title: str, counted: str, names: Sequence[str], widths: Sequence[Map
     return Table(title, (counted, *names), tuple(cells))
 
 
-def interval(found: Interval) -> str:
+def interval(ratio: Interval) -> str:
     """A ratio with its interval."""
-    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return f"{ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
 if __name__ == "__main__":
-    description = "The harness against bare hand-written loops, and a bare loop against itself."
+    description = "Overhead of evenbench over hand-written loops, and a bare loop compared with itself."
     sys.exit(command(measure_overhead, description, only="", rounds=FEWEST, most=MOST, seconds=2.0))

@@ -1,12 +1,12 @@
-"""Whether a run is slowed by what is said of it: the same run with and without progress bar and MLflow.
+"""Overhead of logging: the same run with and without progress bar, MLflow and plots.
 
     python -m tests.bench.quiet [--json] [--pairs 30] [--epochs 60] [--only torch]
 
-One warm worker trains the same run again and again, by turns: as the command does it, with a session that
-draws a progress bar into a terminal, logs every epoch to MLflow on SQLite and draws the run's plots; and
-bare, where somebody reads the worker's events and does nothing with them. Before a bare run everything that
-was said is logged. What is compared is the median of a run's step times, in pairs A B B A. It is the same
-process in both, so that processes that differ by chance don't come into it.
+One warm worker trains the same run repeatedly, alternating between two modes. In the first, as in the
+command, a session draws a progress bar in a terminal, logs every epoch to MLflow on SQLite and draws the
+run's plots. In the second, bare, the worker's events are read and discarded. All logging is flushed before a
+bare run. The medians of the runs' step times are compared in pairs A B B A. Both modes use the same process,
+so chance differences between processes do not matter.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from harness.core.machine import statistics
 from harness.core.machine.statistics import Interval
 from harness.core.runs.run_folder import RunFolder
 from harness.shell.engines.local import LocalEngine
-from harness.shell.reports.progress import BarReporter
+from harness.shell.reports.progress_bars import BarReporter
 from harness.shell.session.session import Session
-from tests.bench.overhead import asked, interval
+from tests.bench.overhead import interval, selected
 from tests.bench.report import Report, Table, command, plain, say
 from tests.support.paths import ROOT
 
 GOAL = 0.01
-CASES = (("torch", "eager"), ("keras_jax", "epoch"))  # one that is Python's, one that is one call an epoch
+CASES = (("torch", "eager"), ("keras_jax", "epoch"))  # one driven by Python, one with a single call per epoch
 
 
 @dataclass(frozen=True)
 class Row:
-    """Medians of a step in µs with everything said and with nothing, and the ratio over the pairs."""
+    """Medians of a step in µs with and without logging, and the ratio over the pairs."""
 
     framework: str
     execution: str
-    said_us: float
+    logged_us: float
     bare_us: float
     ratio: Interval
 
 
 def measure_quiet(only: str = "", pairs: int = 30, epochs: int = 60) -> Report:
-    """All cases; `only` names frameworks or executions."""
+    """Measure all cases; `only` selects frameworks or executions."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="quiet-") as name:
         for framework, execution in CASES:
-            if asked(only, framework, execution):
+            if selected(only, framework, execution):
                 say(f"{framework} {execution}")
                 config = _config(framework, execution, epochs, Path(name, framework))
                 rows.append(_compare(config, pairs))
@@ -79,46 +79,47 @@ def _config(framework: str, execution: str, epochs: int, results: Path) -> RunCo
 
 
 def _compare(config: RunConfig, pairs: int) -> Row:
-    said: list[float] = []
+    logged: list[float] = []
     bare: list[float] = []
     with _terminal() as console, Session(BarReporter(console)) as session:
         runner = _Runner(session, config)
         steps = runner.epochs()[0]["steps"]  # starts worker and store
         for number in range(pairs):
-            turns = [runner.said, runner.bare]
+            turns = [runner.logged, runner.bare]
             for turn in turns[:: -1 if number % 2 else 1]:
-                (said if turn == runner.said else bare).append(turn())
+                (logged if turn == runner.logged else bare).append(turn())
     return Row(
         config.framework.name,
         config.execution,
-        1e6 * statistics.median(said) / steps,
+        1e6 * statistics.median(logged) / steps,
         1e6 * statistics.median(bare) / steps,
-        statistics.ratio(said, bare),
+        statistics.ratio(logged, bare),
     )
 
 
 class _Runner:
-    """The run in both ways, in the session's worker; each returns the median time of its epochs in s."""
+    """The run in both modes, in the session's worker; each mode returns the median time of its epochs in
+    s."""
 
     def __init__(self, session: Session, config: RunConfig) -> None:
         self._session, self._config, self._engine = session, config, LocalEngine(session.note)
 
     def epochs(self) -> list[dict[str, Any]]:
-        """Do the run in the session; its epochs."""
+        """Execute the run in the session; return its epochs."""
         self._session.execute([self._config], self._engine)
         (self._worker,) = self._engine.ready().values()
-        (self._tracking,) = self._session._tracking.values()
+        self._tracking = self._session._stores.thread(self._config)
         (self._folder,) = (Path(self._config.results_dir) / "runs").iterdir()
-        found: list[dict[str, Any]] = (RunFolder(self._folder).result() or {})["epochs"]
-        return found
+        epochs: list[dict[str, Any]] = (RunFolder(self._folder).result() or {})["epochs"]
+        return epochs
 
-    def said(self) -> float:
-        """As the command does it. Logging goes on while the run does, but of no other run."""
+    def logged(self) -> float:
+        """Run as in the command, while this run, and no earlier one, is logged."""
         self._tracking.flush()
         return statistics.median([epoch["train_s"] for epoch in self.epochs()])
 
     def bare(self) -> float:
-        """With nobody who does anything."""
+        """Run without logging."""
         self._tracking.flush()
         events = list(self._worker.run(self._folder, True, None))
         return statistics.median([event["train_s"] for event in events if event["event"] == "epoch"])
@@ -126,7 +127,7 @@ class _Runner:
 
 @contextlib.contextmanager
 def _terminal() -> Iterator[Console]:
-    """A console on a terminal that somebody reads, as a terminal emulator does."""
+    """A console on a terminal whose output is read, as by a terminal emulator."""
     ours, theirs = pty.openpty()
 
     def read() -> None:
@@ -143,13 +144,21 @@ def _terminal() -> Iterator[Console]:
 
 
 def _table(rows: list[Row], epochs: int) -> Table:
-    columns = ("framework", "execution", "bare µs/step", "all said µs/step", "ratio [95 %]", "pairs", "< 1 %")
+    columns = (
+        "framework",
+        "execution",
+        "bare µs/step",
+        "with logging, µs/step",
+        "ratio [95 %]",
+        "pairs",
+        "< 1 %",
+    )
     cells = [
         (
             row.framework,
             row.execution,
             f"{row.bare_us:.1f}",
-            f"{row.said_us:.1f}",
+            f"{row.logged_us:.1f}",
             interval(row.ratio),
             row.ratio.pairs,
             _verdict(row.ratio),
@@ -160,11 +169,11 @@ def _table(rows: list[Row], epochs: int) -> Table:
     return Table(title, columns, tuple(cells))
 
 
-def _verdict(found: Interval) -> str:
-    """`yes` where the whole interval lies within the goal."""
-    if max(abs(found.low - 1), abs(found.high - 1)) < GOAL:
+def _verdict(ratio: Interval) -> str:
+    """`yes` if the whole interval lies within the goal."""
+    if max(abs(ratio.low - 1), abs(ratio.high - 1)) < GOAL:
         return "yes"
-    return "by estimate" if abs(found.estimate - 1) < GOAL else "no"
+    return "by estimate" if abs(ratio.estimate - 1) < GOAL else "no"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a benchmark prints itself: as a table in Markdown, or as JSON; and on what it was measured."""
+"""Reports of benchmarks: tables in Markdown or JSON, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PACKAGES = ("torch", "keras", "tensorflow", "jax", "mlflow", "hydra-core", "nump
 
 
 class RefusedError(Exception):
-    """What was asked for can't be measured."""
+    """A request that cannot be measured."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a line above it; `notes` are printed below."""
+    """A table with a title; `notes` are printed below it."""
 
     title: str
     columns: tuple[str, ...]
@@ -32,7 +32,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def markdown(self) -> str:
-        """The table in Markdown, its columns lined up, so that it also reads well in a terminal."""
+        """The table in Markdown, with aligned columns so that it is readable in a terminal."""
         cells = [tuple(map(_text, row)) for row in (self.columns, *self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
         lines = [
@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """What a benchmark found: `values` for machines, `tables` for people."""
+    """The results of a benchmark: `values` for programs, `tables` for people."""
 
     values: dict[str, Any]
     tables: tuple[Table, ...]
@@ -58,15 +58,15 @@ class Report:
 
 
 def with_rows(page: str, fresh: Table, keys: int) -> str:
-    """A page with the rows of `fresh` in its table of that title, in place of those with the same first
-    `keys` cells. Raises RefusedError where the page has no such table, or none of such rows."""
+    """A page whose table of the same title has the rows of `fresh` instead of those with the same first
+    `keys` cells. Raises RefusedError if the page has no such table or rows."""
     before, _, after = page.partition(f"**{fresh.title}**\n\n")
     lines = list(itertools.takewhile(lambda line: line.startswith("|"), after.split("\n")))
     columns, _, *rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines] or ((), ())
-    given = {row[:keys]: row for row in fresh.rows}
-    if columns != fresh.columns or given.keys() - {row[:keys] for row in rows}:
+    new = {row[:keys]: row for row in fresh.rows}
+    if columns != fresh.columns or new.keys() - {row[:keys] for row in rows}:
         raise RefusedError(f"the page has no table {fresh.title!r} with these columns and rows")
-    table = Table(fresh.title, columns, tuple(given.get(row[:keys], row) for row in rows))
+    table = Table(fresh.title, columns, tuple(new.get(row[:keys], row) for row in rows))
     return before + table.markdown() + after.removeprefix("\n".join(lines))
 
 
@@ -90,10 +90,10 @@ def command(measure: Callable[..., Report], description: str, **options: Any) ->
     for name, default in options.items():
         kind = type(default)
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"default: {default}")
-    given = vars(parser.parse_args())
-    as_json = given.pop("json")
+    arguments = vars(parser.parse_args())
+    as_json = arguments.pop("json")
     try:
-        report = measure(**given)
+        report = measure(**arguments)
     except RefusedError as error:
         parser.error(str(error))
     print(report.to_json() if as_json else report.markdown())
@@ -101,12 +101,12 @@ def command(measure: Callable[..., Report], description: str, **options: Any) ->
 
 
 def say(text: str) -> None:
-    """A line on progress, out of the way of the result."""
+    """Print a line on progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON takes it."""
+    """A dataclass as a JSON value."""
     return asdict(value)
 
 

@@ -1,15 +1,15 @@
-"""Side by side with Keras `fit`, Lightning, skorch and Ignite: same network, data, batch and thread.
+"""Comparison with Keras `fit`, Lightning, skorch and Ignite: same network, data, batch size and thread.
 
     python -m tests.bench.rivals [--json] [--only lstm] [--seconds 20]
 
-All architectures on digits, batch 32, Adam, float32, one thread. Every side has a process of its own, and
-they take turns, an epoch each. The harness runs the execution that a short contest found to be the fastest,
-of torch and of all frameworks. The others run as their own tutorials have it (tests/bench/rivals_torch.py,
+All architectures on digits, batch 32, Adam, float32, one thread. Every side has its own process, and they run
+in turns, one epoch each. evenbench runs the fastest execution, found by a short comparison, of torch and of
+all frameworks. The others run as in their own tutorials (tests/bench/rivals_torch.py,
 tests/bench/bare_fit.py), with logging, checkpoints, progress bars and validation switched off.
 
-A time is that of a whole epoch, from turn to turn, over its steps: making the order, loading the batches,
-reading the losses and writing the event are in it. The ratio is that of paired epochs, with its interval.
-Who lacks a library is told how to get it: `pip install 'evenbench[bench]'`.
+Times are of whole epochs divided by their steps, including creating the order, loading the batches, reading
+the losses and writing the event. Ratios are of paired epochs, with their interval. The other libraries are
+installed by `pip install 'evenbench[bench]'`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from harness.core.machine import statistics
 from harness.core.machine.statistics import Interval
 from tests.bench.best import fastest
 from tests.bench.contest import Side, contest, whole_s
-from tests.bench.overhead import MODELS, asked, interval
+from tests.bench.overhead import MODELS, interval, selected
 from tests.bench.report import Report, Table, command, plain, say
 
 
 @dataclass(frozen=True)
 class Rival:
-    """Another way to train: its name, the framework whose data and environment it gets, its script."""
+    """Another trainer: its name, the framework whose data and environment it gets, its script."""
 
     name: str
     framework: str
@@ -44,7 +44,7 @@ class Rival:
         return importlib.util.find_spec(self.package) is None
 
     def side(self, model: str) -> Side:
-        """It as a side of a contest."""
+        """The trainer as a side of a comparison."""
         return Side(self.framework, self.execution, self.script, model)
 
 
@@ -61,9 +61,9 @@ HOW = "not installed: pip install 'evenbench[bench]'"
 
 @dataclass(frozen=True)
 class Row:
-    """A rival's step in µs, and how many times as long as that of evenbench it takes.
+    """A trainer's step in µs, and its ratios to evenbench's step.
 
-    `torch` is the best execution of torch, `best` the best of all; each with its step in µs.
+    `torch` is the fastest execution of torch, `best` the fastest of all, each with its step in µs.
     """
 
     model: str
@@ -78,10 +78,10 @@ class Row:
 
 
 def measure_rivals(only: str = "", seconds: float = 20.0) -> Report:
-    """All architectures; `only` names some."""
+    """Measure all architectures; `only` selects some."""
     present = [rival for rival in RIVALS if not rival.missing]
     rows: list[Row] = []
-    models = [model for model in MODELS if asked(only, model)]
+    models = [model for model in MODELS if selected(only, model)]
     with tempfile.TemporaryDirectory(prefix="rivals-") as name:
         for model in models:
             say(f"{model}: the fastest executions")
@@ -90,11 +90,11 @@ def measure_rivals(only: str = "", seconds: float = 20.0) -> Report:
             ours = list(dict.fromkeys((of_torch, of_all)))
             say(f"{model}: {', '.join(side.label for side in ours)} against {len(present)} others")
             sides = [*ours, *(rival.side(model) for rival in present)]
-            found = contest(sides, Path(name, model, "contest"), seconds)
-            times = [whole_s(epochs) for epochs in found.epochs]
+            result = contest(sides, Path(name, model, "contest"), seconds)
+            times = [whole_s(epochs) for epochs in result.epochs]
             torch_s, best_s = times[0], times[len(ours) - 1]
             for rival, theirs in zip(present, times[len(ours) :], strict=True):
-                step_us = [1e6 * statistics.median(each) / found.steps for each in (theirs, torch_s, best_s)]
+                step_us = [1e6 * statistics.median(each) / result.steps for each in (theirs, torch_s, best_s)]
                 than_torch, than_best = statistics.ratio(theirs, torch_s), statistics.ratio(theirs, best_s)
                 row = Row(
                     model=model,
@@ -143,5 +143,5 @@ def _table(rows: list[Row], models: list[str]) -> Table:
 
 
 if __name__ == "__main__":
-    description = "Keras' fit, Lightning, skorch and Ignite beside the harness's best execution."
+    description = "Keras' fit, Lightning, skorch and Ignite compared with evenbench's fastest execution."
     sys.exit(command(measure_rivals, description, only="", seconds=20.0))

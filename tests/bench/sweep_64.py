@@ -1,21 +1,21 @@
-"""A sweep of 64 trials beside the same sweep written the usual way; and whether 512 cost eight times as much.
+"""A sweep of 64 trials compared with a baseline in Lightning, and the growth to 512 trials.
 
-    python -m tests.bench.sweep_64 [--json] [--beside 64] [--trials 8,64,512] [--repeats 3] [--ways ...]
+    python -m tests.bench.sweep_64 [--json] [--compare 64] [--trials 8,64,512] [--repeats 3] [--ways ...]
 
 Each trial is a feed-forward network on digits, 10 epochs of batches of 32, on one thread, logged to MLflow on
-SQLite; in PyTorch, and where it says so by Keras on JAX, which is what the same network is fastest in. The
-usual way (tests/bench/naive/train_lightning.py) is Hydra's multirun with Lightning,
-its MLflow logger and its checkpoints, as the template does it that most people start with; without the
-progress bar, the summary and the check of the validation before the training, which would cost it time.
-What is compared are whole commands, imports and exit included, which take turns; ratios are medians over
-the repeats. Ours is done in several ways (`--ways "workers=1; workers=2 execution=compiled"`), each of which
-is some overrides. Both sides score on the same test part, ours the last epoch, the usual way its best
-checkpoint. Results folders are new each time, the user's cache is not: what the first command on a machine
-takes longer, because it fills it, is said below the table.
+SQLite; in PyTorch, and where stated in Keras on JAX, the fastest framework for this network. The baseline
+(tests/bench/naive/train_lightning.py) is Hydra's multirun with Lightning, its MLflow logger and its
+checkpoints, like the widely used template, but without progress bar, model summary and sanity check of the
+validation, which would slow it down. Whole commands are compared, including imports and exit, in turns;
+ratios are medians over the repeats. evenbench runs in several ways (`--ways "workers=1; workers=2
+execution=compiled"`), each a list of overrides. Both sides are scored on the same test split, evenbench after
+its last epoch, the baseline with its best checkpoint. Results folders are new each time, but the user's cache
+is shared; a note below the table gives the additional time of the first command on a machine, which fills the
+cache.
 
-Where the time goes is read from the runs' own files and from a clock at a few doors of the shell
-(tests/bench/traced.py), for ways with one worker; the parts add up to the whole command. The longer sweeps
-are ours alone. Memory is sampled, of the shell and of its workers.
+For ways with one worker, the time is broken down by the runs' files and by timed functions of the shell
+(tests/bench/traced.py); the parts add up to the whole command. The longer sweeps run with evenbench only. The
+memory of the shell and of its workers is sampled.
 """
 
 from __future__ import annotations
@@ -57,21 +57,22 @@ class Side:
         return median([command.wall_s for command in self.commands])
 
 
-def measure_sweep(beside: int = 64, ways: str = WAYS, trials: str = TRIALS, repeats: int = 3) -> Report:
-    """The comparison at `beside` trials, and our sweeps of each of `trials`; 0 or empty leaves one out."""
+def measure_sweep(compare: int = 64, ways: str = WAYS, trials: str = TRIALS, repeats: int = 3) -> Report:
+    """Measure the comparison at `compare` trials, and evenbench's sweeps of each of `trials`; 0 or empty
+    skips it."""
     tables: list[Table] = []
     values: dict[str, object] = {"goal": GOAL}
     with tempfile.TemporaryDirectory(prefix="sweep-64-") as name:
         folder = Path(name)
-        if beside:
+        if compare:
             ours = [way.strip() for way in ways.split(";")]
             first = [_ours(ours[-1], 1, folder / f"first-{number}").wall_s for number in range(2)]
-            sides, parts = _compare(beside, ours, repeats, folder)
-            values |= {"beside": beside, "sides": {name: plain(side) for name, side in sides.items()}}
+            sides, parts = _compare(compare, ours, repeats, folder)
+            values |= {"compare": compare, "sides": {name: plain(side) for name, side in sides.items()}}
             values |= {"faster": {way: _faster(sides, way) for way in ours}, "where": parts}
             values |= {"first_command_s": first[0], "second_command_s": first[1]}
-            tables.append(_beside_table(sides, beside, first))
-            tables += [_parts_table(way, found, beside) for way, found in parts.items()]
+            tables.append(_comparison_table(sides, compare, first))
+            tables += [_parts_table(way, seconds, compare) for way, seconds in parts.items()]
         counts = sorted(int(count) for count in trials.split(",") if count)
         if counts:
             grown = {count: _ours("", count, folder / f"grown-{count}") for count in counts}
@@ -83,7 +84,7 @@ def measure_sweep(beside: int = 64, ways: str = WAYS, trials: str = TRIALS, repe
 def _compare(
     trials: int, ways: Sequence[str], repeats: int, folder: Path
 ) -> tuple[dict[str, Side], dict[str, dict[str, float]]]:
-    """All sides by name, and of our ways with one worker where their time went (medians)."""
+    """All sides by name, and the time breakdown (medians) of ways with one worker."""
     sides = {name: Side([], []) for name in (*ways, USUAL)}
     parts: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for repeat in range(repeats):
@@ -97,30 +98,30 @@ def _compare(
                 side.accuracies.extend(_our_accuracies(place))
                 if dict(text.split("=", 1) for text in name.split()).get("workers", "1") == "1":
                     parts[name].append(where(place, side.commands[-1]))
-    found = {
+    medians = {
         way: {label: median([part[label] for part in each]) for label in each[0]}
         for way, each in parts.items()
         if each
     }
-    return sides, found
+    return sides, medians
 
 
 def _ours(way: str, trials: int, place: Path) -> Watched:
     say(f"ours, {trials} trials {way}")
     framework = () if "framework=" in way else ("framework=torch",)
-    asked = (*framework, f"seed=range({trials})", f"train.epochs={EPOCHS}", *way.split())
+    arguments = (*framework, f"seed=range({trials})", f"train.epochs={EPOCHS}", *way.split())
     shared = {user_cache.VARIABLE: str(place.parent / "cache")}
-    return watch(("tests.bench.traced", "spans.json", "-m", *asked), place, shared)
+    return watch(("tests.bench.traced", "spans.json", "-m", *arguments), place, shared)
 
 
 def _usual(trials: int, place: Path) -> Watched:
-    say(f"the usual way, {trials} trials")
-    asked = (f"seed=range({trials})", f"trainer.max_epochs={EPOCHS}")
-    return watch(("tests.bench.naive.train_lightning", "-m", *asked), place)
+    say(f"baseline, {trials} trials")
+    arguments = (f"seed=range({trials})", f"trainer.max_epochs={EPOCHS}")
+    return watch(("tests.bench.naive.train_lightning", "-m", *arguments), place)
 
 
 def _faster(sides: Mapping[str, Side], way: str) -> float:
-    """How many times as fast our way is: the median over the repeats."""
+    """Speed-up of a way over the baseline: the median over the repeats."""
     pairs = zip(sides[way].commands, sides[USUAL].commands, strict=True)
     return median([usual.wall_s / ours.wall_s for ours, usual in pairs])
 
@@ -132,12 +133,12 @@ def _our_accuracies(place: Path) -> list[float]:
 
 def _usual_accuracies(place: Path) -> list[float]:
     with contextlib.closing(sqlite3.connect(place / "mlflow.db")) as database:
-        found = database.execute("select value from latest_metrics where key = 'test/acc'").fetchall()
-    return [float(value) for (value,) in found]
+        rows = database.execute("select value from latest_metrics where key = 'test/acc'").fetchall()
+    return [float(value) for (value,) in rows]
 
 
 def where(place: Path, taken: Watched) -> dict[str, float]:
-    """Where the time of one of our commands went, in s; the parts add up to the whole."""
+    """Time breakdown of a command in s; the parts add up to the whole."""
     spans = spans_of(place)
     runs = sorted(map(run_times, (place / "results/runs").iterdir()), key=lambda run: run["started"])
     of: dict[str, list[float]] = {}
@@ -146,7 +147,7 @@ def where(place: Path, taken: Watched) -> dict[str, float]:
     began = next(start for label, _, start, _ in spans if label == "import of the shell")
     over = next(end for label, _, _, end in spans if label == "main")
     handed = (after["started"] - run["ended"] for run, after in itertools.pairwise(runs))
-    found = {
+    parts = {
         "start of Python": began - taken.started,
         "import of the shell": of["import of the shell"][0],
         "Hydra composes, everything is checked": composing_s(spans),
@@ -165,10 +166,10 @@ def where(place: Path, taken: Watched) -> dict[str, float]:
         "leaderboard": sum(of["leaderboard"]),
         "exit of Python": taken.started + taken.wall_s - over,
     }
-    return found | {"everything else": taken.wall_s - sum(found.values())}
+    return parts | {"everything else": taken.wall_s - sum(parts.values())}
 
 
-def _beside_table(sides: Mapping[str, Side], trials: int, first: Sequence[float]) -> Table:
+def _comparison_table(sides: Mapping[str, Side], trials: int, first: Sequence[float]) -> Table:
     columns = (
         "",
         f"{trials} trials, s",
@@ -193,7 +194,7 @@ def _beside_table(sides: Mapping[str, Side], trials: int, first: Sequence[float]
         f"At least {GOAL:g} times as fast is the goal. Accuracies are mean and deviation over all trials.",
         f"One trial in the last of our ways: {first[0]:.1f} s with an empty cache, {first[1]:.1f} s after.",
     )
-    return Table(f"{trials} trials beside the usual way", columns, tuple(rows), notes)
+    return Table(f"A sweep of {trials} trials compared with the baseline", columns, tuple(rows), notes)
 
 
 def _parts_table(way: str, parts: Mapping[str, float], trials: int) -> Table:
@@ -232,5 +233,5 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 if __name__ == "__main__":
-    description = "A sweep of 64 trials beside the usual way, and how it grows to 512."
-    sys.exit(command(measure_sweep, description, beside=64, ways=WAYS, trials=TRIALS, repeats=3))
+    description = "A sweep of 64 trials compared with a baseline in Lightning, and its growth to 512 trials."
+    sys.exit(command(measure_sweep, description, compare=64, ways=WAYS, trials=TRIALS, repeats=3))

@@ -1,6 +1,6 @@
-"""The goals that the project set itself, held against what the benchmarks measure: `make overhead`.
+"""The project's performance goals, checked against the benchmarks: `make overhead`.
 
-These depend on the machine and on what else runs on it, which is why `make test` leaves them out.
+They depend on the machine and its load, so `make test` does not run them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.bench import (
 pytestmark = pytest.mark.timeout(3600)
 
 
-def test_the_harness_costs_little_more_than_a_bare_loop() -> None:
+def test_evenbench_costs_little_more_than_a_bare_loop() -> None:
     """Catches: work inside the timed loop that a hand-written one does not do."""
     report = overhead.measure_overhead()
     print(report.markdown())
@@ -37,15 +37,15 @@ def test_the_harness_costs_little_more_than_a_bare_loop() -> None:
 
 
 def test_a_loop_against_itself_shows_no_difference() -> None:
-    """Catches: a contest that favours a side, which would turn every other ratio here round."""
+    """Catches: a comparison that favours a side, which would bias every other ratio."""
     report = overhead.measure_overhead(only="keras_jax epoch")
     print(report.markdown())
     (row,) = report.values["noise"]
     assert 0.98 < row["train"]["estimate"] < 1.02
 
 
-def test_nobody_is_ahead_of_the_best_execution() -> None:
-    """Catches: an execution that is slower than what people get from a library without the harness."""
+def test_no_other_trainer_is_faster_than_the_best_execution() -> None:
+    """Catches: an execution that is slower than a library without evenbench."""
     report = rivals.measure_rivals()
     print(report.markdown())
     ahead = {
@@ -57,7 +57,7 @@ def test_nobody_is_ahead_of_the_best_execution() -> None:
 
 
 def test_each_architecture_uses_as_much_of_the_machine_as_the_best_bare_loop() -> None:
-    """Catches: an adapter that takes a slow kernel where the framework has a fast one."""
+    """Catches: an adapter that uses a slow kernel although the framework has a fast one."""
     report = shares.measure_shares()
     print(report.markdown())
     reached: dict[str, float] = {}
@@ -67,8 +67,8 @@ def test_each_architecture_uses_as_much_of_the_machine_as_the_best_bare_loop() -
     assert not missed
 
 
-def test_no_timing_depends_on_what_logs_or_draws() -> None:
-    """Catches: logging, drawing or conversion that gets into the clock, or takes the worker's processor."""
+def test_logging_does_not_affect_timings() -> None:
+    """Catches: logging, drawing or conversion inside the clock, or on the worker's processor."""
     report = quiet.measure_quiet()
     print(report.markdown())
     for row in report.values["quiet"]:
@@ -76,7 +76,7 @@ def test_no_timing_depends_on_what_logs_or_draws() -> None:
 
 
 def test_a_compiled_epoch_is_ten_times_as_fast_as_fit() -> None:
-    """Catches: a program that is compiled anew, or data that is sent to the device at every step."""
+    """Catches: a program that is compiled again, or data that is sent to the device at every step."""
     report = fnn_speed.measure_speed()
     print(report.markdown())
     faster = {way["way"]: way["faster"]["estimate"] for way in report.values["ways"]}
@@ -85,7 +85,7 @@ def test_a_compiled_epoch_is_ten_times_as_fast_as_fit() -> None:
 
 
 def test_a_warm_trial_takes_less_than_half_a_second() -> None:
-    """Catches: an import, a compilation, a start of a process or a wait for MLflow that every trial pays."""
+    """Catches: an import, a compilation, a start of a process or a wait for MLflow in every trial."""
     report = warm_trials.measure_sweeps()
     print(report.markdown())
     for sweep in report.values["sweeps"]:
@@ -93,8 +93,8 @@ def test_a_warm_trial_takes_less_than_half_a_second() -> None:
         assert sweep["after_first_s"] < warm_trials.GOAL_S, sweep["framework"]
 
 
-def test_a_sweep_is_fifteen_times_as_fast_as_the_usual_way() -> None:
-    """Catches: what every trial of a sweep waits for and should not; accuracy that was given for it."""
+def test_a_sweep_is_fifteen_times_as_fast_as_the_baseline() -> None:
+    """Catches: a needless wait in every trial of a sweep; a loss of accuracy."""
     report = sweep_64.measure_sweep(trials="8,64,512")
     print(report.markdown())
     assert max(report.values["faster"].values()) >= sweep_64.GOAL
@@ -118,7 +118,7 @@ def test_two_workers_are_nearly_twice_as_fast_as_one() -> None:
 
 
 def test_nothing_is_lost_or_done_twice_after_fifty_kills() -> None:
-    """Catches: whatever a kill at some instant may leave that the next command does not put right."""
+    """Catches: damage by a kill at any instant that the next command does not repair."""
     report = kills.measure_kills()
     print(report.markdown())
     assert not [kill for kill in report.values["kills"] if kill["wrong"]]

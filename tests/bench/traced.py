@@ -1,9 +1,9 @@
-"""The command `evenbench` with a clock at a few of its doors: where the time of a sweep goes.
+"""Run the command `evenbench` with some functions of the shell timed, for the time breakdown of a sweep.
 
     python -m tests.bench.traced SPANS.json [arguments of evenbench ...]
 
-The command runs as it is; calls of the functions below are written down as [name, thread, start, end] in
-seconds since the epoch. What happens inside workers is in the runs' own files.
+Calls of the functions below are recorded as [name, thread, start, end] in Unix time. Times inside workers are
+in the runs' files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(spans_file: Path, arguments: list[str]) -> int:
     from harness.shell.workers.process import Worker
 
     spans.append(("import of the shell", "MainThread", start, time.time()))
-    doors: list[tuple[Any, str, str]] = [
+    functions: list[tuple[Any, str, str]] = [
         (session.Session, "_prepare", "prepare"),
         (session.Session, "execute", "execute"),
         (session.Session, "__exit__", "exit of the session"),
@@ -45,7 +45,7 @@ def main(spans_file: Path, arguments: list[str]) -> int:
         (Tracker, "epochs", "MLflow epochs"),
         (Tracker, "finish", "MLflow finish"),
     ]
-    for owner, name, label in doors:
+    for owner, name, label in functions:
         setattr(owner, name, _timed(getattr(owner, name), label, spans))
     try:
         return cli.main(arguments)

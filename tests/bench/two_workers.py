@@ -1,11 +1,11 @@
-"""Whether two workers, a thread each, do a sweep in half the time of one.
+"""Speed-up of a sweep with two workers, one thread each, over one worker.
 
     python -m tests.bench.two_workers [--json] [--workers 1,2] [--runs 16] [--epochs 300] [--repeats 3]
 
-A sweep over seeds, a feed-forward network on digits in PyTorch, each worker with one thread on a core of its
-own. Runs last a few seconds, as most do that people wait for; the start of a command, which more workers
-don't shorten, is measured too. Commands take turns. `whole` are whole commands, imports and exit included;
-`runs` is the time from the first run's start to the last one's end.
+A sweep over seeds of a feed-forward network on digits in PyTorch, each worker with one thread on its own
+core. Runs last a few seconds, like most interactive runs; the start of a command, which more workers do not
+shorten, is included. Commands run in turns. `whole` are whole commands, including imports and exit; `runs` is
+the time from the start of the first run to the end of the last one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GOAL = 1.7
 
 @dataclass(frozen=True)
 class Taken:
-    """One command: as a whole, and from the start of its first run to the end of its last; a step in ms."""
+    """A command: in total, and from the start of its first run to the end of its last; a step in ms."""
 
     whole: Watched
     runs_s: float
@@ -33,25 +33,25 @@ class Taken:
 
 
 def measure_workers(workers: str = "1,2", runs: int = 16, epochs: int = 300, repeats: int = 3) -> Report:
-    """The sweep with each number of workers; they are compared with the first."""
+    """Measure the sweep with each number of workers, compared with the first number."""
     counts = [int(count) for count in workers.split(",")]
-    found: dict[int, list[Taken]] = {count: [] for count in counts}
+    measured: dict[int, list[Taken]] = {count: [] for count in counts}
     with tempfile.TemporaryDirectory(prefix="two-workers-") as name:
         for repeat in range(repeats):
             for count in counts[:: -1 if repeat % 2 else 1]:
                 say(f"{count} workers, repeat {repeat + 1}")
-                found[count].append(_sweep(count, runs, epochs, Path(name, f"{count}-{repeat}")))
+                measured[count].append(_sweep(count, runs, epochs, Path(name, f"{count}-{repeat}")))
     values = {
         "goal": GOAL,
         "runs": runs,
-        "workers": {n: [plain(each) for each in taken] for n, taken in found.items()},
+        "workers": {n: [plain(each) for each in taken] for n, taken in measured.items()},
     }
-    return Report(values, (_table(found, runs),))
+    return Report(values, (_table(measured, runs),))
 
 
 def _sweep(workers: int, runs: int, epochs: int, place: Path) -> Taken:
-    asked = ("framework=torch", f"seed=range({runs})", f"train.epochs={epochs}", "limit=off")
-    whole = watch(("harness", "-m", *asked, f"workers={workers}", "pin=true"), place)
+    arguments = ("framework=torch", f"seed=range({runs})", f"train.epochs={epochs}", "limit=off")
+    whole = watch(("harness", "-m", *arguments, f"workers={workers}", "pin=true"), place)
     folders = list((place / "results/runs").iterdir())
     started = min(json.loads((f / "events.jsonl").open().readline())["time_ms"] / 1e3 for f in folders)
     ended = max((folder / "result.json").stat().st_mtime for folder in folders)
@@ -60,11 +60,11 @@ def _sweep(workers: int, runs: int, epochs: int, place: Path) -> Taken:
     return Taken(whole, ended - started, step_ms)
 
 
-def _table(found: dict[int, list[Taken]], runs: int) -> Table:
+def _table(measured: dict[int, list[Taken]], runs: int) -> Table:
     columns = ("workers", "whole, s", "times as fast", "runs, s", "times as fast", "step ms", "workers MB")
-    first = next(iter(found.values()))
+    first = next(iter(measured.values()))
     rows = []
-    for count, taken in found.items():
+    for count, taken in measured.items():
         pairs = list(zip(first, taken, strict=True))
         rows.append(
             (
@@ -77,10 +77,10 @@ def _table(found: dict[int, list[Taken]], runs: int) -> Table:
                 f"{max(each.whole.others_mb for each in taken):,.0f}",
             )
         )
-    note = f"Two workers are to be at least {GOAL:g} times as fast as one."
+    note = f"Goal: two workers are at least {GOAL:g} times as fast as one."
     return Table(f"A sweep of {runs} runs by the number of its workers", columns, tuple(rows), (note,))
 
 
 if __name__ == "__main__":
-    description = "Whether two workers do a sweep in half the time of one."
+    description = "Speed-up of a sweep with two workers over one worker."
     sys.exit(command(measure_workers, description, workers="1,2", runs=16, epochs=300, repeats=3))

@@ -1,15 +1,15 @@
-"""Trials of one sweep in warm workers, by the real command, beside the sweep that one writes without it.
+"""Trials of one sweep in warm workers, with the real command, compared with a hand-written sweep.
 
     python -m tests.bench.warm_trials [--json] [--trials 8] [--repeats 3] [--only torch]
 
-Each trial is 10 epochs on digits, logged to MLflow on SQLite. Two figures, of whole commands, imports and
-exit included: `a further trial` is (command of n trials - command of one trial) / (n - 1), what one more seed
-costs; `after the first` is (end of the command - end of its first trial) / (n - 1), which charges the
-command's exit to the trials too. The commands take turns, so that a busy machine disturbs both. The naive
-sweep (tests/bench/naive/) is Hydra's own launcher, a plain script and MLflow, all trials in one process.
+Each trial is 10 epochs on digits, logged to MLflow on SQLite. Two figures are derived from whole commands,
+including imports and exit: `a further trial` is (command of n trials - command of one trial) / (n - 1), the
+cost of one more seed; `after the first` is (end of the command - end of its first trial) / (n - 1), which
+includes the command's exit. The commands run in turns, so that a busy machine affects both. The naive sweep
+(tests/bench/naive/) is Hydra's own launcher, a plain script and MLflow, with all trials in one process.
 
-Where the time goes is read from the runs' own files (events.jsonl, result.json) and from a clock at a few
-doors of the shell (tests/bench/traced.py).
+The time breakdown comes from the runs' files (events.jsonl, result.json) and from timed functions of the
+shell (tests/bench/traced.py).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ THREADS_TF = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
 
 @dataclass(frozen=True)
 class Command:
-    """What a command took, in seconds: by the clock, and of processors (its own and its children's)."""
+    """Cost of a command in seconds: wall-clock time and processor time, including its children."""
 
     wall_s: float
     cpu_s: float
@@ -48,7 +48,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians over the repeats: commands of all trials, and what each trial after the first costs."""
+    """Medians over the repeats: commands of all trials, and the cost of each trial after the first."""
 
     command_s: float
     further_s: float
@@ -56,7 +56,7 @@ class Cost:
 
     @classmethod
     def of(cls, one: Sequence[Command], many: Sequence[Command], trials: int) -> Cost:
-        """From commands of one trial and of `trials`."""
+        """Derive the cost from commands of one trial and of `trials`."""
         pairs = list(zip(one, many, strict=True))
         further = statistics.median((b.wall_s - a.wall_s) / (trials - 1) for a, b in pairs)
         further_cpu = statistics.median((b.cpu_s - a.cpu_s) / (trials - 1) for a, b in pairs)
@@ -65,7 +65,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One framework's sweep, and the naive one."""
+    """A framework's sweep, and the naive one."""
 
     framework: str
     ours: Cost
@@ -74,7 +74,7 @@ class Sweep:
 
 
 def measure_sweeps(trials: int = 8, repeats: int = 3, only: str = "") -> Report:
-    """Every framework's sweep and its naive counterpart."""
+    """Measure every framework's sweep and its naive counterpart."""
     sweeps, where = [], {}
     with tempfile.TemporaryDirectory(prefix="warm-trials-") as name:
         for framework in [f for f in FRAMEWORKS if only in f]:
@@ -86,7 +86,7 @@ def measure_sweeps(trials: int = 8, repeats: int = 3, only: str = "") -> Report:
 
 
 def measure_sweep(framework: str, trials: int, repeats: int, folder: Path) -> tuple[Sweep, dict[str, float]]:
-    """One framework's figures, and where the time of its sweeps went (medians, s)."""
+    """A framework's figures, and the time breakdown of its sweeps (medians, s)."""
     ours: dict[int, list[Command]] = {1: [], trials: []}
     naive: dict[int, list[Command]] = {1: [], trials: []}
     after, parts = [], []
@@ -98,37 +98,37 @@ def measure_sweep(framework: str, trials: int, repeats: int, folder: Path) -> tu
             ours[count].append(_ours(framework, count, place))
             naive[count].append(_naive(framework, count, place / "naive"))
             composing.append(composing_s(spans_of(place)))
-        found = timeline(place)  # of the last one, which had all trials
-        found["trial: Hydra composes and checks"] = (composing[1] - composing[0]) / (trials - 1)
-        after.append(found.pop("after the first trial") / (trials - 1))
-        parts.append(found)
+        times = timeline(place)  # of the last command, which had all trials
+        times["trial: Hydra composes and checks"] = (composing[1] - composing[0]) / (trials - 1)
+        after.append(times.pop("after the first trial") / (trials - 1))
+        parts.append(times)
     costs = [Cost.of(each[1], each[trials], trials) for each in (ours, naive)]
     sweep = Sweep(framework, costs[0], statistics.median(after), costs[1])
     return sweep, {label: statistics.median(part[label] for part in parts) for label in parts[0]}
 
 
 def command_of(framework: str, trials: int, place: Path) -> float:
-    """The seconds of one command of so many trials, its results below `place`."""
+    """Seconds of one command of a number of trials, with its results below `place`."""
     return _ours(framework, trials, place).wall_s
 
 
 def _ours(framework: str, trials: int, place: Path) -> Command:
-    asked = [f"framework={framework}", f"seed=range({trials})", f"train.epochs={EPOCHS}"]
+    arguments = [f"framework={framework}", f"seed=range({trials})", f"train.epochs={EPOCHS}"]
     place.mkdir(parents=True)
-    return _timed(["tests.bench.traced", "spans.json", "-m", *asked], place)
+    return _timed(["tests.bench.traced", "spans.json", "-m", *arguments], place)
 
 
 def _naive(framework: str, trials: int, place: Path) -> Command:
     script = "train_torch" if framework == "torch" else "train_keras"
     seeds = ",".join(map(str, range(trials)))
     place.mkdir(parents=True)
-    asked = ["-m", f"seed={seeds}", f"epochs={EPOCHS}"]
+    arguments = ["-m", f"seed={seeds}", f"epochs={EPOCHS}"]
     backend = {"keras": "tensorflow", "keras_jax": "jax"}.get(framework, "")
-    return _timed([f"tests.bench.naive.{script}", *asked], place, {"KERAS_BACKEND": backend})
+    return _timed([f"tests.bench.naive.{script}", *arguments], place, {"KERAS_BACKEND": backend})
 
 
 def _timed(module: Sequence[str], place: Path, more: dict[str, str] | None = None) -> Command:
-    """The cost of `python -m ...` in a folder; raises RuntimeError if it fails."""
+    """Cost of `python -m ...` in a folder; raises RuntimeError if it fails."""
     cpu_s, start = _children_s(), time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", *module],
@@ -145,27 +145,27 @@ def _timed(module: Sequence[str], place: Path, more: dict[str, str] | None = Non
 
 
 def environment() -> dict[str, str]:
-    """What both sides run in: one thread, nothing said that nobody reads."""
+    """Environment of both sides: one thread, no output that is not read."""
     threads = dict.fromkeys((*THREADS, *THREADS_TF), "1")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     return os.environ | threads | quiet
 
 
 def _children_s() -> float:
-    """Processor time of all children that have ended, and of theirs."""
+    """Processor time of all children that have ended, including their children."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def timeline(place: Path) -> dict[str, float]:
-    """Where a sweep's time went, in seconds: first what happens once, then medians of its later trials."""
+    """Time breakdown of a sweep in seconds: parts that happen once, then medians of its later trials."""
     spans = spans_of(place)
     runs = sorted(
         (run_times(path) for path in (place / "results/runs").iterdir()), key=lambda run: run["started"]
     )
     of = {label: [end - start for name, _, start, end in spans if name == label] for label, *_ in spans}
     ends = {label: end for label, _, _, end in spans}
-    found = {
+    times = {
         "once: import of the shell": of["import of the shell"][0],
         "once: Hydra composes and checks": composing_s(spans),
         "once: data, shapes, run ids": sum(of["prepare"]),
@@ -187,11 +187,11 @@ def timeline(place: Path) -> dict[str, float]:
         }
         for before, run in zip(runs, later, strict=False)
     ]
-    found |= {label: statistics.median(trial[label] for trial in each) for label in each[0]}
+    times |= {label: statistics.median(trial[label] for trial in each) for label in each[0]}
     in_thread = sum(sum(of[label]) for label in ("MLflow begin", "MLflow epochs", "MLflow finish"))
-    found["beside: MLflow's thread, a trial"] = in_thread / len(runs)
-    found["after the first trial"] = ends["main"] - runs[0]["ended"]
-    return found
+    times["in parallel: MLflow's thread, a trial"] = in_thread / len(runs)
+    times["after the first trial"] = ends["main"] - runs[0]["ended"]
+    return times
 
 
 def spans_of(place: Path) -> list[Span]:
@@ -200,13 +200,13 @@ def spans_of(place: Path) -> list[Span]:
 
 
 def composing_s(spans: Sequence[Span]) -> float:
-    """From the end of the imports to the session that gets the checked configurations."""
+    """Seconds from the end of the imports until the session gets the checked configurations."""
     imported = next(end for label, _, _, end in spans if label == "import of the shell")
     return next(start for label, _, start, _ in spans if label == "execute") - imported
 
 
 def run_times(folder: Path) -> dict[str, float]:
-    """A run's instants (s since the epoch) and spans (s)."""
+    """A run's instants (Unix time in s) and durations (s)."""
     result = json.loads((folder / "result.json").read_text())
     events: list[dict[str, Any]] = [json.loads(line) for line in (folder / "events.jsonl").open()]
     started, last = events[0]["time_ms"] / 1e3, events[-1]["time_ms"] / 1e3
@@ -259,5 +259,5 @@ def _where_table(where: dict[str, dict[str, float]], trials: int) -> Table:
 
 
 if __name__ == "__main__":
-    description = "Trials of one sweep in warm workers, by the real command, beside a naive sweep."
+    description = "Trials of one sweep in warm workers, with the real command, compared with a naive sweep."
     sys.exit(command(measure_sweeps, description, trials=8, repeats=3, only=""))

@@ -1,4 +1,4 @@
-"""A command with a clock, and with an eye on the memory of its processes."""
+"""Run a command and measure its duration and the memory of its processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ EVERY_S = 0.25
 
 @dataclass(frozen=True)
 class Watched:
-    """What a command took: `started` is a unix time in s; the peaks of resident memory in MB, as sampled, are
-    of its first process and of all those that it started, together."""
+    """Cost of a command: `started` is a Unix time in s; peaks of resident memory in MB, as sampled, of its
+    first process and of all its descendants together."""
 
     started: float
     wall_s: float
@@ -30,8 +30,8 @@ class Watched:
 
 
 def watch(module: Sequence[str], place: Path, more: Mapping[str, str] | None = None) -> Watched:
-    """Run `python -m ...` in a folder (made if need be), with `more` in its environment; raises RuntimeError
-    if it fails."""
+    """Run `python -m ...` in a folder (created if missing), with `more` in its environment; raises
+    RuntimeError if it fails."""
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile("w+") as log:
         started, start = time.time(), time.perf_counter()
@@ -64,5 +64,5 @@ def _sample(pid: int, peaks: list[float], over: threading.Event) -> None:
 def _resident_mb(process: psutil.Process) -> float:
     try:
         return float(process.memory_info().rss / 1e6)
-    except psutil.NoSuchProcess:  # it ended since it was listed
+    except psutil.NoSuchProcess:  # it has ended since it was listed
         return 0.0

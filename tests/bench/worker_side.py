@@ -1,9 +1,9 @@
-"""The harness in a benchmark: the worker's own code, held up after each epoch until its next turn.
+"""evenbench's side of a comparison: the worker's code, paused after each epoch until its next turn.
 
-`harness.worker.train.run` trains the run of a folder as in any sweep. What it emits after an epoch comes
-here, and here it waits. The epoch's time outside of the worker's clock is measured too: making the order,
-reading the losses, writing the event. Evaluation on the validation part is left out, which the bare loops
-don't do. Where a turn is to last some time it goes on with more epochs, and answers with their medians.
+`harness.worker.train.run` trains the run of a folder as in any sweep, and this module receives its events and
+waits after each epoch. It also measures the epoch's time outside of the worker's clock: creating the order,
+reading the losses, writing the event. Evaluation on the validation split is excluded, because the bare loops
+do not evaluate. If a turn has a minimum duration, it contains several epochs and the reply has their medians.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from tests.bench.turns import Turns
 
 def main(arguments: str) -> None:
     """Train. `arguments` is JSON: `adapter` (module), `options` (AdapterOptions), `folder` (of the run),
-    `turn_s` (the least that a turn lasts)."""
-    asked = json.loads(arguments)
+    `turn_s` (minimum duration of a turn)."""
+    request = json.loads(arguments)
     turns = Turns()
     evaluating_s = _time_evaluation()
-    taken: list[Mapping[str, Any]] = []
+    events: list[Mapping[str, Any]] = []
 
     def emit(event: Mapping[str, Any]) -> None:
         if event["event"] == "epoch":
-            taken.append(event)
+            events.append(event)
             whole_s = turns.elapsed_s() - sum(evaluating_s)
-            if whole_s < asked["turn_s"]:
+            if whole_s < request["turn_s"]:
                 return
-            of = {key: statistics.median([each[key] for each in taken]) for key in ("train_s", "cpu_s")}
-            switches = sum(each["switches"] for each in taken)
+            of = {key: statistics.median([each[key] for each in events]) for key in ("train_s", "cpu_s")}
+            switches = sum(each["switches"] for each in events)
             loss = event["metrics"]["train/loss"]
-            turns.report(of["train_s"], whole_s / len(taken), of["cpu_s"], switches, loss)
+            turns.report(of["train_s"], whole_s / len(events), of["cpu_s"], switches, loss)
         turns.wait()
-        taken.clear()
+        events.clear()
         evaluating_s.clear()
 
-    adapter = import_adapter(asked["adapter"], parse(AdapterOptions, asked["options"]))
-    folder = RunFolder(Path(asked["folder"]))
+    adapter = import_adapter(request["adapter"], parse(AdapterOptions, request["options"]))
+    folder = RunFolder(Path(request["folder"]))
     train.run(folder, Programs(adapter), 0.0, emit)
-    # reached where the run failed only: the parent ends us earlier
+    # reached only if the run failed: otherwise the parent ends this process earlier
     error = (folder.result() or {}).get("error") or {}
     print(error, file=sys.stderr)
     if error.get("type") == ConfigError.__name__:
@@ -59,7 +59,7 @@ def main(arguments: str) -> None:
 
 
 def _time_evaluation() -> list[float]:
-    """Let the worker's evaluation leave its seconds in the list that is returned."""
+    """Make the worker's evaluation append its seconds to the returned list."""
     evaluate = TrainingSetup.evaluate
     spent: list[float] = []
 

@@ -1,1 +1,1 @@
-"""The sweep that one writes without this project: a script, Hydra's own launcher, MLflow in each job."""
+"""A sweep without evenbench: a script, Hydra's own launcher, MLflow in each job."""

@@ -31,8 +31,8 @@ def main(config: DictConfig) -> float:
         mlflow.log_params(OmegaConf.to_container(config))
         rows = len(train[0]) // config.batch_size * config.batch_size
         x, y = train[0][:rows], train[1][:rows]
-        given = {"batch_size": config.batch_size, "epochs": config.epochs, "verbose": 0}
-        model.fit(x, y, validation_data=val, callbacks=[Log()], **given)
+        options = {"batch_size": config.batch_size, "epochs": config.epochs, "verbose": 0}
+        model.fit(x, y, validation_data=val, callbacks=[Log()], **options)
         _, accuracy = model.evaluate(*test, verbose=0)
         mlflow.log_metric("test_accuracy", accuracy)
         model.save_weights("network.weights.h5")

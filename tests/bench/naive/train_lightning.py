@@ -1,9 +1,9 @@
-"""The usual sweep: Hydra, Lightning and its MLflow logger, after the template that most people start with.
+"""The baseline sweep: Hydra, Lightning and its MLflow logger, like the widely used template.
 
     python -m tests.bench.naive.train_lightning -m seed=0,1,2,3
 
-A data module, a module with torchmetrics, a trainer with logger and checkpoints made from the configuration
-(conf/lightning.yaml), the best checkpoint tested at the end.
+A data module, a module with torchmetrics, a trainer whose logger and checkpoints come from the configuration
+(conf/lightning.yaml), and a test of the best checkpoint at the end.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def main(config: DictConfig) -> float:
     callbacks = [hydra.utils.instantiate(callback) for callback in config.callbacks]
     logger = hydra.utils.instantiate(config.logger)
     trainer = hydra.utils.instantiate(config.trainer, callbacks=callbacks, logger=logger)
-    asked = OmegaConf.to_container(config, resolve=True)
-    logger.log_hyperparams({"config": asked, "parameters": sum(p.numel() for p in model.parameters())})
+    plain = OmegaConf.to_container(config, resolve=True)
+    logger.log_hyperparams({"config": plain, "parameters": sum(p.numel() for p in model.parameters())})
     trainer.fit(model, datamodule=data)
     trainer.test(model, datamodule=data, ckpt_path=trainer.checkpoint_callback.best_model_path)
     return float(trainer.callback_metrics["test/acc"])

@@ -260,7 +260,9 @@ def test_a_run_that_ends_has_all_of_its_epochs(store: Store, results: Path) -> N
     tracker.epochs(folder, epochs()[:1])
     tracker.finish(folder, result)
     (run,) = trials(store)
-    logged = [(step, time_ms) for key, time_ms, step, _ in points(store, run.info.run_id) if key == "val/loss"]
+    logged = [
+        (step, time_ms) for key, time_ms, step, _ in points(store, run.info.run_id) if key == "val/loss"
+    ]
     assert sorted(logged) == [(epoch["epoch"], epoch["time_ms"]) for epoch in epochs()]
     assert run_links.read_link(folder) is not None
     assert sync_run(tracker, folder) == "present"
@@ -281,7 +283,13 @@ def test_a_run_is_a_child_of_its_study_with_params_tags_and_files(store: Store, 
     tags, params = run.data.tags, run.data.params
     assert run.info.run_name == "fnn torch digits s0" and run.info.status == "FINISHED"
     assert tags["mlflow.parentRunId"] == parent
-    expected = {"model": "fnn", "framework": "torch", "optimizer": "adam", "seed": "0", "precision": "float32"}
+    expected = {
+        "model": "fnn",
+        "framework": "torch",
+        "optimizer": "adam",
+        "seed": "0",
+        "precision": "float32",
+    }
     assert expected.items() <= tags.items()
     assert tags["environment.packages.torch"] == "2.13.0" and "environment.flags" not in tags
     assert params["optimizer.learning_rate"] == "0.001" and params["train.epochs"] == "3"
@@ -486,6 +494,17 @@ def test_sync_completes_what_a_crash_cut_off(store: Store, results: Path) -> Non
     (run,) = trials(store)
     assert run.info.run_id == run_id and run.info.status == "FINISHED"
     assert len(points(store, run_id)) == 3 * 3 + 3
+
+
+def test_sync_skips_what_a_crash_of_the_machine_damaged(store: Store, results: Path) -> None:
+    """Catches: one damaged file that keeps all other runs out of MLflow."""
+    damaged, partial = whole_run(results, "a1"), whole_run(results, "a2")
+    (damaged / "job.json").write_text("{")
+    first, *others = (partial / "events.jsonl").read_text().splitlines(keepends=True)
+    (partial / "events.jsonl").write_text("".join([first, "\0" * 20 + "\n", *others]))
+    assert sync(results, store) == SyncCounts(added=1, unreadable=1)
+    (run,) = trials(store)
+    assert len(points(store, run.info.run_id)) == 3 * 3 + 3
 
 
 def test_sync_fills_another_store_and_a_recreated_one(

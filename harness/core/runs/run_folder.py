@@ -176,12 +176,16 @@ class RunFolder:
             file.write(json.dumps(event) + "\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """The whole lines of `events.jsonl`; half a line at the end, left by a kill, is passed over."""
+        """The events in `events.jsonl`, without a partial last line (a kill) and damaged lines (a crash)."""
         try:
-            text = (self.path / "events.jsonl").read_text(encoding="utf-8")
+            text = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.split("\n")[:-1] if line]
+        events = []
+        for line in text.split("\n")[:-1]:
+            with contextlib.suppress(ValueError):
+                events.append(json.loads(line))
+        return events
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`: from here on the run has ended."""

@@ -15,7 +15,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from harness.core.config.identity import identity
-from harness.core.config.run_config import RunConfig, fit
+from harness.core.config.run_config import RunConfig, resolve_model
 from harness.core.data import dataset
 from harness.core.validation import ConfigError, to_plain
 from harness.shell.compose.origins import Origins
@@ -108,7 +108,7 @@ def test_every_combination_of_files_is_valid() -> None:
     fitting: dict[str, int] = dict.fromkeys(sections["model"], 0)
     for model, of_data in itertools.product(sections["model"], datasets):
         try:
-            fit(sections["model"][model], "auto", datasets[of_data].sample)
+            resolve_model(sections["model"][model], "auto", datasets[of_data].sample)
         except ConfigError as error:
             assert f"model {model!r} can't take data {of_data!r}" in str(error)
             continue

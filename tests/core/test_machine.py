@@ -80,14 +80,14 @@ def test_median_and_quartiles() -> None:
 
 MEMORY = """
 import numpy as np
-from harness import measure
+from harness.core.machine import timing
 def fill():
     big = np.ones(200_000_000 // 8)  # gone when this returns
     return big[0]
 fill()
-before = measure.peak_memory_mb()
-reset = measure.reset_peak_memory()
-print(before, measure.peak_memory_mb(), int(reset))
+before = timing.peak_memory_mb()
+reset = timing.reset_peak_memory()
+print(before, timing.peak_memory_mb(), int(reset))
 """
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.core.config.run_config import Misfit, ModelConfig, fit
+from harness.core.config.run_config import Misfit, ModelConfig, resolve_model
 from harness.core.data import dataset as data
 from harness.core.data.dataset import DataConfig
 from harness.core.data.loaders import LOADERS, SAMPLES
@@ -69,7 +69,7 @@ def test_a_misfit_knows_its_model_and_data_and_is_one_for_all_seeds() -> None:
     mistakes = []
     for _ in range(2):
         with pytest.raises(ConfigError) as caught:
-            fit(ModelConfig("m", IMAGE_NETWORK), "auto", data.sample(DataConfig("wine")))
+            resolve_model(ModelConfig("m", IMAGE_NETWORK), "auto", data.sample(DataConfig("wine")))
         mistakes += caught.value.mistakes
     (mistake,) = ConfigError(mistakes).mistakes
     assert isinstance(mistake, Misfit)

@@ -110,10 +110,7 @@ def test_one_number_and_a_depth_are_the_same_network_as_a_list() -> None:
 def test_lists_of_the_wrong_length_are_refused() -> None:
     """Catches: values that are silently left over, or an IndexError."""
     found = mistakes(repeat(3, dense([64, 32])), OUTPUT)
-    assert (
-        "3 copies are asked for, but a list in the body has 2 values"
-        in found["model.layers[0].times"].problem
-    )
+    assert "3 copies, but a list in the body has 2 values" in found["model.layers[0].times"].problem
     two = mistakes(repeat(None, dense([64, 32]), {"kind": "dropout", "rate": [0.1, 0.2, 0.3]}), OUTPUT)
     assert "2, 3 values" in two["model.layers[0].times"].problem
     assert "how many copies" in mistakes(repeat(None, dense(64)), OUTPUT)["model.layers[0].times"].problem

@@ -78,18 +78,18 @@ WRONG = {
     ),
     "unknown layer": (
         ["init.freeze=[1.0.1x]"],
-        ["init.freeze: '1.0.1x' is no layer of the model; did you mean '1.0.1'?", "the override init.freeze"],
+        ["init.freeze: '1.0.1x' is not a layer of the model; did you mean '1.0.1'?", "the override init.freeze"],
     ),
     "a layer without weights": (
         ["init.freeze=[0]"],
-        ["init.freeze: '0' has no weights that could be frozen"],
+        ["init.freeze: '0' has no weights to freeze"],
     ),
     "every layer": (["init.freeze=[1,2]"], ["init.freeze: freezes every layer: nothing is left to train"]),
     "number for a layer": (
         ["init.freeze=[1.0]"],
         ["init.freeze: 1.0 is read as a number", "'init.freeze=[\"1.10\"]'"],
     ),
-    "on from nowhere": (["init.resume=true"], ["init.resume: goes on from a run, and none is named"]),
+    "on from nowhere": (["init.resume=true"], ["init.resume: needs a run to resume, and init.from_run is not set"]),
     "unknown run": (
         ["init.from_run=abc"],
         ["init.from_run: there are no runs in", "the override init.from_run=abc"],
@@ -97,7 +97,7 @@ WRONG = {
     "all fractions": (["data.test_fraction=0.5", "data.val_fraction=0.5"], ["leave no rows to train on"]),
     "depth": (
         ["model.units=[64,32]", "model.depth=3"],
-        ["3 copies are asked for", "the override model.depth=3"],
+        ["3 copies, but a list", "the override model.depth=3"],
     ),
     "no depth": (["model.units=64"], ["how many copies?", "conf/model/fnn.yaml (model.depth)"]),
     "activation": (["model.activation=rleu"], ["did you mean 'relu'?", "the override model.activation=rleu"]),

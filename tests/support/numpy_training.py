@@ -125,7 +125,7 @@ def train(
     Returns the loss of each batch before its step, `[epochs, steps]`, and weights and state at the end.
     """
     weights = {name: w.astype(np.float64) for name, w in weights.items()}
-    trained = network.trained()
+    trained = network.trained_weights()
     slots = {name: {slot: np.zeros_like(weights[name]) for slot in rule.slots} for name in trained}
     if state is not None:
         stored = velocities(state)

@@ -1,1 +1,1 @@
-"""The configuration of a run: its sections, its checks, its identity."""
+"""The configuration of a run: its sections, their checks, and the run id."""

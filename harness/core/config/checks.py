@@ -1,4 +1,9 @@
-"""Checks of raw sections, so that a mistake in one does not hide those in another."""
+"""Checks of single sections of a raw configuration.
+
+`RunConfig.parse` stops reading at the first section that has the wrong types. These checks look at the raw
+sections instead, each on its own, so that a mistake in one section does not hide those in another and the
+user sees all of them at once. A section that is missing or has another type passes: `parse` reports that.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,11 @@ from harness.core.network import ModelSpec
 from harness.core.validation import ConfigError, Mistake, nearest
 
 BEST: Literal["best"] = "best"
-"""The execution that stands for the fastest one, until the shell has found out which that is."""
+"""The execution that stands for the fastest one, until the shell has determined which that is."""
 
 
 def layer_mistakes(model: object) -> tuple[Mistake, ...]:
+    """Return the mistakes in the layer tree of the section `model`."""
     if not isinstance(model, Mapping) or "layers" not in model:
         return ()
     try:
@@ -24,12 +30,13 @@ def layer_mistakes(model: object) -> tuple[Mistake, ...]:
 
 
 def readable_spec(model: object) -> ModelSpec | None:
-    """The layer tree, or None for one that can't be read."""
+    """Read the layer tree of the section `model`; None if it has mistakes."""
     readable = isinstance(model, Mapping) and "layers" in model and not layer_mistakes(model)
     return read_spec(model["layers"]) if isinstance(model, Mapping) and readable else None
 
 
 def device_mistakes(device: object) -> list[Mistake]:
+    """Return a mistake unless `device` is cpu, cuda, cuda:<number> or auto."""
     if not isinstance(device, str):
         return []
     kind, colon, index = device.partition(":")
@@ -40,11 +47,12 @@ def device_mistakes(device: object) -> list[Mistake]:
 
 
 def execution_mistakes(plain: Mapping[str, Any]) -> list[Mistake]:
+    """Return a mistake if the framework cannot run the requested execution on the requested device."""
     framework, execution = plain.get("framework"), plain.get("execution")
-    if not isinstance(framework, Mapping) or (known := _executions(framework)) is None:
+    if not isinstance(framework, Mapping) or (by_device := _executions(framework)) is None:
         return []
     kind = str(plain.get("device")).partition(":")[0]
-    possible = known.get(kind) or known.get("cpu") or []
+    possible = by_device.get(kind) or by_device.get("cpu") or []
     if execution in possible or (possible and execution == BEST):
         return []
     problem = f"{framework.get('name')} on {kind} has no execution {execution!r}"
@@ -53,18 +61,19 @@ def execution_mistakes(plain: Mapping[str, Any]) -> list[Mistake]:
 
 
 def environment_mistakes(framework: object) -> list[Mistake]:
-    if not isinstance(framework, Mapping) or (known := _executions(framework)) is None:
+    """Return a mistake for each execution in `framework.execution_env` that the framework does not have."""
+    if not isinstance(framework, Mapping) or (by_device := _executions(framework)) is None:
         return []
     if not isinstance(framework.get("execution_env"), Mapping):
         return []
-    names = sorted({str(each) for of_device in known.values() for each in of_device})
+    names = sorted({str(execution) for executions in by_device.values() for execution in executions})
     key, unknown = "framework.execution_env", [str(n) for n in framework["execution_env"] if n not in names]
     return [Mistake(f"{key}.{n}", "no such execution", ", ".join(names), nearest(n, names)) for n in unknown]
 
 
 def _executions(framework: Mapping[str, Any]) -> Mapping[str, Sequence[object]] | None:
-    """What a framework's section says that it can do, by device; None where that can't be read."""
-    found = framework.get("executions")
-    if isinstance(found, Mapping) and all(isinstance(each, list | tuple) for each in found.values()):
-        return found
+    """Return the executions by device from a framework's section; None if it cannot be read."""
+    by_device = framework.get("executions")
+    if isinstance(by_device, Mapping) and all(isinstance(each, list | tuple) for each in by_device.values()):
+        return by_device
     return None

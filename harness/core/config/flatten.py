@@ -1,4 +1,8 @@
-"""Nested mappings as dotted keys."""
+"""Flatten a nested configuration into dotted keys.
+
+MLflow stores parameters as a flat map of strings, and tables name the settings in which runs differ. Both use
+the keys of the command line, such as `optimizer.learning_rate`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as dotted keys, e.g. `optimizer.learning_rate`; lists become JSON."""
+    """Return nested mappings as dotted keys, e.g. `optimizer.learning_rate`; lists become JSON."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"

@@ -1,15 +1,19 @@
-"""Layer trees, read once for all runs of a sweep that share them."""
+"""A cache of parsed layer trees.
+
+The runs of a sweep usually share a few models, and parsing a tree costs more than all other sections
+together, so each distinct tree is parsed once per process.
+"""
 
 from __future__ import annotations
 
 from harness.core.network import ModelSpec
 
-MAX_SPECS = 64  # layer trees, and networks made of them, that are kept for the next run
+MAX_SPECS = 64  # size of the caches of layer trees and of the networks resolved from them
 _specs: dict[str, ModelSpec] = {}
 
 
 def read_spec(layers: object) -> ModelSpec:
-    """A layer tree, read once for all runs of a sweep that have the same; raises ConfigError."""
+    """Parse a layer tree, or return it from the cache; raises ConfigError."""
     text = repr(layers)
     if text not in _specs:
         if len(_specs) >= MAX_SPECS:

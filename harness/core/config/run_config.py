@@ -1,8 +1,7 @@
-"""A run's configuration: every key, its type, what is allowed, and the identity that follows from it.
+"""A run's configuration: every key, its type and its allowed values.
 
-`RunConfig.parse` reads the resolved mapping that Hydra composes (or a `job.json`) and reports every mistake
-in one go. `identity` hashes what determines the result and nothing else, so that a finished run is found
-again whatever the study is called and wherever its results lie.
+`RunConfig.parse` reads the resolved mapping that Hydra composes (or a `job.json`) and reports all mistakes at
+once. `resolve_model` resolves the model for its data, which needs no framework and no loaded data.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
 from harness.core.adapter import Execution, Loss, Plan, Precision
-from harness.core.config import init_section as init
 from harness.core.config.checks import (
     BEST,
     device_mistakes,
@@ -23,7 +21,7 @@ from harness.core.config.checks import (
     layer_mistakes,
     readable_spec,
 )
-from harness.core.config.init_section import InitConfig
+from harness.core.config.init_section import InitConfig, init_mistakes, numbers_to_names
 from harness.core.config.model_specs import MAX_SPECS, read_spec
 from harness.core.data import dataset as data
 from harness.core.data.dataset import DataConfig, Dataset, Sample
@@ -39,7 +37,7 @@ METRICS = ("val/loss", "val/accuracy", "val/f1", "val/mse", "val/mae", "val/r2")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The section `model`: a name, the layer tree, and whatever hyperparameters the tree refers to."""
+    """The section `model`: a name, the layer tree, and the hyperparameters that the tree refers to."""
 
     name: str
     layers: tuple[Any, ...]
@@ -47,19 +45,19 @@ class ModelConfig:
 
     @property
     def spec(self) -> ModelSpec:
-        """The layer tree, read; raises ConfigError."""
+        """The parsed layer tree; raises ConfigError."""
         return read_spec(list(self.layers))
 
     @property
     def reconstructs(self) -> bool:
-        """Whether it is an autoencoder, as far as its last layer says; a tree that can't be read is none."""
+        """Whether the last layer makes it an autoencoder; False for a tree that cannot be read."""
         last = self.layers[-1] if self.layers else None
         return isinstance(last, Mapping) and last.get("kind") == Reconstruction.kind
 
     def view(self, dataset: Dataset) -> Dataset:
-        """The data as this model has to learn them: an autoencoder's targets are its inputs.
+        """Return the data set as this model learns it: an autoencoder's targets are its inputs.
 
-        Raises ConfigError where they can't be that.
+        Raises ConfigError if the data cannot be reconstructed.
         """
         return data.as_reconstruction(dataset) if self.reconstructs else dataset
 
@@ -68,12 +66,11 @@ class ModelConfig:
 class FrameworkConfig:
     """The section `framework`: which adapter, in which interpreter, and what it can do.
 
-    `adapter` is the module that speaks the framework's language, `backend` what it is told to run on,
-    `distributions` the packages whose versions belong to a result; one of `cuda_distributions`, if there are
-    any, is what it needs for a card. `python` names another interpreter for the worker, `env` more of its
-    environment, and `execution_env` what is added to that for the runs of one execution, which then have
-    workers of their own; `env` has the last word. `xla` asks TensorFlow to compile with XLA; null leaves it
-    to the adapter.
+    `adapter` is the adapter's module, `backend` is passed to it, and `distributions` are the packages whose
+    versions belong to a result. If `cuda_distributions` is not empty, one of them must be installed to use a
+    card. `python` selects another interpreter for the worker. `env` adds to its environment variables, and
+    `execution_env` adds more for the runs of one execution, which then use separate workers; `env` takes
+    precedence. `xla` makes TensorFlow compile with XLA; null leaves it to the adapter.
     """
 
     name: str
@@ -89,14 +86,14 @@ class FrameworkConfig:
     execution_env: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def environment(self, execution: str) -> dict[str, str]:
-        """What a worker for runs of this execution has in its environment."""
-        given = {**self.execution_env.get(execution, {}), **self.env}
-        return {name: str(value) for name, value in given.items()}
+        """Return the environment variables that a worker for runs of this execution gets."""
+        variables = {**self.execution_env.get(execution, {}), **self.env}
+        return {name: str(value) for name, value in variables.items()}
 
 
 @dataclass(frozen=True)
 class Target:
-    """A validation metric's value that counts as trained: gives `time/to_target_s`."""
+    """The value of a validation metric that ends the clock of `time/to_target_s`."""
 
     metric: Annotated[str, OneOf(METRICS)]
     value: float
@@ -104,7 +101,7 @@ class Target:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The section `train`. `loss: auto` takes the one that the task asks for."""
+    """The section `train`. `loss: auto` selects the task's default loss."""
 
     epochs: Positive
     batch_size: Positive
@@ -114,8 +111,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """The section `checkpoint`: after how many epochs, and how many minutes, a run that goes on for longer
-    notes where it is; null is never. The minutes are looked at when an epoch ends."""
+    """The section `checkpoint`: the number of epochs, and of minutes, between two checkpoints; null: never.
+
+    Minutes are checked at the end of each epoch.
+    """
 
     every_epochs: Positive | None = None
     every_minutes: Annotated[float, Range(min=0.0, exclusive_min=True)] | None = 5.0
@@ -123,7 +122,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class TrialMark:
-    """The section `search` of a run that a search asked for: the trial's number, the objectives in words."""
+    """The section `search` of a run that a search requested: the trial's number, the objectives as text."""
 
     trial: Whole
     objectives: str
@@ -131,14 +130,17 @@ class TrialMark:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """The section `tracking`: where MLflow keeps its runs; null is the SQLite store in `results_dir`."""
+    """The section `tracking`: MLflow's tracking URI; null is the SQLite store in `results_dir`."""
 
     uri: str | None = None
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, completely described. See the README for what each key does."""
+    """One run, completely described. docs/reference/configuration.md explains every key.
+
+    The fields with defaults may be missing from a `job.json` of an earlier version.
+    """
 
     model: ModelConfig
     framework: FrameworkConfig
@@ -159,23 +161,23 @@ class RunConfig:
     results_dir: str
     tracking: TrackingConfig
     force: bool
-    limit: Literal["auto", "off"] = "auto"  # not in the jobs of earlier versions
-    init: InitConfig = field(default_factory=InitConfig)  # jobs of an earlier version have none
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # nor this
-    workers: Positive = 1  # nor these
+    limit: Literal["auto", "off"] = "auto"
+    init: InitConfig = field(default_factory=InitConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    workers: Positive = 1
     pin: bool = False
     timings: Literal["alone", "shared"] = "alone"
     search: TrialMark | None = None
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> RunConfig:
-        """Read a resolved mapping; raises ConfigError with every mistake that shows without loading data."""
+        """Read a resolved mapping; raises ConfigError with all mistakes that show without loading data."""
         plain = dict(raw)
         mistakes: list[Mistake] = []
         if isinstance(plain.get("model"), Mapping):
             plain["model"] = _model_section(plain["model"])
         if isinstance(plain.get("init"), Mapping):
-            plain["init"] = init.plain_section(plain["init"])
+            plain["init"] = numbers_to_names(plain["init"])
         try:
             config = parse(cls, plain)
         except ConfigError as error:
@@ -185,27 +187,28 @@ class RunConfig:
             if not config.study.strip():
                 mistakes.append(Mistake("study", "is empty", "a name"))
         mistakes.extend(layer_mistakes(plain.get("model")))
-        mistakes.extend(init.check(raw.get("init"), readable_spec(plain.get("model"))))
+        mistakes.extend(init_mistakes(raw.get("init"), readable_spec(plain.get("model"))))
         mistakes.extend(device_mistakes(plain.get("device")))
         mistakes.extend(environment_mistakes(plain.get("framework")))
-        if found := execution_mistakes(plain):  # which says what this framework has, as the type can't
-            mistakes = [mistake for mistake in mistakes if mistake.key != "execution"] + found
+        if unavailable := execution_mistakes(plain):  # these name the framework's executions; the type cannot
+            mistakes = [mistake for mistake in mistakes if mistake.key != "execution"] + unavailable
         if mistakes:
             raise ConfigError(mistakes)
         return config
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON form that `parse` reads back; hyperparameters stand beside the layers, as in YAML."""
+        """Return the JSON form that `parse` reads back; hyperparameters are next to the layers, as in
+        YAML."""
         plain: dict[str, Any] = to_plain(self)
         plain["model"] |= plain["model"].pop("hyperparameters")
         return plain
 
     def plan(self, dataset: Dataset) -> Plan:
-        """What has to be compiled for this run on `dataset`; raises ConfigError where they don't fit.
+        """Return what has to be compiled for this run on `dataset`; raises ConfigError if they do not fit.
 
-        As long as it is not known which execution is the best, it is the framework's default.
+        With `execution=best`, the plan has the framework's default execution.
         """
-        network, loss = fit(self.model, self.train.loss, dataset.sample, self.init.freeze)
+        network, loss = resolve_model(self.model, self.train.loss, dataset.sample, self.init.freeze)
         rows = dataset.rows("train"), dataset.rows("val"), dataset.rows("test")
         batch_size = batches.effective_batch(rows[0], self.train.batch_size)
         return Plan(
@@ -222,39 +225,41 @@ class RunConfig:
         )
 
     def label(self) -> str:
-        """A short name for people: model, framework, data, seed."""
+        """Return a short name for messages: model, framework, data, seed."""
         return f"{self.model.name} {self.framework.name} {self.data.name} s{self.seed}"
 
 
 @dataclass(frozen=True)
 class Misfit(Mistake):
-    """A model that can't take the data, with both, so that others can be looked for that go with either."""
+    """A model that does not fit the data, with both, so that suggestions for either can be looked up."""
 
     model: ModelConfig = field(kw_only=True, compare=False)
     sample: Sample = field(kw_only=True, compare=False)
 
 
-def fit(model: ModelConfig, loss: str, sample: Sample, freeze: tuple[str, ...] = ()) -> tuple[Network, str]:
-    """The model resolved for the data, and the loss that it is trained with (`auto` is the task's own).
+def resolve_model(
+    model: ModelConfig, loss: str, sample: Sample, freeze: tuple[str, ...] = ()
+) -> tuple[Network, str]:
+    """Resolve the model for the data; return the network and its loss (`auto` becomes the task's default).
 
-    Raises ConfigError where the loss is for another task, or `freeze` names layers without weights or leaves
-    none to train, and one of Misfits where a layer can't take what reaches it.
+    Raises ConfigError if the loss is for another task, if `freeze` names layers without weights, or if it
+    leaves nothing to train; raises one with Misfits if a layer does not accept its input.
     """
     task = sample.task
     if model.reconstructs:
-        with _said_of(model, sample):
+        with _as_misfits(model, sample):
             task = data.reconstruction(sample)
     loss = losses.default_loss(task) if loss == "auto" else loss
     mistakes = losses.check(task, loss)
     if mistakes:
         raise ConfigError(mistakes)
     spec = model.spec.freeze(freeze)
-    with _said_of(model, sample):
+    with _as_misfits(model, sample):
         network = _resolved(spec, sample.input, losses.outputs(task, loss))
-    weighty = {node.path for node in network.layers() if node.params}
-    empty = [name for name in freeze if not spec.meant(name) & weighty]
-    mistakes = [Mistake("init.freeze", f"{name!r} has no weights that could be frozen") for name in empty]
-    if freeze and not network.trained():
+    with_weights = {node.path for node in network.layers() if node.params}
+    empty = [name for name in freeze if not spec.paths_of(name) & with_weights]
+    mistakes = [Mistake("init.freeze", f"{name!r} has no weights to freeze") for name in empty]
+    if freeze and not network.trained_weights():
         mistakes.append(Mistake("init.freeze", "freezes every layer: nothing is left to train"))
     if mistakes:
         raise ConfigError(mistakes)
@@ -267,8 +272,8 @@ def _resolved(spec: ModelSpec, shape: Input, outputs: int) -> Network:
 
 
 @contextlib.contextmanager
-def _said_of(model: ModelConfig, sample: Sample) -> Iterator[None]:
-    """Begin the problems of a ConfigError with what they are about."""
+def _as_misfits(model: ModelConfig, sample: Sample) -> Iterator[None]:
+    """Turn the mistakes of a ConfigError into Misfits, which begin with the model and the data."""
     try:
         yield
     except ConfigError as error:
@@ -280,14 +285,11 @@ def _said_of(model: ModelConfig, sample: Sample) -> Iterator[None]:
 
 
 def model_config(section: Mapping[str, Any]) -> ModelConfig:
-    """The section `model`, in which hyperparameters stand beside the layers; raises ConfigError."""
+    """Parse the section `model`, in which hyperparameters are next to the layers; raises ConfigError."""
     return parse(ModelConfig, _model_section(section), "model")
 
 
 def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
-    known = {f.name for f in fields(ModelConfig)}
-    rest = {k: v for k, v in model.items() if k not in known}
-    return {k: v for k, v in model.items() if k in known} | {"hyperparameters": rest}
-
-
-# These look at the raw sections, so that they have their say even where another section can't be read.
+    names = {f.name for f in fields(ModelConfig)}
+    hyperparameters = {k: v for k, v in model.items() if k not in names}
+    return {k: v for k, v in model.items() if k in names} | {"hyperparameters": hyperparameters}

@@ -1,7 +1,7 @@
-"""What a network is, said once and without a framework: layers, shapes, parameters, operations.
+"""The framework-neutral description of a network: layers, shapes, parameters, operations.
 
-`ModelSpec.parse` reads the layer tree of a `conf/model/*.yaml`; `ModelSpec.resolve` gives it the shape of the
-data and the size of the task, and out comes the `Network` that adapters build from.
+`ModelSpec.parse` reads the layer tree of a `conf/model/*.yaml`. `ModelSpec.resolve` combines it with the
+shape of the data and the size of the task into the `Network` that adapters build from.
 """
 
 from harness.core.network.attention import (
@@ -14,11 +14,11 @@ from harness.core.network.attention import (
 )
 from harness.core.network.basic import Activation, Dense, Dropout, Flatten, Reshape
 from harness.core.network.convolution import Conv1D, Conv2D, GlobalPool, Pool, Upsample
-from harness.core.network.layer_base import Input, LayerKind, Param, Shape, ShapeError
+from harness.core.network.layer_base import Input, Param, Shape, ShapeError
 from harness.core.network.layers import Concrete, Layer, Output, Reconstruction, Residual, ToImage, ToSequence
 from harness.core.network.network import AnyNode, ModelSpec, Network, Node, ResidualNode
 from harness.core.network.recurrent import GRU, LSTM, SimpleRNN
-from harness.core.network.tree import Placed
+from harness.core.network.tree import LayerEntry
 
 __all__ = [
     "GRU",
@@ -36,14 +36,13 @@ __all__ = [
     "GlobalPool",
     "Input",
     "Layer",
-    "LayerKind",
+    "LayerEntry",
     "LayerNorm",
     "ModelSpec",
     "Network",
     "Node",
     "Output",
     "Param",
-    "Placed",
     "Pool",
     "Positions",
     "Reconstruction",

@@ -24,7 +24,7 @@ Epsilon = Annotated[float, Range(min=0.0, exclusive_min=True)]
 class Embedding:
     """A vector for each token id: `(steps,)` ids to `(steps, units)`; table `(vocabulary, units)`.
 
-    The vocabulary comes from the data. The table starts uniform in ±0.05, as Keras has it.
+    The vocabulary comes from the data. The table is initialised uniformly in ±0.05, as in Keras.
     """
 
     kind: ClassVar[str] = "embedding"
@@ -35,7 +35,7 @@ class Embedding:
     def out_shape(self, shape: Shape) -> Shape:
         need_rank(shape, 1, "sequences of token ids")
         if self.vocabulary < 1:
-            raise ShapeError("takes token ids, and these data are measurements")
+            raise ShapeError("takes token ids, and the data are measurements")
         return (shape[0], self.units)
 
     def params(self, shape: Shape) -> dict[str, Param]:
@@ -47,7 +47,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Positions:
-    """Adds to each step a vector that says where it is: learned, table `(steps, features)`, or sinusoidal.
+    """Adds a positional encoding to each step: learned, table `(steps, features)`, or sinusoidal.
 
     Sinusoidal: Vaswani et al. 2017, section 3.5; even features sine, odd ones cosine.
     """
@@ -68,7 +68,10 @@ class Positions:
 
 
 def sinusoids(shape: Shape) -> list[list[float]]:
-    """The sinusoidal table `[steps, features]` in float64, by scalar functions: the same on every machine."""
+    """Compute the sinusoidal table `[steps, features]` in float64.
+
+    Uses scalar functions, because NumPy's vectorised ones differ between processors.
+    """
     steps, features = shape
     rates = [10000.0 ** (-2 * (i // 2) / features) for i in range(features)]
     return [
@@ -82,7 +85,7 @@ class SelfAttention:
     """Multi-head scaled dot-product self-attention, Vaswani et al. 2017, section 3.2.
 
     query, key, value kernels `(d, heads, k)` with k = d / heads, query and value biases `(heads, k)`,
-    output_kernel `(heads, k, d)`, output_bias `(d,)`. The key has no bias: softmax does not see it, so its
+    output_kernel `(heads, k, d)`, output_bias `(d,)`. The key has no bias: softmax is invariant to it, so its
     gradient is zero in exact arithmetic and noise in practice. Padded steps are not attended to.
     """
 
@@ -139,11 +142,11 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Ioffe & Szegedy 2015, over the batch and all places, for each channel of the last axis.
+    """Ioffe & Szegedy 2015, over the batch and all positions, for each channel of the last axis.
 
-    gamma, beta, moving_mean, moving_variance `(channels,)`. `momentum` is the share that the running
-    statistics keep at each step (Keras' convention; PyTorch's is one minus that), and they take the biased
-    variance of the batch, the one that normalises it (PyTorch's own takes the unbiased one).
+    gamma, beta, moving_mean, moving_variance `(channels,)`. `momentum` is the share of the running statistics
+    that remains at each step (Keras' convention; PyTorch's is one minus that). They are updated with the
+    biased variance of the batch, which also normalises it (PyTorch's own layer uses the unbiased one here).
     """
 
     kind: ClassVar[str] = "batch_norm"

@@ -38,9 +38,9 @@ class Dense:
 
 @dataclass(frozen=True)
 class Activation:
-    """An element-wise function (softmax: over the last axis). GELU is the exact one, by erf.
+    """An element-wise function (softmax: over the last axis). GELU is exact, by erf.
 
-    The slope of leaky ReLU is a number of its own because the frameworks' defaults differ (0.3 and 0.01).
+    The slope of leaky ReLU is a field because the frameworks' defaults differ (0.3 and 0.01).
     """
 
     kind: ClassVar[str] = "activation"
@@ -81,9 +81,9 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Flatten:
-    """All axes of a sample into one, in row-major order of the canonical layout (H, W, C).
+    """Flattens all axes of a sample into one, in row-major order of the canonical layout (H, W, C).
 
-    Of sequences of unequal length, padded steps come out as zeros, whatever a layer before made of them.
+    Padded steps of sequences become zeros, whatever earlier layers computed for them.
     """
 
     kind: ClassVar[str] = "flatten"
@@ -101,18 +101,18 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Reshape:
-    """The same numbers in another shape, in row-major order; one axis may be -1: what is left."""
+    """The same values in another shape, in row-major order; one axis may be -1, which is inferred."""
 
     kind: ClassVar[str] = "reshape"
     time_axis: ClassVar[TimeAxis] = "refused"
     shape: tuple[int, ...]
 
     def out_shape(self, shape: Shape) -> Shape:
-        size, known = math.prod(shape), math.prod(n for n in self.shape if n != -1)
+        size, fixed_size = math.prod(shape), math.prod(n for n in self.shape if n != -1)
         free = self.shape.count(-1)
-        if free > 1 or known <= 0 or size % known or (not free and known != size):
-            raise ShapeError(f"can't make {self.shape} of {size} numbers")
-        return tuple(size // known if n == -1 else n for n in self.shape)
+        if free > 1 or fixed_size <= 0 or size % fixed_size or (not free and fixed_size != size):
+            raise ShapeError(f"can't reshape {size} numbers to {self.shape}")
+        return tuple(size // fixed_size if n == -1 else n for n in self.shape)
 
     def params(self, shape: Shape) -> dict[str, Param]:
         return {}

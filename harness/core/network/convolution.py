@@ -1,6 +1,6 @@
-"""Layer kinds that slide a window over an image `(H, W, C)` or a sequence `(L, C)`.
+"""Layer kinds that slide a window over an image `(H, W, C)` or a sequence `(L, C)`, or resize one.
 
-`same` padding with a stride is refused rather than emulated: TensorFlow pads it unevenly, PyTorch can't.
+`same` padding with a stride above 1 is refused: TensorFlow pads it unevenly, and PyTorch does not support it.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Conv2D:
             shape, 3, "images (height, width, channels); `to_image` makes one, `conv1d` takes sequences"
         )
         _check_strides(self.strides, self.padding)
-        places = (window(self.kernel_size, n, self.strides, self.padding) for n in shape[:2])
-        return (*places, self.filters)
+        sizes = (window(self.kernel_size, n, self.strides, self.padding) for n in shape[:2])
+        return (*sizes, self.filters)
 
     def params(self, shape: Shape) -> dict[str, Param]:
         return _kernel((self.kernel_size,) * 2, shape[-1], self.filters, self.kernel_init, self.use_bias)
@@ -53,7 +53,7 @@ class Conv2D:
 class Conv1D:
     """Cross-correlation along the steps of a sequence; kernel `(k, in, filters)`, bias `(filters,)`.
 
-    `causal` pads at the front only: an output sees no later step.
+    `causal` pads at the front only, so that an output depends on no later step.
     """
 
     kind: ClassVar[str] = "conv1d"
@@ -79,7 +79,7 @@ class Conv1D:
 
 @dataclass(frozen=True)
 class Pool:
-    """The largest or the mean value of each window of `size`, which also is the stride; no padding."""
+    """The maximum or the mean of each window of `size`, which is also the stride; no padding."""
 
     kind: ClassVar[str] = "pool"
     time_axis: ClassVar[TimeAxis] = "refused"
@@ -100,7 +100,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class GlobalPool:
-    """The largest or the mean value over all places; of padded sequences, over the valid steps."""
+    """The maximum or the mean over all positions; for padded sequences, over the valid steps."""
 
     kind: ClassVar[str] = "global_pool"
     time_axis: ClassVar[TimeAxis] = "ended"
@@ -120,7 +120,7 @@ class GlobalPool:
 
 @dataclass(frozen=True)
 class Upsample:
-    """Every pixel or step `size` times along each axis of places (nearest neighbour): a decoder's step."""
+    """Repeats every pixel or step `size` times along each spatial axis (nearest neighbour), for decoders."""
 
     kind: ClassVar[str] = "upsample"
     time_axis: ClassVar[TimeAxis] = "refused"
@@ -146,6 +146,6 @@ def _check_strides(strides: int, padding: str) -> None:
 
 
 def _kernel(sizes: Shape, channels: int, filters: int, init: str, use_bias: bool) -> dict[str, Param]:
-    places = math.prod(sizes)
-    kernel = Param((*sizes, channels, filters), init, places * channels, places * filters)
+    area = math.prod(sizes)
+    kernel = Param((*sizes, channels, filters), init, area * channels, area * filters)
     return {"kernel": kernel} | ({"bias": Param((filters,), "zeros")} if use_bias else {})

@@ -1,4 +1,9 @@
-"""Initial weights."""
+"""Initial weights: the initialisers by name, and the canonical weights of a network for a seed.
+
+Frameworks draw even the same distribution differently, so the harness draws the weights with NumPy and every
+framework loads them. Each parameter has its own random stream, named after it (`harness.core.rng`): adding or
+reordering layers leaves the other weights unchanged.
+"""
 
 from __future__ import annotations
 
@@ -36,23 +41,23 @@ def _normal(variance: float, param: Param, key: Key) -> NDArray[np.float64]:
 
 
 def _glorot(param: Param) -> float:
-    """Variance by Glorot & Bengio (2010), eq. 12 and 16: 2 / (fan_in + fan_out)."""
+    """Return the variance by Glorot & Bengio (2010), eq. 12 and 16: 2 / (fan_in + fan_out)."""
     return 2.0 / (param.fan_in + param.fan_out)
 
 
 def _he(param: Param) -> float:
-    """Variance by He et al. (2015), eq. 10: 2 / fan_in."""
+    """Return the variance by He et al. (2015), eq. 10: 2 / fan_in."""
     return 2.0 / param.fan_in
 
 
 def _forget_gate_ones(param: Param, key: Key) -> NDArray[np.float64]:
-    """Zeros with ones in the second of four blocks: an LSTM's gates are i, f, g, o."""
+    """Return zeros with ones in the second of four blocks: an LSTM's gates are i, f, g, o."""
     blocks = np.zeros((4, param.size // 4))
     blocks[1] = 1.0
     return blocks.reshape(param.shape)
 
 
-# Normal ones are not truncated, as in the papers (Keras truncates at two deviations).
+# Normal distributions are not truncated, as in the papers (Keras truncates at two deviations).
 INITIALISERS: dict[str, Callable[[Param, Key], NDArray[np.float64]]] = {
     "zeros": _zeros,
     "ones": _ones,
@@ -66,10 +71,10 @@ INITIALISERS: dict[str, Callable[[Param, Key], NDArray[np.float64]]] = {
 
 
 def initialise(params: Mapping[str, Param], seed: int, precision: str) -> Weights:
-    """The initial weights, in the order of `params`.
+    """Return the initial weights, in the order of `params`.
 
-    Drawn in float64, then rounded to `precision` ("float32" or "float64"): a float32 run starts at the
-    float64 run's weights, rounded.
+    They are drawn in float64 and rounded to `precision` ("float32" or "float64"), so a float32 run starts
+    from the rounded weights of the float64 run.
     """
     return {
         name: INITIALISERS[param.init](param, ("weights", seed, name)).astype(precision)

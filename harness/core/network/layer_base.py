@@ -1,10 +1,18 @@
-"""What all layer kinds have in common: shapes, parameters, and the protocol that each kind fulfils."""
+"""Common parts of all layer kinds: shapes, parameters, inputs, shape errors.
+
+A layer kind is a frozen dataclass with class variables `kind` and `time_axis` and three methods on the shape
+of one sample:
+
+- `out_shape(shape)`: the output's shape; raises ShapeError,
+- `params(shape)`: the parameters by name, in canonical layout,
+- `flops(shape)`: the operations of one forward pass of one sample: matrix products only, 2 per multiply-add.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Literal
 
 from harness.core.network.initialisers import INITIALISERS
 from harness.core.validation import OneOf, Range
@@ -14,22 +22,22 @@ Positive = Annotated[int, Range(min=1)]
 Initialiser = Annotated[str, OneOf(tuple(INITIALISERS))]
 
 TimeAxis = Literal["kept", "ended", "refused"]
-"""What a layer does to the axis of steps of sequences of unequal length: leaves it as it is, makes an end of
-it (a last state, a mean), or can't have the padding in it."""
+"""How a layer treats the axis of steps of padded sequences: keeps it, reduces it (to a last state, a mean),
+or refuses padded input."""
 
 
 class ShapeError(ValueError):
-    """A layer cannot take the shape that reaches it; the message says what it takes."""
+    """A layer does not accept the shape of its input; the message says what it accepts."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """What one sample is: its shape, and what its numbers mean.
+    """The description of one sample: its shape, and the meaning of its numbers.
 
-    `vocabulary` is the number of different token ids (0: the numbers are measurements; id 0 is padding).
-    `lengths` says that samples are sequences of unequal length, padded at the end to `shape[0]` steps.
-    `sequence` says that the first axis has steps, one after the other: (steps, features), or (steps,) of ids.
-    An image has no such axis, though its rows can be read as one.
+    `vocabulary`: the number of different token ids (0: the numbers are measurements; id 0 is padding).
+    `lengths`: samples are sequences of unequal length, padded at the end to `shape[0]` steps. `sequence`: the
+    first axis is time, (steps, features) or (steps,) of ids. An image has no such axis, though its rows can
+    be read as one.
     """
 
     shape: Shape
@@ -40,10 +48,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Param:
-    """One array of a layer: its canonical shape and how it starts.
+    """One array of a layer: its canonical shape and its initialiser.
 
-    `fan_in` and `fan_out` count the connections of one unit, as the Glorot and He initialisers need them.
-    What is not `trainable` is state: the running statistics of a BatchNorm.
+    `fan_in` and `fan_out` count the connections of one unit, for the Glorot and He initialisers. An array
+    that is not `trainable` is state: the running statistics of a BatchNorm.
     """
 
     shape: Shape
@@ -54,39 +62,20 @@ class Param:
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """The number of values."""
         return math.prod(self.shape)
 
 
-class LayerKind(Protocol):
-    """What every layer kind knows. Shapes are of one sample."""
-
-    kind: ClassVar[str]
-    time_axis: ClassVar[TimeAxis]
-
-    def out_shape(self, shape: Shape) -> Shape:
-        """The output's shape for an input of `shape`; raises ShapeError."""
-        ...
-
-    def params(self, shape: Shape) -> dict[str, Param]:
-        """Parameters by name, in canonical layout, for an input of `shape`."""
-        ...
-
-    def flops(self, shape: Shape) -> int:
-        """Operations of one forward pass of one sample: matrix products only, 2 per multiply-add."""
-        ...
-
-
 def need_rank(shape: Shape, rank: int, axes: str) -> None:
-    """Raise ShapeError unless the shape has so many axes."""
+    """Raise ShapeError unless the shape has `rank` axes; `axes` describes them."""
     if len(shape) != rank:
         raise ShapeError(f"takes {axes}")
 
 
 def window(size: int, length: int, stride: int, padding: str) -> int:
-    """The number of places of a window of `size` along an axis; raises ShapeError where it does not fit."""
+    """Return the number of positions of a window of `size` along an axis; raises ShapeError if none fits."""
     if padding != "valid":
-        return length  # with stride 1, which the layer kinds see to
+        return length  # the layer kinds ensure a stride of 1
     if size > length:
-        raise ShapeError(f"has a window of {size}, larger than the {length} that are left")
+        raise ShapeError(f"has a window of {size}, larger than its input of {length}")
     return (length - size) // stride + 1

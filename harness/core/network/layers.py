@@ -1,9 +1,9 @@
-"""The layer kinds, all of them, and those that only become concrete when a network meets its data.
+"""All layer kinds, including those that become concrete only when a network is resolved for its data.
 
-The canonical layout of every parameter is decided in these modules and nowhere else. It follows Keras' habit,
-which has fewer free parameters than PyTorch's (a dense kernel is `(in, out)`, one bias for an LSTM); adapters
-hold only the mapping to and from their framework's own layout. A new kind is one dataclass here and one case
-in each adapter: `Concrete` is a union, so the type checker names the adapters that lack it.
+These modules alone define the canonical layout of every parameter. It follows Keras' conventions, which have
+fewer free parameters than PyTorch's (a dense kernel is `(in, out)`, an LSTM has one bias); adapters contain
+only the mapping to and from their framework's layout. A new kind is one dataclass here and one case in each
+adapter: `Concrete` is a union, so the type checker names the adapters that lack it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from harness.core.network.recurrent import GRU, LSTM, SimpleRNN
 class Residual:
     """x + body(x); with a `shortcut`, shortcut(x) + body(x). He et al. 2016.
 
-    Both are lists of layers. What they give must have one shape.
+    Both are lists of layers, whose outputs must have the same shape.
     """
 
     kind: ClassVar[str] = "residual"
@@ -33,10 +33,10 @@ class Residual:
 
 @dataclass(frozen=True)
 class ToSequence:
-    """Whatever the data are, as a sequence `(steps, features)`.
+    """Converts any data to a sequence `(steps, features)`.
 
-    Token ids go through an embedding of `units`. An image gives its rows as steps; a vector one step a
-    number. With `project`, these too come out with `units` features, by a dense layer.
+    Token ids pass through an embedding of `units`. The steps of an image are its rows; those of a vector are
+    its numbers. With `project`, a dense layer gives these `units` features too.
     """
 
     kind: ClassVar[str] = "to_sequence"
@@ -44,10 +44,10 @@ class ToSequence:
     project: bool = True
     kernel_init: Initialiser = "glorot_uniform"
 
-    def concrete(self, shape: Shape, given: Input) -> list[tuple[str, Concrete]]:
-        """The layers that it becomes for an input, each with what to add to its path."""
-        if given.vocabulary:
-            return [("", Embedding(self.units, given.vocabulary))]
+    def concrete(self, shape: Shape, sample: Input) -> list[tuple[str, Concrete]]:
+        """Return the layers to build for an input, each with a suffix for its path; raises ShapeError."""
+        if sample.vocabulary:
+            return [("", Embedding(self.units, sample.vocabulary))]
         if len(shape) not in (1, 2, 3):
             raise ShapeError("takes vectors, sequences or images")
         steps: list[tuple[str, Concrete]] = []
@@ -60,17 +60,17 @@ class ToSequence:
 
 @dataclass(frozen=True)
 class ToImage:
-    """Whatever has rows and columns, as an image `(height, width, channels)`.
+    """Converts data with rows and columns to an image `(height, width, channels)`.
 
-    A sequence is none: a window over its features would depend on the order that they happen to have. Where
-    it shall be one all the same (a spectrogram), a `reshape` says so.
+    Sequences are refused: a window over their features would depend on an arbitrary order. To treat one as an
+    image all the same (a spectrogram), put a `reshape` first.
     """
 
     kind: ClassVar[str] = "to_image"
 
-    def concrete(self, shape: Shape, given: Input) -> list[tuple[str, Concrete]]:
-        """The layers that it becomes for an input, each with what to add to its path."""
-        if given.sequence:
+    def concrete(self, shape: Shape, sample: Input) -> list[tuple[str, Concrete]]:
+        """Return the layers to build for an input, each with a suffix for its path; raises ShapeError."""
+        if sample.sequence:
             layers = "conv1d, rnn, lstm, gru or attention"
             raise ShapeError(f"takes images, and the data are sequences, which are for {layers}")
         if len(shape) not in (2, 3):
@@ -80,14 +80,14 @@ class ToImage:
 
 @dataclass(frozen=True)
 class Output:
-    """The last layer: a dense one of the size that the task and its loss need. It gives logits."""
+    """The last layer: a dense layer of the size that the task and its loss need. Its outputs are logits."""
 
     kind: ClassVar[str] = "output"
     use_bias: bool = True
     kernel_init: Initialiser = "glorot_uniform"
 
     def concrete(self, shape: Shape, outputs: int) -> list[tuple[str, Concrete]]:
-        """The layers that it becomes for a task, each with what to add to its path."""
+        """Return the layers to build for a task, each with a suffix for its path; raises ShapeError."""
         if len(shape) != 1:
             raise ShapeError("takes one axis; put a 'flatten' or 'global_pool' before it")
         return [("", Dense(outputs, self.use_bias, self.kernel_init))]
@@ -95,9 +95,9 @@ class Output:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The last layer of an autoencoder: the network's task is to give back its own input, flattened.
+    """The last layer of an autoencoder, whose task is to reconstruct its own input, flattened.
 
-    With `dense`, a dense layer of the input's size; without, what arrives must have that size already.
+    With `dense`, a dense layer of the input's size; without, its input must already have that size.
     """
 
     kind: ClassVar[str] = "reconstruction"
@@ -106,7 +106,7 @@ class Reconstruction:
     kernel_init: Initialiser = "glorot_uniform"
 
     def concrete(self, shape: Shape, outputs: int) -> list[tuple[str, Concrete]]:
-        """The layers that it becomes for a task, each with what to add to its path."""
+        """Return the layers to build for a task, each with a suffix for its path; raises ShapeError."""
         flat: list[tuple[str, Concrete]] = [(".flatten", Flatten())] if len(shape) != 1 else []
         if self.dense:
             return [*flat, ("", Dense(outputs, self.use_bias, self.kernel_init))]
@@ -135,25 +135,28 @@ Concrete = (
     | LayerNorm
     | BatchNorm
 )
-"""What an adapter builds, besides `Residual`: `match` over it, and the type checker names what is missing."""
+"""The kinds that an adapter builds, besides `Residual`; the type checker finds kinds missing in a `match`."""
 
-Adapting = ToSequence | ToImage
-Final = Output | Reconstruction
+InputConversion = ToSequence | ToImage
+FinalLayer = Output | Reconstruction
 
-Layer = Concrete | Residual | Adapting | Final
-"""What a layer tree may contain, besides `repeat`, which is unrolled when the tree is read."""
+Layer = Concrete | Residual | InputConversion | FinalLayer
+"""The kinds in a layer tree, besides `repeat`, which is unrolled when the tree is read."""
 
 
 def concrete(
-    layer: Concrete | Adapting | Final, shape: Shape, given: Input, outputs: int
+    layer: Concrete | InputConversion | FinalLayer, shape: Shape, sample: Input, outputs: int
 ) -> list[tuple[str, Concrete]]:
-    """What a layer becomes at its place: mostly itself. Raises ShapeError."""
+    """Return the layers to build for a layer, each with a suffix for its path; raises ShapeError.
+
+    `shape` is that of the layer's input, `sample` describes the network's input.
+    """
     match layer:
         case ToSequence() | ToImage():
-            return layer.concrete(shape, given)
+            return layer.concrete(shape, sample)
         case Output() | Reconstruction():
             return layer.concrete(shape, outputs)
         case Embedding():
-            return [("", replace(layer, vocabulary=given.vocabulary))]
+            return [("", replace(layer, vocabulary=sample.vocabulary))]
         case _:
             return [("", layer)]

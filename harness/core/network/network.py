@@ -1,4 +1,4 @@
-"""A layer tree that was read, and the network that it becomes when it meets its data."""
+"""A parsed layer tree (`ModelSpec`), and the `Network` that it resolves to for given data and task."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from harness.core.network.attention import Embedding
 from harness.core.network.basic import Activation, Dropout, Flatten
 from harness.core.network.layer_base import Input, Param, Shape, ShapeError
 from harness.core.network.layers import Concrete, Output, Reconstruction, Residual, concrete
-from harness.core.network.tree import Placed, read_layers
+from harness.core.network.tree import LayerEntry, read_layers
 from harness.core.validation import ConfigError, Mistake, nearest
 
 
 @dataclass(frozen=True)
 class Node:
-    """A layer with everything known: what an adapter builds from. `params` are canonical.
+    """A resolved layer, from which an adapter builds. `params` are canonical.
 
-    `masked` says that its input has steps of padding, which the run's `lengths` tell. `origin` is the kind
-    that the tree has in this place, `name` what the user called it. `frozen`: its weights are not trained,
-    see `harness.core.adapter.Plan`.
+    `masked`: its input has padded steps, given by the run's `lengths`. `origin`: the kind of the entry in the
+    layer tree. `name`: the user's name for it. `frozen`: its weights are not trained, see
+    `harness.core.adapter.Plan`.
     """
 
     path: str
@@ -34,13 +34,15 @@ class Node:
     frozen: bool = False
 
     def weight_names(self) -> dict[str, str]:
-        """Canonical weight names by parameter name: `{"kernel": "1.0.0.kernel"}`."""
+        """Return canonical weight names by parameter name: `{"kernel": "1.0.0.kernel"}`."""
         return {name: f"{self.path}.{name}" for name, _ in self.params}
 
     @property
-    def does_nothing(self) -> bool:
-        """Whether it gives back what it gets: dropout of nothing, flattening what is flat. Adapters leave it
-        out, since calling a layer costs Keras on torch some 50 µs a step."""
+    def is_identity(self) -> bool:
+        """Whether it returns its input: dropout at rate 0, flattening a flat input.
+
+        Adapters leave such layers out, since calling a layer costs Keras on torch some 50 µs a step.
+        """
         match self.layer:
             case Dropout(rate=rate):
                 return rate == 0.0
@@ -52,13 +54,13 @@ class Node:
                 return False
 
     def nodes(self) -> Iterator[Node]:
-        """Itself."""
+        """Yield this node."""
         yield self
 
 
 @dataclass(frozen=True)
 class ResidualNode:
-    """A residual block with everything known: shortcut(x) + body(x), an empty shortcut being x itself."""
+    """A resolved residual block: shortcut(x) + body(x); an empty shortcut is x itself."""
 
     path: str
     layer: Residual
@@ -69,7 +71,7 @@ class ResidualNode:
     name: str = ""
 
     def nodes(self) -> Iterator[Node]:
-        """All layers inside, body first."""
+        """Yield all layers inside, body first."""
         for child in (*self.body, *self.shortcut):
             yield from child.nodes()
 
@@ -79,7 +81,7 @@ AnyNode = Node | ResidualNode
 
 @dataclass(frozen=True)
 class Network:
-    """A spec that has met its data: hashable, so that compiled programs can be kept by it."""
+    """A resolved spec. It is hashable, so that it can be part of a program cache's key."""
 
     input: Input
     nodes: tuple[AnyNode, ...]
@@ -90,89 +92,91 @@ class Network:
         return self.nodes[-1].out_shape
 
     def layers(self) -> Iterator[Node]:
-        """Every layer in order, those inside of residual blocks too."""
+        """Yield all layers in order, including those inside residual blocks."""
         for node in self.nodes:
             yield from node.nodes()
 
     def params(self) -> dict[str, Param]:
-        """Every parameter by its canonical weight name, in the order of the layers; state included."""
+        """Return all parameters by canonical weight name, in the order of the layers; state included."""
         return {node.weight_names()[name]: p for node in self.layers() for name, p in node.params}
 
-    def trained(self) -> list[str]:
-        """The names of the weights that an optimizer updates: those of frozen layers, and state, are not."""
+    def trained_weights(self) -> list[str]:
+        """Return the names of the weights that an optimizer updates: no state, none of frozen layers."""
         nodes = (node for node in self.layers() if not node.frozen)
         return [node.weight_names()[name] for node in nodes for name, p in node.params if p.trainable]
 
     def has_dropout(self) -> bool:
-        """Whether any layer drops anything."""
+        """Return whether any layer has a dropout rate above 0."""
         return any(isinstance(node.layer, Dropout) and node.layer.rate > 0 for node in self.layers())
 
     def size(self) -> int:
-        """How many numbers can be trained, those of frozen layers included."""
+        """Return the number of trainable values, including those of frozen layers."""
         return sum(p.size for p in self.params().values() if p.trainable)
 
     def flops(self) -> int:
-        """Forward operations of one sample; a training step costs about three times as many a sample."""
+        """Return the forward operations of one sample; a training step takes about three times as many."""
         return sum(node.flops for node in self.layers())
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A layer tree, read and unrolled, that has not met its data yet."""
+    """A parsed and unrolled layer tree, independent of any data."""
 
-    layers: tuple[Placed, ...]
+    layers: tuple[LayerEntry, ...]
 
     @property
     def reconstructs(self) -> bool:
-        """Whether the task is to give back the input: whether it is an autoencoder."""
+        """Whether it is an autoencoder, whose task is to reconstruct its input."""
         return isinstance(self.layers[-1].layer, Reconstruction)
 
     @classmethod
     def parse(cls, tree: object, key: str = "model.layers") -> ModelSpec:
-        """Read the list of layers that YAML gives; raises ConfigError with every mistake."""
+        """Parse a list of layers as read from YAML; raises ConfigError with all mistakes."""
         mistakes: list[Mistake] = []
         layers = tuple(read_layers(tree, "", key, mistakes))
         if not mistakes and not (layers and isinstance(layers[-1].layer, Output | Reconstruction)):
             mistakes.append(Mistake(key, "the last layer must be of kind 'output' or 'reconstruction'"))
-        for placed in _all(layers[:-1]):
-            if isinstance(placed.layer, Output | Reconstruction):
-                mistakes.append(Mistake(placed.key, f"{placed.layer.kind!r} can only be the last layer"))
+        for entry in _all(layers[:-1]):
+            if isinstance(entry.layer, Output | Reconstruction):
+                mistakes.append(Mistake(entry.key, f"{entry.layer.kind!r} can only be the last layer"))
         if mistakes:
             raise ConfigError(mistakes)
         return cls(layers)
 
-    def meant(self, name: str) -> frozenset[str]:
-        """The paths of the layers that a name or a path means: those that have it, and all inside of a block
-        or a `repeat` that has it (`1` means `1.0.0` too, and not `10`)."""
-        return frozenset(_meant(self.layers, name, False))
+    def paths_of(self, name: str) -> frozenset[str]:
+        """Return the paths of the layers with a name or path, and of all inside a block or `repeat` with it.
+
+        `1` includes `1.0.0`, but not `10`.
+        """
+        return frozenset(_paths_of(self.layers, name, False))
 
     def freeze(self, names: Iterable[str], key: str = "init.freeze") -> ModelSpec:
-        """The tree with the layers frozen that the names mean; raises ConfigError for names of none."""
+        """Return the tree with the named layers frozen; raises ConfigError for names that match no layer."""
         mistakes: list[Mistake] = []
         frozen: set[str] = set()
-        known = list(dict.fromkeys(_names(self.layers)))
+        valid_names = list(dict.fromkeys(_names(self.layers)))
         for name in names:
-            found = self.meant(name)
-            if not found:
-                problem, allowed = f"{name!r} is no layer of the model", ", ".join(known)
-                mistakes.append(Mistake(key, problem, allowed, nearest(name, known)))
-            frozen |= found
+            paths = self.paths_of(name)
+            if not paths:
+                problem, allowed = f"{name!r} is not a layer of the model", ", ".join(valid_names)
+                mistakes.append(Mistake(key, problem, allowed, nearest(name, valid_names)))
+            frozen |= paths
         if mistakes:
             raise ConfigError(mistakes)
         return ModelSpec(_frozen(self.layers, frozen))
 
-    def resolve(self, given: Input, outputs: int) -> Network:
-        """Give every layer its shapes for such samples and a task with so many outputs.
+    def resolve(self, sample: Input, outputs: int) -> Network:
+        """Compute the shapes of all layers for the samples and a task with `outputs` outputs.
 
-        Raises ConfigError where a layer can't take what reaches it.
+        Raises ConfigError if a layer does not accept its input.
         """
-        flow = _Flow(given.shape, given.lengths, given.vocabulary > 0)
-        return Network(given, _Resolver(given, outputs).all(self.layers, flow)[0])
+        inputs = _Activations(sample.shape, sample.lengths, sample.vocabulary > 0)
+        return Network(sample, _Resolver(sample, outputs).all(self.layers, inputs)[0])
 
 
 @dataclass(frozen=True)
-class _Flow:
-    """What reaches a layer: the shape, whether its steps are partly padding, whether they are token ids."""
+class _Activations:
+    """The input of a layer: its shape, whether some steps are padding, whether its values are token ids."""
 
     shape: Shape
     masked: bool
@@ -181,83 +185,91 @@ class _Flow:
 
 @dataclass(frozen=True)
 class _Resolver:
-    given: Input
+    sample: Input
     outputs: int
 
-    def all(self, layers: tuple[Placed, ...], flow: _Flow) -> tuple[tuple[AnyNode, ...], _Flow]:
+    def all(
+        self, entries: tuple[LayerEntry, ...], inputs: _Activations
+    ) -> tuple[tuple[AnyNode, ...], _Activations]:
         nodes: list[AnyNode] = []
-        for placed in layers:
+        for entry in entries:
             try:
-                found, flow = self._one(placed, flow)
+                resolved, outputs = self._one(entry, inputs)
             except ShapeError as error:
-                problem = f"{placed.layer.kind} can't take a sample of shape {flow.shape}: {error}"
-                raise ConfigError([Mistake(placed.key, problem)]) from error
-            nodes += found
-        return tuple(nodes), flow
+                problem = f"{entry.layer.kind} can't take a sample of shape {inputs.shape}: {error}"
+                raise ConfigError([Mistake(entry.key, problem)]) from error
+            nodes += resolved
+            inputs = outputs
+        return tuple(nodes), inputs
 
-    def _one(self, placed: Placed, flow: _Flow) -> tuple[list[AnyNode], _Flow]:
-        if isinstance(placed.layer, Residual):
-            block, flow = self._residual(placed, placed.layer, flow)
-            return [block], flow
+    def _one(self, entry: LayerEntry, inputs: _Activations) -> tuple[list[AnyNode], _Activations]:
+        if isinstance(entry.layer, Residual):
+            block, outputs = self._residual(entry, entry.layer, inputs)
+            return [block], outputs
         nodes: list[AnyNode] = []
-        for suffix, layer in concrete(placed.layer, flow.shape, self.given, self.outputs):
-            node, flow = _node(placed, suffix, layer, flow)
+        for suffix, layer in concrete(entry.layer, inputs.shape, self.sample, self.outputs):
+            node, inputs = _node(entry, suffix, layer, inputs)
             nodes.append(node)
-        return nodes, flow
+        return nodes, inputs
 
-    def _residual(self, placed: Placed, layer: Residual, flow: _Flow) -> tuple[ResidualNode, _Flow]:
-        body, out = self.all(placed.body, flow)
-        shortcut, beside = self.all(placed.shortcut, flow)
-        if out != beside:
-            raise ShapeError(f"its body gives {out.shape}, its shortcut {beside.shape}; they are added")
-        return ResidualNode(placed.path, layer, body, shortcut, flow.shape, out.shape, placed.name), out
+    def _residual(
+        self, entry: LayerEntry, layer: Residual, inputs: _Activations
+    ) -> tuple[ResidualNode, _Activations]:
+        body, body_out = self.all(entry.body, inputs)
+        shortcut, shortcut_out = self.all(entry.shortcut, inputs)
+        if body_out != shortcut_out:
+            shapes = f"its body gives {body_out.shape}, its shortcut {shortcut_out.shape}"
+            raise ShapeError(f"{shapes}; they are added")
+        node = ResidualNode(entry.path, layer, body, shortcut, inputs.shape, body_out.shape, entry.name)
+        return node, body_out
 
 
-def _node(placed: Placed, suffix: str, layer: Concrete, flow: _Flow) -> tuple[Node, _Flow]:
-    if flow.tokens and not isinstance(layer, Embedding):
+def _node(entry: LayerEntry, suffix: str, layer: Concrete, inputs: _Activations) -> tuple[Node, _Activations]:
+    if inputs.tokens and not isinstance(layer, Embedding):
         raise ShapeError("the data are token ids; an 'embedding' or 'to_sequence' comes first")
-    if flow.masked and layer.time_axis == "refused":
+    if inputs.masked and layer.time_axis == "refused":
         raise ShapeError("the data are sequences of unequal length, whose padding it would mix in")
-    out = layer.out_shape(flow.shape)
-    params = tuple(layer.params(flow.shape).items())
-    path, kind, flops = placed.path + suffix, placed.layer.kind, layer.flops(flow.shape)
-    title, frozen = placed.name, placed.frozen
-    node = Node(path, layer, flow.shape, out, params, flops, flow.masked, kind, title, frozen)
-    # an axis of steps is left as long as there is a second one, of features
-    return node, _Flow(out, flow.masked and layer.time_axis == "kept" and len(out) == 2, False)
+    out = layer.out_shape(inputs.shape)
+    params = tuple(layer.params(inputs.shape).items())
+    path, kind, flops = entry.path + suffix, entry.layer.kind, layer.flops(inputs.shape)
+    name, frozen = entry.name, entry.frozen
+    node = Node(path, layer, inputs.shape, out, params, flops, inputs.masked, kind, name, frozen)
+    # the axis of steps is still there as long as a second axis, of features, follows it
+    return node, _Activations(out, inputs.masked and layer.time_axis == "kept" and len(out) == 2, False)
 
 
-def _meant(layers: tuple[Placed, ...], name: str, inside: bool) -> Iterator[str]:
-    for placed in layers:
-        found = inside or placed.name == name != "" or f"{placed.path}.".startswith(f"{name}.")
-        if isinstance(placed.layer, Residual):
-            yield from _meant((*placed.body, *placed.shortcut), name, found)
-        elif found:
-            yield placed.path
+def _paths_of(entries: tuple[LayerEntry, ...], name: str, inside: bool) -> Iterator[str]:
+    for entry in entries:
+        matches = inside or entry.name == name != "" or f"{entry.path}.".startswith(f"{name}.")
+        if isinstance(entry.layer, Residual):
+            yield from _paths_of((*entry.body, *entry.shortcut), name, matches)
+        elif matches:
+            yield entry.path
 
 
-def _names(layers: tuple[Placed, ...]) -> Iterator[str]:
-    """What a layer can be called by: names first, then paths, those of a `repeat` and its copies too."""
-    every = list(_all(layers))
-    yield from (placed.name for placed in every if placed.name)
-    for placed in every:
-        parts = placed.path.split(".")
+def _names(layers: tuple[LayerEntry, ...]) -> Iterator[str]:
+    """Yield all valid names of layers: names first, then paths, including those of a `repeat` and its
+    copies."""
+    entries = list(_all(layers))
+    yield from (entry.name for entry in entries if entry.name)
+    for entry in entries:
+        parts = entry.path.split(".")
         yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
 
 
-def _frozen(layers: tuple[Placed, ...], paths: set[str]) -> tuple[Placed, ...]:
+def _frozen(entries: tuple[LayerEntry, ...], paths: set[str]) -> tuple[LayerEntry, ...]:
     return tuple(
         replace(
-            placed,
-            frozen=placed.path in paths,
-            body=_frozen(placed.body, paths),
-            shortcut=_frozen(placed.shortcut, paths),
+            entry,
+            frozen=entry.path in paths,
+            body=_frozen(entry.body, paths),
+            shortcut=_frozen(entry.shortcut, paths),
         )
-        for placed in layers
+        for entry in entries
     )
 
 
-def _all(layers: tuple[Placed, ...]) -> Iterator[Placed]:
-    for placed in layers:
-        yield placed
-        yield from _all((*placed.body, *placed.shortcut))
+def _all(entries: tuple[LayerEntry, ...]) -> Iterator[LayerEntry]:
+    for entry in entries:
+        yield entry
+        yield from _all((*entry.body, *entry.shortcut))

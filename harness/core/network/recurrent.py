@@ -1,8 +1,8 @@
-"""Recurrent layer kinds. They take sequences `(steps, features)` and go through all steps.
+"""Recurrent layer kinds. They take sequences `(steps, features)` and process all steps.
 
-Of padded sequences, the last state is that of the last valid step, and the backward direction starts there;
-what comes out at padded steps means nothing and is never looked at. That keeps the frameworks' fused kernels,
-which know of no lengths.
+For padded sequences, the last state is that of the last valid step, and the backward direction starts there.
+Outputs at padded steps are undefined and never used. This allows the frameworks' fused kernels, which do not
+support lengths.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ Returns = Literal["last", "sequence"]
 
 @dataclass(frozen=True)
 class _Recurrent:
-    """What the recurrent kinds share. They differ in `gates`, blocks of `units` columns, and in the bias."""
+    """The base of the recurrent kinds, which differ in `gates` (blocks of `units` columns) and in the
+    bias."""
 
     time_axis: ClassVar[TimeAxis] = "kept"
     gates: ClassVar[int]
@@ -37,15 +38,15 @@ class _Recurrent:
 
     def params(self, shape: Shape) -> dict[str, Param]:
         features, columns = shape[-1], self.gates * self.units
-        found: dict[str, Param] = {}
+        params: dict[str, Param] = {}
         for direction in ("", "backward_") if self.bidirectional else ("",):
-            # fans of one gate: the columns of the others are other units
+            # the fans of one gate: the columns of the others belong to other units
             kernel = Param((features, columns), self.kernel_init, features, self.units)
             recurrent = Param((self.units, columns), self.kernel_init, self.units, self.units)
-            found[f"{direction}kernel"] = kernel
-            found[f"{direction}recurrent_kernel"] = recurrent
-            found[f"{direction}bias"] = self._bias
-        return found
+            params[f"{direction}kernel"] = kernel
+            params[f"{direction}recurrent_kernel"] = recurrent
+            params[f"{direction}bias"] = self._bias
+        return params
 
     def flops(self, shape: Shape) -> int:
         directions = 2 if self.bidirectional else 1
@@ -65,7 +66,7 @@ class LSTM(_Recurrent):
     """Hochreiter & Schmidhuber 1997 with forget gates (Gers et al. 2000).
 
     Blocks of columns in the order i, f, g, o: kernel `(in, 4h)`, recurrent_kernel `(h, 4h)`, one bias
-    `(4h,)`, whose forget part starts at 1 (Jozefowicz et al. 2015).
+    `(4h,)`, whose forget part is initialised to 1 (Jozefowicz et al. 2015).
     """
 
     kind: ClassVar[str] = "lstm"
@@ -78,10 +79,10 @@ class LSTM(_Recurrent):
 
 @dataclass(frozen=True)
 class GRU(_Recurrent):
-    """Cho et al. 2014, with the reset gate after the product, as cuDNN and both frameworks have it.
+    """Cho et al. 2014, with the reset gate after the product, as in cuDNN and both frameworks.
 
-    Blocks of columns in the order z, r, n: kernel `(in, 3h)`, recurrent_kernel `(h, 3h)`, bias `(2, 3h)`: of
-    the input and of the recurrence, apart because the reset gate scales the latter's n part.
+    Blocks of columns in the order z, r, n: kernel `(in, 3h)`, recurrent_kernel `(h, 3h)`, bias `(2, 3h)`: one
+    of the input and one of the recurrence, separate because the reset gate scales the latter's n part.
     """
 
     kind: ClassVar[str] = "gru"

@@ -112,7 +112,7 @@ def initial(config: RunConfig, plan: Plan, source: SourceRun | None) -> tuple[We
     before = source.state if config.init.resume else None
     if before is None:
         return found, None
-    trained = set(plan.network.trained())
+    trained = set(plan.network.trained_weights())
     slots = {name: array for name, array in before.slots.items() if name.rpartition("/")[0] in trained}
     masks = before.masks if config.seed == source.config.seed else {}
     return found, State(before.steps, before.rate, slots, masks)
@@ -162,7 +162,7 @@ def _resume_mistakes(config: RunConfig, plan: Plan, source: SourceRun, new: list
         mistakes.append(Mistake(KEY, f"{run} left no state of its optimizer", advice))
     elif config.optimizer.name == theirs.optimizer.name and config.optimizer.slots:
         known = {name.rpartition("/")[0] for name in source.state.slots}
-        lacking = _layers(n for n in plan.network.trained() if n not in known and n not in new)
+        lacking = _layers(n for n in plan.network.trained_weights() if n not in known and n not in new)
         if lacking:
             problem = f"{', '.join(lacking)}: frozen in {run}, which left no state for what is trained now"
             mistakes.append(Mistake("init.freeze", problem, advice))

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.core.config.run_config import RunConfig, fit
+from harness.core.config.run_config import RunConfig, resolve_model
 from harness.core.data import dataset
 from harness.core.validation import ConfigError, Mistake, nearest
 from harness.shell.compose.origins import SECTIONS, Origins, locate
@@ -37,7 +37,7 @@ def read_run_configs(
         origins.append(Origins(origin.places, interner.intern_values(origin.raw)))
         try:
             run = run_config(config, origins[-1], datasets)
-            fit(run.model, run.train.loss, dataset.sample(run.data))
+            resolve_model(run.model, run.train.loss, dataset.sample(run.data))
             configs.append(interner.intern_config(run))
         except ConfigError as error:
             mistakes.extend(locate(error.mistakes, origins[-1:]))

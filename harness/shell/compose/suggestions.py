@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.core.config.run_config import Misfit, ModelConfig, fit, model_config
+from harness.core.config.run_config import Misfit, ModelConfig, resolve_model, model_config
 from harness.core.data import dataset
 from harness.core.data.dataset import DataConfig, Sample
 from harness.core.validation import ConfigError, Mistake, parse
@@ -50,7 +50,7 @@ def _hints(misfit: Misfit, models: Iterable[ModelConfig], samples: Iterable[Samp
 
 def _fits(model: ModelConfig, sample: Sample) -> bool:
     try:
-        fit(model, "auto", sample)
+        resolve_model(model, "auto", sample)
     except ConfigError:
         return False
     return True

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.core.adapter import Plan
 from harness.core.config.identity import identity
-from harness.core.config.run_config import FrameworkConfig, RunConfig, fit, model_config
+from harness.core.config.run_config import FrameworkConfig, RunConfig, resolve_model, model_config
 from harness.core.data import dataset as data
 from harness.core.data.dataset import DataConfig
 from harness.core.runs import warm_start
@@ -69,7 +69,7 @@ def check_parts(raw: Mapping[str, Any], datasets: DatasetCache) -> list[Mistake]
     with _collecting(mistakes):
         config = parse(DataConfig, raw.get("data"), "data")
         if isinstance(section, Mapping):
-            fit(model_config(section), loss, data.sample(config))
+            resolve_model(model_config(section), loss, data.sample(config))
         datasets.get(config, Path("results"))
     return mistakes
 

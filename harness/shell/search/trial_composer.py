@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.core.config.run_config import RunConfig, fit
+from harness.core.config.run_config import RunConfig, resolve_model
 from harness.core.data import dataset
 from harness.core.validation import ConfigError, Mistake
 from harness.shell.compose import overrides
@@ -62,7 +62,7 @@ class TrialComposer:
         origins = Origins.of(composed)
         try:
             config = run_config(composed, origins, self._inputs.datasets)
-            fit(config.model, config.train.loss, dataset.sample(config.data))
+            resolve_model(config.model, config.train.loss, dataset.sample(config.data))
         except ConfigError as error:
             mistakes = locate(error.mistakes, [origins])
             raise ConfigError(_with_space_source(mistake, values) for mistake in mistakes) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from harness.core.config.run_config import fit, model_config
+from harness.core.config.run_config import model_config, resolve_model
 from harness.core.data import dataset
 from harness.core.data.dataset import DataConfig, Sample
 from harness.core.network import Network
@@ -60,7 +60,7 @@ def _sample(path: Path) -> Sample:
 def _reading(path: Path, sample: Sample) -> str:
     model = model_config(_section(path))
     try:
-        network, _ = fit(model, "auto", sample)
+        network, _ = resolve_model(model, "auto", sample)
     except ConfigError:
         return "–"
     first = [node.out_shape for node in network.layers() if node.path.split(".")[0] == "0"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness.core.network import Param, initialisers
+from harness.core.storage import npz
 from harness.core.training import weights
 
 NETWORK = {
@@ -94,21 +95,21 @@ def test_float32_weights_are_the_float64_ones_rounded() -> None:
 
 def test_a_saved_file_gives_back_the_same_weights_and_leaves_nothing_else(tmp_path: Path) -> None:
     """Catches: names with dots mangled, a dtype lost, temporary files left behind."""
-    made = initialisers.initialise(NETWORK, 1, "float32")
-    weights.save(tmp_path / "weights.npz", made)
-    read = weights.load(tmp_path / "weights.npz")
-    assert list(read) == list(made)
-    assert all(np.array_equal(read[n], made[n]) and read[n].dtype == made[n].dtype for n in made)
+    initial = initialisers.initialise(NETWORK, 1, "float32")
+    npz.save(tmp_path / "weights.npz", initial)
+    read = npz.load(tmp_path / "weights.npz")
+    assert list(read) == list(initial)
+    assert all(np.array_equal(read[n], initial[n]) and read[n].dtype == initial[n].dtype for n in initial)
     assert [file.name for file in tmp_path.iterdir()] == ["weights.npz"]
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     """Catches: writing in place, so that a run that dies while saving loses the weights it had."""
     path = tmp_path / "weights.npz"
-    weights.save(path, {"a": np.ones(3)})
+    npz.save(path, {"a": np.ones(3)})
     with pytest.raises(ValueError, match="Object arrays"):
-        weights.save(path, {"a": np.zeros(3), "b": np.array([object()])})
-    assert np.array_equal(weights.load(path)["a"], np.ones(3))
+        npz.save(path, {"a": np.zeros(3), "b": np.array([object()])})
+    assert np.array_equal(npz.load(path)["a"], np.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["weights.npz"]
 
 

@@ -192,7 +192,7 @@ def test_the_run_id_depends_on_the_source(runs: Runs) -> None:
     assert runs.prepared(*start[:-1]).job.run_id == source
     path = runs.results / "runs" / source / "weights.npz"
     original = path.read_bytes()
-    weights.save(path, {name: value + 1 for name, value in weights.load(path).items()})
+    npz.save(path, {name: value + 1 for name, value in npz.load(path).items()})
     try:
         run = runs.prepared(*start)
         assert run.job.run_id != run_id

@@ -17,8 +17,8 @@ from harness.core.adapter import Plan, Weights
 from harness.core.config.run_config import RunConfig
 from harness.core.network import initialisers
 from harness.core.runs.run_folder import RunFolder
+from harness.core.storage import npz
 from harness.core.training import training_state as state
-from harness.core.training import weights
 from harness.core.training.training_state import State
 from harness.core.validation import ConfigError, Mistake
 
@@ -70,7 +70,7 @@ def read(folder: RunFolder) -> SourceRun:
         return SourceRun(
             run_id=run_id,
             config=RunConfig.parse(job["config"]),
-            weights=weights.load(path),
+            weights=npz.load(path),
             state=state.load(beside)[0] if beside.exists() else None,
             epochs=int(result["epochs"][-1]["epoch"]),
             digest=digest.hexdigest()[:16],

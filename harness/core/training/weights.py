@@ -10,24 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from harness.core.network.initialisers import Weights
-from harness.core.storage import npz
-
-
-def save(path: Path, weights: Mapping[str, NDArray[Any]]) -> None:
-    """Write `weights` to an npz file, at once or not at all."""
-    npz.save(path, weights)
-
-
-def load(path: Path) -> Weights:
-    """Read what `save` wrote."""
-    return npz.load(path)
 
 
 @dataclass(frozen=True)

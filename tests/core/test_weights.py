@@ -117,9 +117,10 @@ def test_compare_names_the_worst_parameter() -> None:
     """Catches: a mean for a maximum, a signed difference, or a deviation put down to the wrong parameter."""
     a = {"x": np.zeros((2, 2)), "y": np.zeros(3), "empty": np.zeros((0, 2))}
     b = {"x": np.array([[0.0, 1e-3], [0.0, 0.0]]), "y": np.array([0.0, -0.5, 0.0]), "empty": np.zeros((0, 2))}
-    found = weights.compare(a, b)
-    assert found.by_name == {"x": 1e-3, "y": 0.5, "empty": 0.0}
-    assert (found.worst, found.largest, found.mismatches) == ("y", 0.5, ())
+    deviation = weights.compare(a, b)
+    assert (deviation.worst, deviation.largest, deviation.mismatches) == ("y", 0.5, ())
+    alone = {name: weights.compare({name: a[name]}, {name: b[name]}).largest for name in a}
+    assert alone == {"x": 1e-3, "y": 0.5, "empty": 0.0}
     assert weights.compare(a, a).largest == 0.0
 
 

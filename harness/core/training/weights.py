@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 class WeightDeviation:
     """How far two sets of weights are apart.
 
-    by_name: largest absolute difference of each parameter that both have in one shape; inf where a value is
-    not finite. mismatches: in words, which parameters can't be compared. largest: of by_name, or inf if
-    there is a mismatch, so that a bound on it can't be met by weights that were never compared.
-    worst: the parameter with the largest difference ("" if there is none).
+    mismatches: a description of each parameter that can't be compared. worst: the parameter with the largest
+    absolute difference ("" if there is none). largest: that difference; inf if a value is not finite or if
+    there is a mismatch, so that weights that were not compared never meet a bound.
     """
 
-    by_name: dict[str, float]
     mismatches: tuple[str, ...]
     worst: str
     largest: float
@@ -36,15 +34,15 @@ def compare(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]]) -> Wei
     """The largest absolute differences between two sets of weights, taken in float64."""
     mismatches = [f"{name} is only in the first" for name in a if name not in b]
     mismatches += [f"{name} is only in the second" for name in b if name not in a]
-    by_name: dict[str, float] = {}
+    differences: dict[str, float] = {}
     for name in (name for name in a if name in b):
         if a[name].shape == b[name].shape:
-            by_name[name] = _largest_difference(a[name], b[name])
+            differences[name] = _largest_difference(a[name], b[name])
         else:
             mismatches.append(f"{name} has the shapes {a[name].shape} and {b[name].shape}")
-    worst = max(by_name, key=by_name.__getitem__, default="")
-    largest = math.inf if mismatches else by_name.get(worst, 0.0)
-    return WeightDeviation(by_name, tuple(mismatches), worst, largest)
+    worst = max(differences, key=differences.__getitem__, default="")
+    largest = math.inf if mismatches else differences.get(worst, 0.0)
+    return WeightDeviation(tuple(mismatches), worst, largest)
 
 
 def _largest_difference(a: NDArray[Any], b: NDArray[Any]) -> float:

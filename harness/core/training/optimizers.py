@@ -1,12 +1,18 @@
-"""Update rules and learning-rate schedules, as the papers define them.
+"""Update rules as the papers define them, independent of any framework.
 
-The frameworks disagree about the small print (where epsilon goes, whether the velocity carries the learning
-rate, what weight decay means), so the rule is written here once, with operators only: the same function
-updates NumPy arrays, torch tensors, TensorFlow tensors and JAX tracers. It is the yardstick that native
-optimizers are measured against, and what runs under `optimizer.impl=shared`.
+Frameworks disagree about details (where epsilon is added, whether the velocity carries the learning rate,
+what weight decay means), so each rule is implemented here once, with operators only: the same function
+updates NumPy arrays, torch tensors, TensorFlow tensors and JAX tracers. Native optimizers are compared with
+it, and `optimizer.impl=shared` runs it.
 
-Every number of a rule is a field. Programs take the learning rate as an input of each step and all other
-numbers as inputs of the run wherever the framework allows it, so that a sweep over them compiles nothing.
+A rule is a frozen dataclass with class variables `name` and `slots` (the names of its state arrays) and a
+method `update(w, g, slots, h, lr, t)`, one step for one parameter: `w` are the weights, `g` the gradient and
+`slots` the state (initially zeros), all of one shape; `h` are the rule's numbers (see `numbers`), `lr` the
+learning rate and `t` the step counted from 1, as scalars of the weights' dtype. It returns the new weights
+and the new state.
+
+Every number of a rule is a field. Programs take the learning rate as an input of each step, and all other
+numbers as inputs of the run if the framework allows it, so that a sweep over them compiles nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal
 
 from harness.core.validation import Range
 
@@ -29,22 +35,6 @@ Decay = Annotated[float, Range(min=0.0)]
 Fraction = Annotated[float, Range(min=0.0, max=1.0, exclusive_max=True)]
 Epsilon = Annotated[float, Range(min=0.0, exclusive_min=True)]
 Impl = Literal["native", "shared"]
-
-
-class RuleKind(Protocol):
-    """What every update rule knows."""
-
-    name: ClassVar[str]
-    slots: ClassVar[tuple[str, ...]]
-
-    def update(self, w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> Updated:
-        """One step for one parameter.
-
-        `w` weights, `g` gradient, `slots` the rule's state (zeros at first), all of one shape; `h` the rule's
-        numbers (see `numbers`), `lr` the learning rate and `t` the step counted from 1, as scalars of the
-        weights' dtype. Returns the new weights and the new state.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -112,7 +102,8 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW:
-    """Loshchilov & Hutter 2019, algorithm 2: Adam, and w <- w - lr weight_decay w beside the gradient."""
+    """Loshchilov & Hutter 2019, algorithm 2: Adam, and w <- w - lr weight_decay w, decoupled from the
+    gradient."""
 
     name: ClassVar[str] = "adamw"
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
@@ -156,15 +147,15 @@ def _adam(w: Tensor, g: Tensor, slots: Tensors, h: Tensors, lr: Tensor, t: Tenso
 
 
 def numbers(rule: Rule) -> dict[str, float]:
-    """The rule's numbers besides the learning rate, by field name: the inputs `h` of `update`."""
+    """Return the rule's numbers besides the learning rate, by field name: the inputs `h` of `update`."""
     fields = (f.name for f in dataclasses.fields(rule) if f.name not in ("learning_rate", "impl"))
     return {name: getattr(rule, name) for name in fields}
 
 
 def program_rule(rule: Rule) -> Rule:
-    """The part of a rule that a compiled program depends on: equal for rules that can share one.
+    """Return the part of a rule that a compiled program depends on; rules with equal parts share a program.
 
-    The learning rate and the weight decay are always inputs; under the shared rule every number is.
+    The learning rate and the weight decay are always inputs; with `impl=shared`, every number is.
     """
     inputs: dict[str, Any] = {"learning_rate": 1.0}
     if hasattr(rule, "weight_decay"):

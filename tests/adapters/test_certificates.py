@@ -75,7 +75,7 @@ def of_numpy() -> dict[str, Any]:
 
 
 def test_two_sound_frameworks_pass_every_gate(fault: Path, of_torch: dict[str, Any]) -> None:
-    """Catches: a gate that refuses what is the same."""
+    """Catches: a gate that fails equal traces."""
     comparison = parity.compare("torch", of_torch, "numpy", of_numpy())
     assert comparison.passed, comparison
     assert [gate.name for gate in comparison.gates] == list(parity.GATES)
@@ -91,7 +91,7 @@ def test_a_planted_fault_is_caught(planted: str, fault: Path, of_torch: dict[str
 
 
 def test_a_trace_has_all_of_its_steps(fault: Path) -> None:
-    """Catches: two traces of an adapter that stops early, which would agree on the steps that there are."""
+    """Catches: two traces of an adapter that stops early, which would agree on their few steps."""
     fault.write_text(json.dumps({"*": "stop"}))
     with pytest.raises(RuntimeError, match="stopped before it had trained all epochs"):
         of_numpy()
@@ -102,7 +102,7 @@ def test_a_trace_has_all_of_its_steps(fault: Path) -> None:
 def test_a_deviation_late_in_the_training_is_caught(
     name: str, wrong: float, of_torch: dict[str, Any]
 ) -> None:
-    """Catches: a gate that looks at the first or last step only, or that takes NaN for a small number."""
+    """Catches: a gate that checks only the first or last step, or that treats NaN as a small number."""
     other = {key: value.copy() for key, value in of_torch.items()}
     other[name].flat[-1] += wrong
     comparison = parity.compare("torch", of_torch, "other", other)
@@ -111,7 +111,7 @@ def test_a_deviation_late_in_the_training_is_caught(
 
 
 def test_parameters_that_differ_are_caught(of_torch: dict[str, Any]) -> None:
-    """Catches: a missing parameter, or one of another shape, that is passed over in silence."""
+    """Catches: a missing parameter, or one of another shape, that is silently skipped."""
     missing = {name: value for name, value in of_torch.items() if name != "initial/3.bias"}
     assert _first_refusal(parity.compare("torch", of_torch, "other", missing)) == "parameters"
     turned = of_torch | {"initial/0.kernel": of_torch["initial/0.kernel"].T}
@@ -137,10 +137,10 @@ OWN: dict[str, tuple[NativeOptimizerCheck, str, str]] = {
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_what_a_certificate_says_of_an_own_optimizer(name: str, tmp_path: Path) -> None:
-    """Catches: a second fault that hides behind the name of the first, a deviation that nobody named and is
-    passed, one that is called proven and is not; a certificate that can't be read again because something in
-    it is infinite."""
+def test_the_verdicts_on_a_native_optimizer(name: str, tmp_path: Path) -> None:
+    """Catches: a second fault that hides behind the name of the first, an unnamed deviation that passes, one
+    that is reported as proven and is not; a certificate that can't be read again because it contains
+    infinity."""
     native, verdict, proof = OWN[name]
     gates = tuple(Gate(gate, np.inf if name == "not finite" else 0.0, 1e-10) for gate in parity.GATES)
     comparison = Comparison("a", "b", gates)
@@ -180,8 +180,8 @@ def workspace(tmp_path: Path, template: Path) -> Iterator[Workspace]:
 
 
 def test_the_command(workspace: Workspace) -> None:
-    """Catches: a broken bound with exit status 0, a table without it, a sound pair that is refused, a
-    certificate that is made again or not stored, runs that don't carry it."""
+    """Catches: a broken bound with exit status 0, a table without it, an equal pair that fails, a certificate
+    that is made twice or not stored, runs without it."""
     request = ("framework=torch,faulty", "model=fnn", "optimizer=sgd", "data=iris")
     status, printed = end(workspace.start("certify", *request))
     assert status == 0 and "fnn sgd: agrees" in printed, printed

@@ -1,4 +1,4 @@
-"""The test of equivalence: its numbers, its verdicts, and the command that trains and judges."""
+"""The equivalence test: its numbers, its verdicts, and the command that trains and compares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ MARGIN = 0.01
 
 
 def test_both_one_sided_tests_succeed_exactly_where_the_verdict_says_so() -> None:
-    """Catches: a level of 10 % or 2.5 % a side, unpaired scores, a deviation by n in place of n - 1."""
+    """Catches: a level of 10 % or 2.5 % per side, a wrong quantile, unpaired scores, a deviation by n instead
+    of n - 1."""
     random = np.random.default_rng(0)
     seen: set[str] = set()
     for count in (2, 3, 5, 12):
@@ -50,14 +51,14 @@ SPREAD = (-0.002, 0.001, 0.0, 0.002, -0.001)
     "planted, scale, verdict",
     [
         (0.0, 1, "equivalent"),
-        (0.003, 1, "equivalent"),  # a difference that is there for certain, and does not matter
+        (0.003, 1, "equivalent"),  # a certain difference that does not matter
         (0.03, 1, "different"),
         (-0.03, 1, "different"),
-        (0.0, 20, "undecided"),  # no difference is shown, and no equivalence either
+        (0.0, 20, "undecided"),  # neither a difference nor equivalence is shown
         (0.01, 1, "undecided"),
     ],
 )
-def test_what_is_planted_is_found(planted: float, scale: float, verdict: str) -> None:
+def test_a_planted_difference_has_its_verdict(planted: float, scale: float, verdict: str) -> None:
     """Catches: `equivalent` because no difference is significant, `different` because a tiny one is, a sign
     that is lost."""
     b = [0.9, 0.93, 0.91, 0.95, 0.92]
@@ -67,7 +68,8 @@ def test_what_is_planted_is_found(planted: float, scale: float, verdict: str) ->
 
 
 def test_too_few_pairs_prove_nothing() -> None:
-    """Catches: a single pair, or none, that is `equivalent` with an interval of no width, or NaN in JSON."""
+    """Catches: a single pair, or none, that is `equivalent` with an interval of zero width, or NaN in
+    JSON."""
     for scores in ([], [0.9]):
         result = compare(scores, scores, MARGIN)
         assert (result.verdict, result.low, result.high) == ("undecided", None, None)
@@ -87,9 +89,9 @@ def outcome(config: RunConfig, seed: int, score: float, key: str = "test/accurac
     return Outcome(replace(config, seed=seed), {"status": status, "metrics": metrics}, skipped=False)
 
 
-def test_every_pair_of_frameworks_is_judged_within_its_own_training(of: dict[str, RunConfig]) -> None:
-    """Catches: runs with other learning rates thrown together, pairs of different seeds (here they come in
-    another order), a pair that is left out, a framework's own keys taken for another training."""
+def test_pairs_of_frameworks_are_compared_within_one_training(of: dict[str, RunConfig]) -> None:
+    """Catches: runs with different learning rates mixed, pairs of different seeds (their order differs here),
+    a pair that is left out, a framework's own keys taken for a different training."""
     fast = {name: replace(c, optimizer=replace(c.optimizer, learning_rate=0.1)) for name, c in of.items()}
     runs = [outcome(of[name], seed, 0.9 + 0.01 * seed) for name in of for seed in range(3)]
     runs += [outcome(fast[name], seed, 0.5 + 0.01 * seed) for name in of for seed in (2, 0, 1)]
@@ -108,7 +110,7 @@ def test_every_pair_of_frameworks_is_judged_within_its_own_training(of: dict[str
 def test_a_run_that_failed_is_in_no_pair_and_proves_nothing(
     of: dict[str, RunConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches: a framework that diverges on some seeds and passes for equivalent on the others."""
+    """Catches: a framework that diverges on some seeds and counts as equivalent on the others."""
     runs = [outcome(of[name], seed, 0.9) for name in ("torch", "keras") for seed in range(4)]
     runs[6] = outcome(of["keras"], 2, math.nan)
     (report,) = evaluate(runs, MARGIN)
@@ -134,8 +136,8 @@ def reports(workspace: Workspace) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_the_command(workspace: Workspace) -> None:
-    """Catches: trainings in float64 or with other seeds in one framework, an exit status that says nothing, a
-    report that is not stored, finished runs done again, `--json` that is no JSON; a framework that trains
+    """Catches: trainings in float64 or with other seeds in one framework, a wrong exit status, a report that
+    is not stored, finished runs that are repeated, invalid JSON with `--json`; a framework that trains
     something else and passes."""
     request = ("certify", "--accuracy", "framework=torch,keras_jax", "data=iris", "train.epochs=5")
     status, printed = end(workspace.start(*request))
@@ -164,10 +166,10 @@ def test_the_command(workspace: Workspace) -> None:
         (("--margin", "0.1"), "which only --accuracy compares"),
     ],
 )
-def test_what_can_prove_nothing_is_refused(
+def test_a_comparison_without_a_possible_verdict_is_refused(
     arguments: tuple[str, ...], words: str, workspace: Workspace
 ) -> None:
-    """Catches: minutes of training that no verdict can come from."""
+    """Catches: minutes of training that can't give a verdict."""
     status, printed = end(workspace.start("certify", *arguments))
     assert status == 2 and words in printed, printed
     assert not (workspace.results / "runs").exists()

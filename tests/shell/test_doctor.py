@@ -1,7 +1,7 @@
 """`evenbench doctor`, the matrix limits, and the share of them that runs reach.
 
-The command and the workers are the real ones; what is broken is broken in the faulty framework, in a folder,
-or in a tree of files that stands for what the system says of itself.
+The command and the workers are real; faults are in the faulty framework, in a folder, or in a tree of files
+that replaces those of the system.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Alone:
         return self.folder / "results"
 
     def add(self, name: str, **changes: str) -> None:
-        """A framework as the faulty one, with other values in its file."""
+        """Add a framework like the faulty one, with other values in its file."""
         text = (FAULTY / "conf/framework/faulty.yaml").read_text()
         for key, value in {"name": name, **changes}.items():
             text = re.sub(rf"(?m)^{key}:.*$", f"{key}: {value}", text)
@@ -98,8 +98,8 @@ def broken(findings: dict[str, Any]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_a_sound_machine(workspace: Workspace) -> None:
-    """Catches: an import time that is none, a framework that is left out or called broken, a limit of a
-    precision or a thread count that is missing; progress among the JSON."""
+    """Catches: a missing import time, a framework that is left out or reported as broken, a missing limit of
+    a precision or a thread count; progress messages in the JSON."""
     status, findings, printed = doctor(workspace)
     assert status == 0 and findings["well"], printed
     states = {state["name"]: state for state in findings["frameworks"]}
@@ -121,8 +121,8 @@ def test_a_sound_machine(workspace: Workspace) -> None:
 
 
 def test_limits_are_measured_once_or_again(alone: Alone, own_cache: Path) -> None:
-    """Catches: limits that are measured though they are known, or not though that was asked for; a lower one
-    in place of a higher one; a table without them, or without what else was found."""
+    """Catches: limits that are measured although they are stored, or not measured despite `--again`; a lower
+    one that replaces a higher one; a table without them, or without the other findings."""
     assert all(one["new"] for one in alone.doctor()[1]["limits"])
     (path,) = (alone.results / "machine").glob("*.json")
     stored = json.loads(path.read_text())
@@ -152,8 +152,8 @@ def test_limits_are_measured_once_or_again(alone: Alone, own_cache: Path) -> Non
 
 
 def test_a_framework_that_cannot_be_imported(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: packages that are there taken for a framework that works, exit status 0, a problem without
-    its reason, a command that ends there."""
+    """Catches: installed packages taken for a working framework, exit status 0, a problem without its reason,
+    a command that stops there."""
     monkeypatch.setenv("AT_IMPORT", "raise")
     status, findings = alone.doctor()
     (problem, nothing) = broken(findings)
@@ -164,12 +164,12 @@ def test_a_framework_that_cannot_be_imported(alone: Alone, monkeypatch: pytest.M
     assert findings["noise"] is None and findings["limits"] == []
 
 
-def test_what_is_missing_is_named_with_the_command_that_brings_it(
+def test_missing_packages_are_listed_with_the_command_that_installs_them(
     alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: a package that is not installed taken for something broken while another framework works; a
-    worker started for it, whose traceback says less; no word on what to install, and where."""
-    monkeypatch.setenv("AT_MULTIPLY", "raise")  # nothing is measured, which takes the time
+    """Catches: a missing package reported as broken although another framework works; a worker started for
+    it, whose traceback explains less; no advice on what to install, and where."""
+    monkeypatch.setenv("AT_MULTIPLY", "raise")  # skips the measurements, which are slow
     alone.add("absent", distributions="[numpy, nonumpy]")
     alone.add("elsewhere", distributions="[nonumpy]", python=sys.executable)
     status, findings = alone.doctor()
@@ -184,10 +184,10 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     assert status == 1 and "'/no/python' can't be run as an interpreter" in problem
 
 
-def test_the_extra_that_brings_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a package by its own name, in whatever version is the newest, where an extra of ours has the
-    one that was tried; the extra of another framework's card, which brings gigabytes; extras for cards and
-    for developers recommended to all."""
+def test_the_extra_that_installs_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a package by its own name, and so in its newest version, although an extra has the tested one;
+    the extra for another framework's cards, which installs gigabytes; extras for cards and for developers
+    recommended to every user."""
     required = ["numpy>=2", 'nonumpy==1.*; extra == "old"', 'nonumpy[card]; extra == "gpu-old"']
     required += ['nonumpy; extra == "dev"', 'numpy; extra == "there"']
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: required)
@@ -197,10 +197,10 @@ def test_the_extra_that_brings_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
     assert set(installed.missing_extras(with_card=True)) == {"old", "gpu-old"}
 
 
-def test_what_cannot_be_measured_is_a_problem_and_no_crash(
+def test_a_failed_measurement_is_a_problem_and_not_a_crash(
     alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: an error in a worker that ends the command, or that leaves it waiting."""
+    """Catches: an error in a worker that ends the command or blocks it."""
     monkeypatch.setenv("AT_MULTIPLY", "raise")
     status, findings = alone.doctor()
     texts = [problem["what"] + problem["advice"] for problem in findings["problems"]]
@@ -208,13 +208,13 @@ def test_what_cannot_be_measured_is_a_problem_and_no_crash(
     assert any("cpu in float64" in text and "the numbers are wrong" in text for text in texts), texts
 
 
-def test_results_that_cannot_be_kept(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a results folder or a database that nothing can be written to, found out after the first run;
-    limits that are measured and lost."""
+def test_results_that_cannot_be_stored(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a results folder or a database that can't be written, noticed only after the first run; limits
+    that are measured and lost."""
     alone.results.mkdir()
     (alone.results / "mlflow.db").write_text("no database")
     with monkeypatch.context() as unmeasured:
-        unmeasured.setenv("AT_MULTIPLY", "raise")  # which takes the time
+        unmeasured.setenv("AT_MULTIPLY", "raise")  # skips the measurements
         (problem,) = broken(alone.doctor()[1])
     assert "can't be read: file is not a database" in problem
     (alone.results / "mlflow.db").unlink()
@@ -225,13 +225,14 @@ def test_results_that_cannot_be_kept(alone: Alone, monkeypatch: pytest.MonkeyPat
     assert not findings["storage"]["writable"] and findings["limits"] == []
 
 
-def test_a_limit_is_the_highest_rate_whatever_disturbs_the_machine() -> None:
-    """Catches: a mean for a maximum, operations counted as n^3 or without their unit, sizes given up because
-    the first of them was disturbed, a size that takes seconds."""
+def test_a_limit_is_the_highest_rate_on_a_disturbed_machine() -> None:
+    """Catches: a mean instead of a maximum, operations counted as n^3 or without their unit, sizes skipped
+    because the first one was disturbed, a size that takes seconds."""
     sizes: list[int] = []
 
     def multiply(size: int, repeats: int) -> list[float]:
-        """100 GFLOP/s at 512 rows, less at others; the smallest is disturbed, and one in three of all."""
+        """100 GFLOP/s at 512 rows, less at others; the smallest size and a third of all products are
+        disturbed."""
         sizes.append(size)
         rate = {128: 1e8, 256: 5e10, 512: 1e11}.get(size, 2e10)
         product_s = 2 * size**3 / rate
@@ -244,8 +245,8 @@ def test_a_limit_is_the_highest_rate_whatever_disturbs_the_machine() -> None:
 
 @pytest.mark.parametrize(("own", "low", "high"), [(0.001, 0.0002, 0.003), (0.05, 0.02, 0.12)])
 def test_the_noise_is_that_of_the_times(own: float, low: float, high: float) -> None:
-    """Catches: a verdict that is the same for all machines; pairs that are torn apart, so that a slow drift
-    looks like noise; a blur of many pairs that is no narrower than that of a few."""
+    """Catches: a verdict that is the same for all machines; sides of pairs that are not adjacent, so that a
+    slow drift looks like noise; a blur of many pairs that is not smaller than that of a few."""
     random, clock = np.random.default_rng(0), iter(range(10**9))
 
     def multiply(size: int, repeats: int) -> list[float]:
@@ -259,9 +260,9 @@ def test_the_noise_is_that_of_the_times(own: float, low: float, high: float) -> 
     assert noise.part_s == pytest.approx(0.015 * 1.12, rel=0.1)
 
 
-def test_limits_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
+def test_limits_are_stored_by_all_that_they_depend_on(tmp_path: Path) -> None:
     """Catches: the limit of another processor, version, precision or number of threads; a lower one that
-    takes the place of a higher one, or pushes others out; a file that can't be read, for good."""
+    replaces a higher one, or removes others; an unreadable file that is never replaced."""
     matmul_limits.store_limit(tmp_path, CPU, LIMIT)
     assert matmul_limits.read_limit(tmp_path, CPU, "float32", 1) == LIMIT
     for other in ({"cpu": "Xeon"}, {"cores": 4}, {"device": "cuda"}, {"versions": {"torch": "2.14.0"}}):
@@ -280,9 +281,9 @@ def test_limits_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
         assert matmul_limits.read_limit(tmp_path, CPU, "float32", 1) == LIMIT
 
 
-def test_a_limit_that_was_disturbed_counts_until_a_better_one_is_there(tmp_path: Path) -> None:
-    """Catches: a limit of a busy machine that stays for good; one that is called disturbed though a quiet
-    measurement has shown no higher one."""
+def test_a_disturbed_limit_counts_until_a_better_one_is_measured(tmp_path: Path) -> None:
+    """Catches: a limit of a busy machine that is never replaced; one that is marked disturbed although a
+    quiet measurement was not higher."""
     busy = replace(LIMIT, disturbed=True)
     assert matmul_limits.store_limit(tmp_path, CPU, busy) == busy
     assert matmul_limits.store_limit(tmp_path, CPU, replace(busy, gflops=101.0)).disturbed
@@ -293,9 +294,9 @@ def test_a_limit_that_was_disturbed_counts_until_a_better_one_is_there(tmp_path:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_a_run_says_which_share_of_the_limit_it_reached(workspace: Workspace) -> None:
-    """Catches: a share of another device's limit, or the wrong way round; a limit that each run measures, or
-    that `limit=off` measures; one that changes which run it is; frameworks held against different numbers."""
+def test_a_run_reports_its_share_of_the_limit(workspace: Workspace) -> None:
+    """Catches: a share of another device's limit, or an inverted one; a limit that each run measures, or that
+    `limit=off` measures; one that changes the run id; frameworks compared with different limits."""
     request = ("-m", "framework=torch", "data=iris", "train.epochs=1", "study=shares")
     status, printed = end(workspace.start(*request, "limit=off"))
     assert status == 0 and "multiplied" not in printed and " share " not in printed, printed
@@ -321,11 +322,11 @@ def test_a_run_says_which_share_of_the_limit_it_reached(workspace: Workspace) ->
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_without_a_limit_runs_go_on(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a run that is lost because of a number beside it; a try for each run of a sweep."""
+def test_runs_succeed_without_a_limit(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a run that fails because of a missing limit; an attempt to measure for each run of a sweep."""
     sweep = [word for word in FAULTY_SWEEP if word != "limit=off"]
     monkeypatch.setenv("AT_MULTIPLY", "raise")
-    # a card that the command is told of and torch does not see
+    # a card that NVML reports and torch does not see
     tree(workspace.folder, {"pynvml.py": NVML.format(broken="False")})
     status, printed = end(workspace.start("-m", *sweep, "seed=0,1", "device=cuda:1"))
     assert status == 0 and printed.count("the matrix limit can't be measured") == 1, printed
@@ -341,24 +342,24 @@ def tree(folder: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `proc`, `sys` and `dev` that stand for the system's."""
+    """A folder with `proc`, `sys` and `dev` that replace the system's."""
     for name in ("PROC", "SYS", "DEV"):
         monkeypatch.setattr(machine, name, tmp_path / name.lower())
     return tmp_path
 
 
-def test_a_system_that_says_nothing(system: Path) -> None:
-    """Catches: a crash, or a guess, where there is no such file, as on other systems and in containers."""
+def test_a_system_without_information(system: Path) -> None:
+    """Catches: a crash, or a guess, if a file does not exist, as on other systems and in containers."""
     assert machine.cpu_model()
     assert machine.quota() is None and machine.memory_mb() is None and machine.ticks() is None
     assert machine.steal_since(None) is None and machine.available_cores_since(None, 1.0, 1.0) is None
     assert machine.cards() == () and machine.governors() == () and machine.energy_counters() == {}
 
 
-def test_what_the_system_says(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: pages taken for kilobytes, the guests' time counted twice, idle time taken for work or steal,
-    the quota of the own group without that of a group above it, a counter that only root may read taken for
-    one that can be read, a governor of one core taken for that of all."""
+def test_the_information_of_the_system(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: pages read as kilobytes, guest time counted twice, idle time counted as work or steal, the
+    quota of a group without that of its parents, a counter that only root may read reported as readable, the
+    governor of one core reported for all."""
     tree(
         system,
         {
@@ -376,7 +377,7 @@ def test_what_the_system_says(system: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "sys/class/powercap/intel-rapl:1/name": "package-1\n",
         },
     )
-    (system / "sys/class/powercap/intel-rapl:1/energy_uj").mkdir()  # not even root can read it
+    (system / "sys/class/powercap/intel-rapl:1/energy_uj").mkdir()  # unreadable even for root
     assert machine.cpu_model() == "EPYC 9"
     assert machine.memory_mb() == (1024.0, 512.0)
     assert machine.quota() == 1.5
@@ -390,7 +391,7 @@ def test_what_the_system_says(system: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     assert machine.available_cores_since(before, wall_s=2.0, cpu_s=1.0) == pytest.approx(
         2.5
-    )  # 2 idle, half of one ours
+    )  # 2 cores idle, half of one used by this process
     assert machine.energy_counters() == {"intel-rapl:0 package-0": True, "intel-rapl:1 package-1": False}
     assert machine.governors() == ("performance", "powersave")
     text = "\n".join(problem.what for problem in host.host()[1])
@@ -399,8 +400,8 @@ def test_what_the_system_says(system: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "intel-rapl:0" not in text
 
 
-def test_the_quota_of_the_first_version_of_control_groups(system: Path) -> None:
-    """Catches: sixteen threads on the two cores that a container has."""
+def test_the_quota_of_control_groups_version_1(system: Path) -> None:
+    """Catches: sixteen threads on the two cores of a container."""
     group = "sys/fs/cgroup/cpu/docker/abc/cpu.cfs"
     tree(system, {f"{group}_quota_us": "200000\n", f"{group}_period_us": "100000\n"})
     tree(system, {"proc/self/cgroup": "5:memory:/else\n4:cpu,cpuacct:/docker/abc\n"})
@@ -429,8 +430,8 @@ def nvmlDeviceGetTotalEnergyConsumption(handle):
 
 
 def test_cards(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: cards that are lost because the library or its driver is not there; an energy reading that is
-    promised of a card that has none; a name in bytes."""
+    """Catches: cards that are lost because the library or its driver is missing; an energy counter reported
+    for a card without one; a name in bytes."""
     monkeypatch.syspath_prepend(str(system))
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
     tree(system, {"pynvml.py": NVML.format(broken="False")})

@@ -1,4 +1,4 @@
-"""The leaderboard: which runs share a row, what a row says, and that all of it reaches the screen."""
+"""The leaderboard: which runs share a row, the contents of a row, and that all of it is printed."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def failure(config: RunConfig, status: str = "failed") -> Outcome:
 
 
 def test_seeds_and_repeats_share_a_row_with_mean_and_sample_deviation(base: RunConfig) -> None:
-    """Catches: the deviation of a population (0.1633) for that of a sample, a mean of times instead of the
-    median, rows by seed, and a compile time that the kept program's zeros hide."""
+    """Catches: the deviation of a population (0.1633) instead of a sample, a mean of times instead of the
+    median, rows by seed, and a compile time hidden by the zeros of cached programs."""
     runs = [
         outcome(replace(base, seed=0), 0.5, 1.0, **{"time/compile_s": 2.5}),
         outcome(replace(base, seed=1), 0.7, 9.0),
@@ -66,8 +66,8 @@ def test_seeds_and_repeats_share_a_row_with_mean_and_sample_deviation(base: RunC
     assert (row.step_ms, row.samples_per_second, row.compile_s) == (2.0, 16_000.0, 2.5)
 
 
-def test_whatever_else_varies_is_an_axis_of_its_own(base: RunConfig) -> None:
-    """Catches: runs with different learning rates averaged, and columns for what is the same in all."""
+def test_every_other_varying_key_is_an_axis(base: RunConfig) -> None:
+    """Catches: runs with different learning rates averaged, and columns for keys that do not vary."""
     fast = replace(base, optimizer=replace(base.optimizer, learning_rate=0.01))
     table = rows([outcome(base, 0.5), outcome(fast, 0.9)])
     assert {row.axes["optimizer.learning_rate"]: row.score_mean for row in table} == {
@@ -77,17 +77,17 @@ def test_whatever_else_varies_is_an_axis_of_its_own(base: RunConfig) -> None:
     assert set(table[0].axes) == {"model", "data", "framework", "execution", "optimizer.learning_rate"}
 
 
-def test_a_key_that_only_says_which_section_was_chosen_is_no_axis(base: RunConfig) -> None:
-    """Catches: five columns of Adam's and SGD's numbers where one that says `optimizer` is enough."""
+def test_a_key_that_follows_from_its_section_is_not_an_axis(base: RunConfig) -> None:
+    """Catches: five columns of Adam's and SGD's numbers where the column `optimizer` is enough."""
     with composing():
         sgd = config_of("data=iris", "optimizer=sgd")
     table = rows([outcome(base), outcome(sgd)])
     assert set(table[0].axes) == {"model", "data", "framework", "execution", "optimizer"}
 
 
-def test_what_an_experiment_sets_for_a_model_is_no_axis(base: RunConfig) -> None:
-    """Catches: a column of epochs that the model determines; one that is missing though runs of a model
-    differ, or though it is the threads that differ."""
+def test_a_key_that_an_experiment_sets_for_a_model_is_not_an_axis(base: RunConfig) -> None:
+    """Catches: a column of epochs that the model determines; one that is missing although runs of a model
+    differ, or although the threads differ."""
     with composing():
         rnn = config_of("data=iris", "model=rnn", "train.epochs=7", "optimizer.learning_rate=0.1")
     always = {"model", "data", "framework", "execution"}
@@ -99,8 +99,8 @@ def test_what_an_experiment_sets_for_a_model_is_no_axis(base: RunConfig) -> None
 
 
 def test_failed_runs_are_counted_and_change_no_number(base: RunConfig) -> None:
-    """Catches: a failed run that is left out of the count, that counts as accuracy 0, or that breaks the
-    table; and a row that is gone because all of its runs failed."""
+    """Catches: a failed run that is not counted, that counts as accuracy 0, or that breaks the table; and a
+    missing row because all of its runs failed."""
     slow = replace(base, execution="compiled")
     runs = [outcome(base, 0.8), failure(replace(base, seed=1)), failure(slow, "diverged")]
     eager, compiled = rows(runs)
@@ -111,7 +111,7 @@ def test_failed_runs_are_counted_and_change_no_number(base: RunConfig) -> None:
 
 
 def test_rows_are_sorted_by_model_data_and_speed(base: RunConfig, diabetes: RunConfig) -> None:
-    """Catches: rows in the order of the runs, which is another one after a resume; NaN at the front."""
+    """Catches: rows in the order of the runs, which changes after a resume; NaN first."""
     runs = [
         outcome(base, step_ms=5.0),
         failure(replace(base, threads=2)),
@@ -126,10 +126,10 @@ def test_rows_are_sorted_by_model_data_and_speed(base: RunConfig, diabetes: RunC
 
 
 def test_json_is_json(base: RunConfig) -> None:
-    """Catches: NaN, which is no JSON, where a value is not known."""
+    """Catches: NaN, which is not valid JSON, for an unknown value."""
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not valid JSON")
 
     text = rows_as_json([outcome(base, 0.8), failure(replace(base, execution="compiled"))])
     eager, compiled = json.loads(text, parse_constant=refuse)
@@ -143,7 +143,7 @@ def printed(capsys: pytest.CaptureFixture[str], runs: list[Outcome]) -> list[str
     return capsys.readouterr().out.splitlines()
 
 
-def test_the_table_says_each_row_whole_on_one_line_in_a_file(
+def test_the_table_has_each_row_on_one_line_in_a_file(
     base: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches: cells cut to the 80 columns that a pipe does not have."""
@@ -157,7 +157,7 @@ def test_the_table_says_each_row_whole_on_one_line_in_a_file(
     assert end.split()[4] == "0.250"
 
 
-def test_scores_of_several_kinds_are_named_and_networks_stand_apart(
+def test_scores_of_several_kinds_are_named_and_networks_separated(
     base: RunConfig, diabetes: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches: an R² of 0.4 in a column of accuracies, and eighteen rows without a break."""
@@ -179,7 +179,7 @@ def test_the_table_fits_the_terminal_and_loses_no_cell(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Catches: names cut to `fr…` or numbers cut off at the right edge of a narrow terminal."""
+    """Catches: names cut to `fr…` or numbers cut at the right edge of a narrow terminal."""
     monkeypatch.setenv("FORCE_COLOR", "1")  # makes a terminal of the captured output
     monkeypatch.setenv("COLUMNS", str(columns))
     wide = {"memory/peak_mb": 12_345.0, "speed/share_of_limit": 0.123}
@@ -200,10 +200,10 @@ def test_the_table_fits_the_terminal_and_loses_no_cell(
     )
 
 
-def test_what_failed_is_said_below_the_table_as_it_is(
+def test_failures_are_printed_verbatim_below_the_table(
     base: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches: a message that rich reads as markup, and one without the run that it is of."""
+    """Catches: a message that rich reads as markup, and one without its run."""
     lines = printed(capsys, [outcome(base), failure(replace(base, seed=1))])
     assert "failed: fnn torch iris s1: exited [bold]with 3[/bold]" in lines
     assert any(line.rstrip().endswith("2 (1 failed)") for line in lines)
@@ -212,7 +212,7 @@ def test_what_failed_is_said_below_the_table_as_it_is(
 def test_the_line_that_opens_the_ui_names_the_results_folder(
     base: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches: a command that, pasted, opens another store or falls apart at a space."""
+    """Catches: a command that opens another store when pasted, or breaks at a space."""
     assert printed(capsys, [outcome(base)])[-1].strip() == "Browse and compare: evenbench ui"
     elsewhere = replace(base, results_dir="/tmp/my results")
     last = printed(capsys, [outcome(elsewhere)])[-1].strip()
@@ -227,7 +227,7 @@ def write(results: Path, name: str, config: RunConfig, result: dict[str, Any] | 
 
 
 def test_the_runs_of_a_study_are_read_back_from_their_folders(base: RunConfig, tmp_path: Path) -> None:
-    """Catches: runs of other studies in a study's table, and a run that is still going on in it."""
+    """Catches: runs of other studies in a study's table, and a run in it that has not ended."""
     mine = replace(base, study="mine")
     write(tmp_path, "a", mine, outcome(mine, 0.75).result)
     write(tmp_path, "b", base, outcome(base).result)
@@ -246,7 +246,7 @@ def test_a_study_or_a_folder_without_runs_is_a_wrong_request(base: RunConfig, tm
 
 
 def test_a_disturbed_timing_is_marked(base: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches: a table that shows a time of a busy machine like any other."""
+    """Catches: a table without a mark at a time measured on a busy machine."""
     runs = [outcome(replace(base, seed=seed)) for seed in range(3)]
     runs[1].result["timing"] = {"disturbed": ["it had no core for 40% of its time"]}
     assert [row.disturbed for row in rows(runs)] == [1]

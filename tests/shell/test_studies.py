@@ -1,7 +1,7 @@
-"""Studies as people handle them: listed, looked at, shared, removed; and removed again after a kill.
+"""Studies: listed, shown, shared, removed; and removed again after a kill.
 
-Runs are real ones of the framework of tests/support/faulty where it matters how a command leaves them, and
-run folders as test_tracking makes them where it doesn't. MLflow is a real SQLite store.
+Where it matters how a command leaves runs, they are real ones of the framework in tests/support/faulty.
+Elsewhere they are run folders as in test_tracking. MLflow is a real SQLite store.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ T0 = 1_760_000_000_000
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[dict[str, Any]]:
-    """A real configuration, plain."""
+    """A real configuration in plain form."""
     with composing():
         yield config_of("data=iris").to_plain()
 
@@ -89,7 +89,7 @@ def active(store: Store, kind: str = "trial") -> dict[str, dict[str, str]]:
 
 
 def files(results: Path) -> set[str]:
-    """What is left in the folders that runs fill."""
+    """The files in the folders that runs fill."""
     return {
         str(path.relative_to(results))
         for top in ("runs", "data", "artifacts", "searches", ".removed")
@@ -101,11 +101,9 @@ def files(results: Path) -> set[str]:
 # -- looking ------------------------------------------------------------------------------------
 
 
-def test_ls_counts_runs_by_how_they_stand(
-    make: Make, results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Catches: a run that goes on counted as one that was killed or the other way round, sizes without what
-    lies deeper, times of the file system in place of the runs' own, the last study not at the end."""
+def test_ls_counts_runs_by_status(make: Make, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches: a live run counted as killed or the other way round, sizes without subfolders, file times in
+    place of the runs' own times, the latest study not at the end."""
     make("a1", "first", seed=1)
     failed = make("a2", "first", "failed", seed=2)
     (failed / "attempts" / "1").mkdir(parents=True)
@@ -127,10 +125,10 @@ def test_ls_counts_runs_by_how_they_stand(
     assert [study["name"] for study in json.loads(capsys.readouterr().out)] == ["first", "second"]
 
 
-def test_show_parts_what_runs_share_from_what_differs(
+def test_show_separates_shared_settings_from_axes(
     make: Make, results: Path, plain: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches: an axis told as shared or left out, a seed that hides, a reason swallowed as markup, a job of
+    """Catches: an axis shown as shared or left out, a missing seed, a reason swallowed as markup, a job of
     another version that stops the command."""
     fast = {**plain["optimizer"], "learning_rate": 0.01}
     make("a1", "first", seed=1)
@@ -154,7 +152,7 @@ def test_show_parts_what_runs_share_from_what_differs(
 def test_an_unknown_study_is_refused_with_the_nearest(
     action: str, make: Make, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches: a traceback, an empty table, a removal of nothing that says that it went well."""
+    """Catches: a traceback, an empty table, a removal of nothing that reports success."""
     make("a1", "first")
     assert main.main(["study", action, "frist", "--results-dir", str(results)]) == 2
     assert "'frist' has no runs; did you mean 'first'?" in capsys.readouterr().err
@@ -165,9 +163,9 @@ def test_an_unknown_study_is_refused_with_the_nearest(
 # -- a run in several studies ---------------------------------------------------------------------
 
 
-def test_a_run_belongs_to_every_study_that_asked_for_it(tmp_path: Path) -> None:
-    """Catches: a study that loses a run to the next one that does it again, one that is left for good, half a
-    line that hides the next one."""
+def test_a_run_belongs_to_every_study_that_includes_it(tmp_path: Path) -> None:
+    """Catches: a study that loses a run to the next study that repeats it, a membership that can't be
+    restored, a partial line that hides the next one."""
     folder = RunFolder(tmp_path / "a1")
     folder.write_job({"study": "first"})
     assert folder.studies() == ["first"]
@@ -185,9 +183,9 @@ def test_a_run_belongs_to_every_study_that_asked_for_it(tmp_path: Path) -> None:
     assert folder.studies() == ["second", "fourth", "first"]
 
 
-def test_a_shared_run_is_seen_in_both_studies(make: Make, results: Path, store: Store) -> None:
-    """Catches: a second study without the run in its table or in MLflow, an MLflow run made anew for it
-    (which loses what people wrote there), a sync that finds something to do again and again."""
+def test_a_shared_run_is_listed_in_both_studies(make: Make, results: Path, store: Store) -> None:
+    """Catches: a second study without the run in its table or in MLflow, an MLflow run created again for it
+    (which loses the users' notes there), a sync that is never up to date."""
     shared = make("a1", "first", seed=1)
     make("b1", "second", seed=2)
     assert sync(results, store) == SyncCounts(added=2)
@@ -215,8 +213,8 @@ def test_a_shared_run_is_seen_in_both_studies(make: Make, results: Path, store: 
 
 
 def test_rm_leaves_nothing_and_sync_brings_nothing_back(make: Make, results: Path, store: Store) -> None:
-    """Catches: a folder, an MLflow run, an artifact or a journal that stays, a data file that another study
-    needs and loses, one that nobody needs and that stays, another study touched."""
+    """Catches: a folder, an MLflow run, an artifact or a journal that stays, a deleted data file that another
+    study needs, an unused one that stays, changes to another study."""
     make("a1", "first", data="wine")
     make("a2", "first", "failed")
     make("a3", "first", None)
@@ -225,7 +223,7 @@ def test_rm_leaves_nothing_and_sync_brings_nothing_back(make: Make, results: Pat
     (results / "searches" / "first" / "journal").write_text("{}")
     sync(results, store)
     run_links.remove_link(results / "runs" / "a2")
-    sync(results, store)  # done anew: MLflow has a deleted run too
+    sync(results, store)  # creates the run again: MLflow has a deleted run too
     before = files(results)
     assert remove(plan_removal(results, "first")) == []
     assert list(active(store)) == ["b1"] and list(active(store, "study")) == ["second"]
@@ -243,7 +241,7 @@ def test_rm_leaves_nothing_and_sync_brings_nothing_back(make: Make, results: Pat
 
 
 def test_rm_keeps_a_run_that_another_study_has(make: Make, results: Path, store: Store) -> None:
-    """Catches: a run taken from a study that has it too; a child of a parent that was deleted."""
+    """Catches: a run removed from a study that has it too; a child of a deleted parent."""
     shared = make("a1", "first", data="wine")
     make("a2", "first", data="wine")
     RunFolder(shared).join("second")
@@ -274,13 +272,13 @@ def test_rm_refuses_what_a_process_works_on(make: Make, results: Path) -> None:
     with locks.exclusive_lock(path), pytest.raises(ConfigError, match="while a process works on it"):
         plan_removal(results, "first")
     plan = plan_removal(results, "first")
-    with locks.exclusive_lock(folder / "lock"):  # begun after it was asked
+    with locks.exclusive_lock(folder / "lock"):  # begun after the plan was made
         assert [run.run_id for run in remove(plan)] == ["a1"]
     assert folder.exists()
 
 
-def test_rm_keeps_data_while_another_sweep_goes_on(make: Make, results: Path) -> None:
-    """Catches: data deleted that a sweep needs for runs that it has not begun."""
+def test_rm_keeps_data_while_another_sweep_runs(make: Make, results: Path) -> None:
+    """Catches: deleted data that a sweep needs for runs that have not begun."""
     make("a1", "first", data="wine")
     path = study_lock(results, "second")
     path.parent.mkdir()
@@ -289,8 +287,10 @@ def test_rm_keeps_data_while_another_sweep_goes_on(make: Make, results: Path) ->
     assert (results / "data" / "wine.npz").exists()
 
 
-def test_rm_says_which_runs_started_from_what_goes(make: Make, results: Path, plain: dict[str, Any]) -> None:
-    """Catches: a run of another study that can't be done again, without a word."""
+def test_rm_lists_runs_that_started_from_removed_ones(
+    make: Make, results: Path, plain: dict[str, Any]
+) -> None:
+    """Catches: a run of another study that can't be repeated, without a warning."""
     make("a1", "first")
     make("b1", "second", init={**plain["init"], "from_run": "a1"})
     make("c1", "third", init={**plain["init"], "from_run": "b1"})
@@ -300,7 +300,7 @@ def test_rm_says_which_runs_started_from_what_goes(make: Make, results: Path, pl
 
 
 def test_rm_asks_first(make: Make, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches: a removal without a question on a terminal, or without --yes where nobody can answer."""
+    """Catches: a removal without confirmation on a terminal, or without --yes if there is no terminal."""
     make("a1", "first")
     command = [sys.executable, "-m", "harness", "study", "rm", "first", "--results-dir", str(results)]
     options: dict[str, Any] = {"cwd": ROOT, "text": True, "capture_output": True}
@@ -321,11 +321,11 @@ def test_rm_asks_first(make: Make, results: Path, capsys: pytest.CaptureFixture[
 
 
 class Killed(BaseException):
-    """Nothing catches it, and the locks that it leaves are free, as after a kill."""
+    """Acts like a kill: it is never caught, and leaves no lock behind."""
 
 
 def killed_after(calls: int, patch: pytest.MonkeyPatch) -> None:
-    """Let this process change so many things and no more: MLflow runs deleted, files and folders gone."""
+    """Limit the number of changes by this process: deletions of MLflow runs, files and folders."""
     left = calls
 
     def stopping(owner: object, name: str) -> None:
@@ -346,8 +346,8 @@ def killed_after(calls: int, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_rm_that_is_killed_is_finished_by_the_next_one(make: Make, results: Path, tmp_path: Path) -> None:
-    """Catches: an order of deletions after which something stays that nobody can name any more, or which
-    `sync` makes whole again."""
+    """Catches: an order of deletions after which something stays that no command can name, or that `sync`
+    restores."""
     make("a1", "first")
     make("a2", "first", None)
     RunFolder(make("a3", "first")).join("second")
@@ -367,7 +367,7 @@ def test_rm_that_is_killed_is_finished_by_the_next_one(make: Make, results: Path
             except Killed:
                 pass
         store = open_store(results)
-        counts = sync(results, store)  # whatever somebody does in between
+        counts = sync(results, store)  # another command in between
         assert (counts.added, counts.unreadable) == (0, 0), stop
         with contextlib.suppress(ConfigError):  # nothing was left to do
             assert remove(plan_removal(results, "first")) == []
@@ -382,8 +382,8 @@ def test_rm_that_is_killed_is_finished_by_the_next_one(make: Make, results: Path
 
 @pytest.mark.slow
 def test_the_command_shares_runs_between_studies(tmp_path: Path, template: Path) -> None:
-    """Catches: a study whose runs were done before and that stays empty, a run taken away from the study that
-    did it first; for runs done long ago, in the same sweep, and again with force=true."""
+    """Catches: a study that stays empty because its runs were done before, a run removed from the study that
+    did it first; for runs done earlier, in the same sweep, and repeated with force=true."""
     with cleanup(Workspace(tmp_path, template)) as workspace:
         assert end(workspace.sweep("seed=range(2)", "study=first"))[0] == 0
         status, printed = end(workspace.sweep("seed=range(3)", "study=second,third"))

@@ -29,7 +29,7 @@ from harness.shell.tracking.uri import resolve_uri
 from harness.shell.tracking.views import view_tags
 from tests.support.paths import ROOT
 
-T0 = 1_760_000_000_000  # a unix time in ms, far enough back that no clock gives it by accident
+T0 = 1_760_000_000_000  # a unix time in ms, long past, so that no clock returns it by accident
 METRICS = {"train/loss", "val/loss", "val/accuracy"}
 
 
@@ -59,7 +59,7 @@ def epochs(attempt: int = 0, count: int = 3) -> list[dict[str, Any]]:
 
 
 def make_run(results: Path, run_id: str, study: str = "main", seed: int = 0) -> tuple[Path, dict[str, Any]]:
-    """A run's folder as it is when the run starts."""
+    """The folder of a run that is about to start."""
     folder = results / "runs" / run_id
     folder.mkdir(parents=True)
     job = {"run_id": run_id, "study": study, "config": config(seed)}
@@ -147,8 +147,8 @@ def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
 # -- opening ----------------------------------------------------------------------------------
 
 
-def test_the_default_store_is_sqlite_beside_its_artifacts(store: Store, results: Path) -> None:
-    """Catches: a relative address, artifacts in the working folder, a journal that blocks readers."""
+def test_the_default_store_is_sqlite_next_to_its_artifacts(store: Store, results: Path) -> None:
+    """Catches: a relative URI, artifacts in the working folder, a journal that blocks readers."""
     import sqlite3
 
     assert store.uri == f"sqlite:///{results}/mlflow.db"
@@ -156,7 +156,7 @@ def test_the_default_store_is_sqlite_beside_its_artifacts(store: Store, results:
     assert sqlite3.connect(results / "mlflow.db").execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_store_is_known_wherever_it_is_moved_and_a_new_one_is_not(
+def test_a_moved_store_is_recognised_and_a_recreated_one_is_new(
     store: Store, results: Path, template: Path, tmp_path: Path
 ) -> None:
     """Catches: links trusted though the database was recreated, or not since it moved; views overwritten."""
@@ -201,10 +201,10 @@ open_store(Path(sys.argv[1]))
 
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("statements", [1, 300, 1000])
-def test_a_kill_while_the_store_is_made_is_overcome(
+def test_a_kill_while_the_store_is_created_is_repaired(
     tmp_path: Path, statements: int, repository: Path
 ) -> None:
-    """Catches: a database with half of its tables, into which no command can log anything any more."""
+    """Catches: a database with half of its tables, which no command can log to."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path), str(statements)], cwd=repository, check=False
     )
@@ -226,7 +226,7 @@ def test_a_kill_while_the_store_is_made_is_overcome(
         ("sqlite:///:memory:", "names no file"),
     ],
 )
-def test_a_wrong_address_is_a_mistake_with_a_hint(tmp_path: Path, uri: str, says: str) -> None:
+def test_a_wrong_uri_is_a_mistake_with_a_suggestion(tmp_path: Path, uri: str, says: str) -> None:
     """Catches: a traceback, or a run that starts and is lost, for a typo in tracking.uri."""
     with pytest.raises(ConfigError) as caught:
         resolve_uri(tmp_path, uri)
@@ -234,9 +234,9 @@ def test_a_wrong_address_is_a_mistake_with_a_hint(tmp_path: Path, uri: str, says
     assert says in str(caught.value) and "allowed:" in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_a_mistake(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_a_mistake(tmp_path: Path) -> None:
     """Catches: MLflow's hundred seconds of retries, or its traceback."""
-    (tmp_path / "notes.db").write_text("this is no database, but long enough to look like one " * 40)
+    (tmp_path / "notes.db").write_text("this is not a database, but long enough to look like one  " * 40)
     with pytest.raises(ConfigError, match="not a database"):
         open_store(tmp_path, f"sqlite:///{tmp_path}/notes.db")
 
@@ -252,7 +252,7 @@ def test_a_password_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_a_run_that_ends_has_all_of_its_epochs(store: Store, results: Path) -> None:
-    """Catches: the epoch that a killed worker or parent wrote down, but told nobody of."""
+    """Catches: a missing epoch that a killed worker or parent wrote to the folder without logging it."""
     folder, job = make_run(results, "a")
     tracker = Tracker(store)
     tracker.begin(folder, job)
@@ -305,7 +305,7 @@ def test_a_run_is_a_child_of_its_study_with_params_tags_and_files(store: Store, 
 
 
 def test_final_metrics_lie_at_step_0_and_leave_curves_alone(store: Store, results: Path) -> None:
-    """Catches: one-dot lines in the UI, and a final value that bends the curve of the same name."""
+    """Catches: one-dot lines in the UI, and a final value that distorts the curve of the same name."""
     tracker = Tracker(store)
     sync_run(tracker, whole_run(results, "a1"))
     steps = {}
@@ -337,7 +337,7 @@ def test_a_failure_is_shown_with_its_reason(store: Store, results: Path, status:
 
 
 def test_long_values_and_many_params_fit(store: Store, results: Path) -> None:
-    """Catches: a run that can't be logged since a layer list is long, or a config has over 100 keys."""
+    """Catches: a run that can't be logged because a layer list is long or a config has over 100 keys."""
     folder, job = make_run(results, "a1")
     job["config"]["many"] = {f"key{index}": index for index in range(150)} | {"odd?key": "x" * 9000}
     tracker = Tracker(store)
@@ -347,7 +347,7 @@ def test_long_values_and_many_params_fit(store: Store, results: Path) -> None:
 
 
 def test_linked_artifacts_survive_the_next_attempt(store: Store, results: Path) -> None:
-    """Catches: an artifact that shares its file with the folder and changes with it."""
+    """Catches: an artifact that is hard-linked to a file in the folder and changes with it."""
     folder = whole_run(results, "a1")
     sync_run(Tracker(store), folder)
     artifacts = results / "artifacts" / trials(store)[0].info.run_id / "artifacts"
@@ -376,8 +376,8 @@ def test_replaying_changes_nothing(store: Store, results: Path) -> None:
     assert {time_ms for _, time_ms, step, _ in seen if step == 2} == {T0 + 2000}
 
 
-def test_a_run_done_again_replaces_the_old_one(store: Store, results: Path) -> None:
-    """Catches: two active MLflow runs, hence two bars and two curves, for one run."""
+def test_a_repeated_run_replaces_the_old_one(store: Store, results: Path) -> None:
+    """Catches: two active MLflow runs, and so two bars and two curves, for one run."""
     tracker = Tracker(store)
     folder, job = make_run(results, "a1")
     for attempt in range(2):
@@ -389,7 +389,7 @@ def test_a_run_done_again_replaces_the_old_one(store: Store, results: Path) -> N
 
 
 def test_sigkill_between_begin_and_finish(store: Store, results: Path) -> None:
-    """Catches: a run or a study left RUNNING for ever, and doubles when the killed run is done again."""
+    """Catches: a run or a study left RUNNING forever, and duplicates when the killed run is repeated."""
     folder, job = make_run(results, "a1")
     process = child(
         "tracker = Tracker(open_store(Path(sys.argv[1])))\n"
@@ -407,7 +407,9 @@ def test_sigkill_between_begin_and_finish(store: Store, results: Path) -> None:
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     tracker = Tracker(store)
     assert len(running(store)) == 2
-    assert close_orphans(tracker) == 0 and sync_run(tracker, folder) == "live"  # it is alive: hands off
+    assert (
+        close_orphans(tracker) == 0 and sync_run(tracker, folder) == "live"
+    )  # it is live, so it is not touched
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -429,7 +431,7 @@ def test_sigkill_between_begin_and_finish(store: Store, results: Path) -> None:
 def test_a_kill_right_after_the_run_was_created(
     store: Store, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: an MLflow run that no link points at staying RUNNING, or staying beside its successor."""
+    """Catches: an MLflow run without a link that stays RUNNING, or stays next to its successor."""
     folder, job = make_run(results, "a1")
     tracker = Tracker(store)
 
@@ -507,10 +509,10 @@ def test_sync_skips_what_a_crash_of_the_machine_damaged(store: Store, results: P
     assert len(points(store, run.info.run_id)) == 3 * 3 + 3
 
 
-def test_sync_fills_another_store_and_a_recreated_one(
+def test_sync_fills_a_different_store_and_a_recreated_one(
     store: Store, results: Path, template: Path, tmp_path: Path
 ) -> None:
-    """Catches: links that are trusted though the store they speak of is gone or another."""
+    """Catches: links that are trusted although their store is gone or a different one."""
     whole_run(results, "a1")
     assert sync(results, store).added == 1
     shutil.copyfile(template, tmp_path / "other.db")
@@ -521,7 +523,7 @@ def test_sync_fills_another_store_and_a_recreated_one(
 
 
 def test_sync_does_not_mix_attempts(store: Store, results: Path) -> None:
-    """Catches: a killed attempt's points beside its successor's, where the engine died before `begin`."""
+    """Catches: a killed attempt's points among its successor's, if the session died before `begin`."""
     folder, job = make_run(results, "a1")
     tracker = Tracker(store)
     (folder / "events.jsonl").write_text(json.dumps(epochs(count=1)[0]) + "\n")
@@ -534,8 +536,8 @@ def test_sync_does_not_mix_attempts(store: Store, results: Path) -> None:
     assert len(points(store, run.info.run_id)) == 3 * 3 + 3 and running(store) == []
 
 
-def test_sync_replaces_a_finished_run_that_was_done_again(store: Store, results: Path) -> None:
-    """Catches: MLflow keeping the old numbers of a run whose new attempt it was not told of."""
+def test_sync_replaces_a_finished_run_that_was_repeated(store: Store, results: Path) -> None:
+    """Catches: old numbers in MLflow of a run whose new attempt was not logged."""
     folder = whole_run(results, "a1")
     sync(results, store)
     end_run(folder, attempt=1)
@@ -545,7 +547,7 @@ def test_sync_replaces_a_finished_run_that_was_done_again(store: Store, results:
 
 
 def test_a_run_deleted_by_its_user_stays_deleted(store: Store, results: Path) -> None:
-    """Catches: sync bringing back what somebody deleted in the UI."""
+    """Catches: sync restoring what a user deleted in the UI."""
     whole_run(results, "a1")
     sync(results, store)
     store.client.delete_run(trials(store)[0].info.run_id)
@@ -568,8 +570,8 @@ def test_runs_of_another_results_folder_are_left_alone(results: Path, tmp_path: 
 # -- the thread -------------------------------------------------------------------------------
 
 
-def test_metrics_show_while_the_run_goes_on(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: epochs that are kept back until the run ends."""
+def test_metrics_show_while_the_run_executes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: epochs that are withheld until the run ends."""
     monkeypatch.setattr(background, "BATCH_S", 0.0)
     folder, job = make_run(results, "a1")
     with TrackingThread(results) as tracking:
@@ -591,8 +593,8 @@ def test_metrics_show_while_the_run_goes_on(results: Path, monkeypatch: pytest.M
 
 
 def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: one call to MLflow per epoch, epochs that overtake `begin` or fall behind `finish`; a short
-    run that is begun in calls of its own, or whose epochs or params are logged so, or twice, or not at all.
+    """Catches: one call to MLflow per epoch, epochs before `begin` or after `finish`; a short run with
+    separate calls for its begin, epochs or params, or with epochs or params logged twice or not at all.
     """
     calls: list[tuple[str, str, int]] = []
 
@@ -627,11 +629,11 @@ def test_epochs_are_gathered_in_order(results: Path, monkeypatch: pytest.MonkeyP
     assert [run.data.params["optimizer.learning_rate"] for run in runs] == ["0.001"] * 2
 
 
-def test_a_run_whose_logging_was_cut_off_in_its_middle_is_completed(
+def test_a_run_whose_logging_was_interrupted_is_completed(
     store: Store, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: a run without params or metrics, for good, where a kill came right after `create_run`; or one
-    that is there twice."""
+    """Catches: a run that stays without params or metrics because a kill came right after `create_run`; or
+    one that exists twice."""
     folder, job = make_run(results, "a1")
     result = end_run(folder)
 
@@ -679,8 +681,8 @@ def test_an_unreachable_server_loses_nothing(results: Path, monkeypatch: pytest.
         assert run.info.status == "FINISHED" and len(points(store, run.info.run_id)) == 3 * 3 + 3
 
 
-def test_a_run_that_was_missed_arrives_when_it_ends(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a short outage that costs a run its place in MLflow although the store is back."""
+def test_an_unsynced_run_is_logged_when_it_ends(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: a short outage that keeps a run out of MLflow although the store is back."""
     failures = [ConnectionError("down for a moment")]
     method = Tracker.epochs
 
@@ -707,10 +709,10 @@ def test_a_run_that_was_missed_arrives_when_it_ends(results: Path, monkeypatch: 
     assert run.info.status == "FINISHED" and len(points(store, run.info.run_id)) == 3 * 3 + 3
 
 
-def test_a_run_that_cannot_be_logged_does_not_hold_up_the_others(
+def test_a_run_that_cannot_be_logged_does_not_delay_the_others(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: one run's trouble taken for an outage, so that all runs of the next half minute are missed."""
+    """Catches: one run's error taken for an outage, so that no run of the next half minute is logged."""
     monkeypatch.setattr(background, "TRIES", 1)
     warnings: list[str] = []
     with TrackingThread(results, warn=warnings.append) as tracking:
@@ -725,8 +727,8 @@ def test_a_run_that_cannot_be_logged_does_not_hold_up_the_others(
         assert tracking.close().folders == (bad,)
 
 
-def test_a_mistake_found_on_opening_is_raised_to_the_engine(tmp_path: Path) -> None:
-    """Catches: a wrong address that is reported as an outage, run after run."""
+def test_a_mistake_on_opening_is_raised_to_the_session(tmp_path: Path) -> None:
+    """Catches: a wrong URI that is reported as an outage, run after run."""
     (tmp_path / "notes.db").write_text("no database " * 200)
     with (
         TrackingThread(tmp_path, f"sqlite:///{tmp_path}/notes.db", warn=lambda _: None) as tracking,
@@ -736,12 +738,12 @@ def test_a_mistake_found_on_opening_is_raised_to_the_engine(tmp_path: Path) -> N
 
 
 def test_the_old_link_is_gone_as_soon_as_a_run_begins(results: Path) -> None:
-    """Catches: a kill before the thread gets to `begin` that lets sync mix two attempts in one MLflow run."""
+    """Catches: a kill before the thread reaches `begin` that lets sync mix two attempts in one MLflow run."""
     folder, job = make_run(results, "a1")
     tracker = Tracker(open_store(results))
     tracker.begin(folder, job)
     tracker.epochs(folder, epochs())
-    # The thread opens its store under a lock that is held here, so it can't have got to `begin`.
+    # The thread opens its store under a lock that is held here, so it can't have reached `begin`.
     with locks.exclusive_lock(results / "mlflow.db.lock"):
         tracking = TrackingThread(results)
         tracking.begin(folder, job)
@@ -757,7 +759,7 @@ def test_importing_the_trackers_does_not_import_mlflow() -> None:
 
 
 def test_a_lock_is_seen_while_it_is_held(results: Path, store: Store) -> None:
-    """Catches: sync writing into a run that another process is doing right now."""
+    """Catches: sync writing to a run that another process is executing."""
     folder = whole_run(results, "a1")
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -765,8 +767,9 @@ def test_a_lock_is_seen_while_it_is_held(results: Path, store: Store) -> None:
     assert sync(results, store) == SyncCounts(added=1)
 
 
-def test_a_locked_store_does_not_hold_up_the_engine(results: Path) -> None:
-    """Catches: engine calls that wait for MLflow: they only queue, so a blocked store can't block them."""
+def test_a_locked_store_does_not_block_the_session(results: Path) -> None:
+    """Catches: calls of the session that wait for MLflow: they only queue, so a blocked store can't block
+    them."""
     tracking = TrackingThread(results)
     store = tracking.wait_open()
     assert store is not None
@@ -783,6 +786,6 @@ def test_a_locked_store_does_not_hold_up_the_engine(results: Path) -> None:
     tracking.begin(folder, job)
     tracking.epochs(folder, epochs())
     tracking.finish(folder, end_run(folder))
-    assert not tracking.flush(0.3)  # the store is locked, and here we are
+    assert not tracking.flush(0.3)  # the store is locked, and no call has blocked
     blocker.communicate("")
     assert tracking.close().folders == () and len(trials(store)) == 1

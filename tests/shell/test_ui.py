@@ -1,4 +1,4 @@
-"""The MLflow UI as a user meets it: a real server, a real browser, and a clean end."""
+"""The MLflow UI as users see it: a real server, a real browser, and a clean shutdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.shell.tracking.views import VIEWS, runs_url, view_tags
 from tests.support.paths import ROOT
 
 FRAMEWORKS = ("torch", "keras", "keras_jax")
-START_S = 120  # a server that is not up by then will not come
+START_S = 120  # a server that is not up by then has failed
 
 
 def make_results(results: Path) -> None:
@@ -56,7 +56,7 @@ def make_results(results: Path) -> None:
 
 @contextlib.contextmanager
 def user_interface(results: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """`run_ui` in a process of its own, and the lines it printed until it was ready."""
+    """Run `run_ui` in a new process; yields it with the lines that it printed until it was ready."""
     code = (
         "import sys; from pathlib import Path; from harness.shell.tracking.server import run_ui\n"
         f"sys.exit(run_ui(Path(sys.argv[1]), {', '.join(arguments)}))"
@@ -82,7 +82,7 @@ def user_interface(results: Path, *arguments: str) -> Iterator[tuple[subprocess.
 
 @pytest.fixture(scope="module")
 def showcase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
-    """A results folder with trials, and what the UI on it printed."""
+    """A results folder with trials, and the output of the UI on it."""
     results = tmp_path_factory.mktemp("show case") / "results"
     make_results(results)
     sync(results, open_store(results))
@@ -91,7 +91,7 @@ def showcase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, l
 
 
 def browser(profile: Path) -> Any:
-    """Headless Chromium with a fresh profile; the test is skipped where it is not installed."""
+    """Headless Chromium with a fresh profile; the test is skipped if it is not installed."""
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.skip("chromium and chromium-driver are not installed")
@@ -106,7 +106,7 @@ def browser(profile: Path) -> Any:
 
 
 def wait_for(driver: Any, *texts: str) -> str:
-    """The page's text once it has all of `texts`."""
+    """Wait until the page has all of `texts`, and return its text."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -122,14 +122,12 @@ def wait_for(driver: Any, *texts: str) -> str:
 
 
 def address(lines: list[str], name: str) -> str:
-    """The address that was printed for a view."""
+    """The URL that was printed for a view."""
     return next(line.split()[-1] for line in lines if line.startswith(name))
 
 
 @pytest.mark.slow
-def test_the_printed_addresses_show_the_trials_as_charts(
-    showcase: tuple[Path, list[str]], tmp_path: Path
-) -> None:
+def test_the_printed_urls_show_the_trials_as_charts(showcase: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Catches: an undocumented view format that changed, an empty page, children hidden in parents."""
     _, lines = showcase
     driver = browser(tmp_path / "profile")
@@ -152,8 +150,8 @@ def test_the_printed_addresses_show_the_trials_as_charts(
 
 
 @pytest.mark.slow
-def test_a_taken_port_is_said_and_another_chosen(showcase: tuple[Path, list[str]]) -> None:
-    """Catches: a server that dies on a taken port, or answers under another's address."""
+def test_a_port_in_use_is_refused_with_a_free_one(showcase: tuple[Path, list[str]]) -> None:
+    """Catches: a server that dies on a port in use, or answers at another server's URL."""
     results, lines = showcase
     port = int(address(lines, "Leaderboard").split("/")[2].rpartition(":")[2])
     with pytest.raises(ConfigError) as caught:
@@ -164,10 +162,8 @@ def test_a_taken_port_is_said_and_another_chosen(showcase: tuple[Path, list[str]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_takes_the_whole_server_down(
-    showcase: tuple[Path, list[str]], number: signal.Signals
-) -> None:
-    """Catches: server processes that stay behind and keep the port and the database."""
+def test_a_signal_stops_the_whole_server(showcase: tuple[Path, list[str]], number: signal.Signals) -> None:
+    """Catches: server processes that remain and block the port and the database."""
     import psutil
 
     results, _ = showcase
@@ -184,7 +180,7 @@ def test_a_signal_takes_the_whole_server_down(
 def test_a_tracking_server_gets_no_second_ui(
     showcase: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches: a local server started beside a remote one, or an address of the wrong experiment."""
+    """Catches: a local server in addition to a remote one, or a URL of the wrong experiment."""
     _, lines = showcase
     base = address(lines, "Leaderboard").split("/#")[0]
     assert run_ui(tmp_path, base) == 0
@@ -192,7 +188,7 @@ def test_a_tracking_server_gets_no_second_ui(
 
 
 def test_runs_reach_a_tracking_server(showcase: tuple[Path, list[str]], tmp_path: Path) -> None:
-    """Catches: what works on SQLite and not over HTTP: NaN, empty batches, artifacts, paging, reopening."""
+    """Catches: what works on SQLite but not over HTTP: NaN, empty batches, artifacts, paging, reopening."""
     _, lines = showcase
     base = address(lines, "Leaderboard").split("/#")[0]
     make_results(tmp_path)
@@ -212,7 +208,7 @@ def test_runs_reach_a_tracking_server(showcase: tuple[Path, list[str]], tmp_path
 
 
 def test_free_ports_are_found() -> None:
-    """Catches: a port that something listens on passing for free."""
+    """Catches: a port in use that counts as free."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

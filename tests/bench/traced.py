@@ -42,6 +42,7 @@ def main(spans_file: Path, arguments: list[str]) -> int:
         (TrackingThread, "wait_open", "wait for MLflow"),
         (TrackingThread, "close", "last logging"),
         (Tracker, "begin", "MLflow begin"),
+        (Tracker, "whole", "MLflow whole"),
         (Tracker, "epochs", "MLflow epochs"),
         (Tracker, "finish", "MLflow finish"),
     ]

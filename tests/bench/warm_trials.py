@@ -188,7 +188,9 @@ def timeline(place: Path) -> dict[str, float]:
         for before, run in zip(runs, later, strict=False)
     ]
     times |= {label: statistics.median(trial[label] for trial in each) for label in each[0]}
-    in_thread = sum(sum(of[label]) for label in ("MLflow begin", "MLflow epochs", "MLflow finish"))
+    # a run that ended before its logging began is logged as a whole
+    parts = ("MLflow begin", "MLflow epochs", "MLflow finish", "MLflow whole")
+    in_thread = sum(sum(of.get(label, ())) for label in parts)
     times["in parallel: MLflow's thread, a trial"] = in_thread / len(runs)
     times["after the first trial"] = ends["main"] - runs[0]["ended"]
     return times

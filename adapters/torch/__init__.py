@@ -1,9 +1,10 @@
-"""PyTorch: `nn.Module`s made from a network, `torch.optim`, and three ways to drive the steps.
+"""PyTorch adapter: `nn.Module`s built from a network, `torch.optim`, and four ways to run the steps.
 
-`model` maps layers and weights, `optimizers` the update rules, `loops` the executions, `compiling` what
-torch.compile gets to see; `program` puts them behind the harness's protocol.
+`model` maps layers and weights, `optimizers` the update rules, `loops` and `cuda_graphs` the executions,
+`compiled` the functions that torch.compile sees. `adapter` and `program` implement the harness's protocol,
+and `export` writes trained networks.
 """
 
-from adapters.torch.program import adapter
+from adapters.torch.adapter import adapter
 
 __all__ = ["adapter"]

@@ -1,11 +1,11 @@
-"""What torch.compile gets to see: the gradient of a batch, or a whole step.
+"""The functions that torch.compile compiles: the gradient of a batch, or a whole training step.
 
-The gradient is taken by `torch.func.grad_and_value` inside the compiled function, so that gathering the
-batch, forward and backward are one graph. `loss.backward()` on a compiled forward gives two graphs with the
+The gradient is computed by `torch.func.grad_and_value` inside the compiled function, so gathering the batch,
+forward and backward form one graph. `loss.backward()` on a compiled forward gives two graphs with the
 autograd engine between them, which took 1.2 to 2.5 times as long on a CPU (dense and transformer models).
 
-Under the shared rule the update belongs to the graph too. torch.optim stays outside: its fused kernels are
-not traced, and it makes constants of numbers that a sweep varies.
+With the shared rule the update is part of the graph too. torch.optim stays outside: its fused kernels are not
+traced, and tracing turns numbers that a sweep varies into constants.
 """
 
 from __future__ import annotations
@@ -24,75 +24,81 @@ from adapters.torch.model import Criterion
 from adapters.torch.optimizers import Slots
 from harness.core.training.optimizers import Rule
 
-Named = dict[str, Tensor]
+NamedTensors = dict[str, Tensor]
 Inputs = tuple[Tensor, ...]
-"""What the network takes: x, and of padded sequences their lengths."""
-Gradient = Callable[[Named, Named, Inputs, Tensor, Tensor], tuple[Named, Tensor]]
+"""The inputs of the network: x, and the lengths of padded sequences."""
+GradientFunction = Callable[[NamedTensors, NamedTensors, Inputs, Tensor, Tensor], tuple[NamedTensors, Tensor]]
 """(weights, state, inputs, y, rows of the batch) -> (gradients, loss); updates the state"""
-Step = Callable[[Named, Named, list[Slots], Named, Inputs, Tensor, Tensor, Tensor, Tensor], Tensor]
+StepFunction = Callable[
+    [NamedTensors, NamedTensors, list[Slots], NamedTensors, Inputs, Tensor, Tensor, Tensor, Tensor], Tensor
+]
 """(weights, state, slots, numbers, inputs, y, rows of the batch, learning rate, t) -> loss; updates weights,
 state and slots"""
 
 
 class Compiler:
-    """torch.compile with the inductor backend, counting how often that is called: once per compilation."""
+    """torch.compile with the inductor backend; counts compilations, which are the calls of the backend."""
 
     def __init__(self) -> None:
         self.compilations = 0
-        # a pool of compiler processes would use more cores than the run was given, and could outlive a kill
+        # a pool of compiler processes would use more cores than the run has, and could survive a kill
         torch._inductor.config.compile_threads = torch.get_num_threads()
-        # what `dynamic=False` says, which costs 12 µs at each call; here it is said once for the process
+        # the same as `dynamic=False`, which costs 12 µs at each call; set once for the process
         torch._dynamo.config.assume_static_by_default = True
         torch._dynamo.config.automatic_dynamic_shapes = False
         self._inductor = lookup_backend("inductor")
 
     def __call__(self, function: Callable[..., Any]) -> Any:
-        """The compiled function, apart from all others: no program counts against another's limits.
+        """Compile a function in isolation: no program counts against another's recompilation limit.
 
-        What was compiled is kept by code object. One of its own does what `isolate_recompiles` would, which
-        costs 8 µs at each call. Of what dynamo checks at each call only the tensors are kept: nobody else
-        has the module, and it is in training mode whenever it gets here. The rest would cost 50 µs.
+        Dynamo caches by code object. A copy of the code object has the effect of `isolate_recompiles`, which
+        costs 8 µs at each call. Of dynamo's guards only those of tensors are kept, since no other code uses
+        the module and it is in training mode at each call. The other guards would cost 50 µs.
         """
         assert isinstance(function, FunctionType)
         code, closure = function.__code__.replace(), function.__closure__
-        own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+        copy = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
         options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
-        return torch.compile(own, backend=self._backend, fullgraph=True, options=options)
+        return torch.compile(copy, backend=self._backend, fullgraph=True, options=options)
 
     def _backend(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         self.compilations += 1
         return self._inductor(graph, inputs)
 
 
-def gradient(module: nn.Module, criterion: Criterion) -> Gradient:
-    """The function that gives gradients and loss of a batch."""
+def gradient(module: nn.Module, criterion: Criterion) -> GradientFunction:
+    """Return the function that computes gradients and loss of a batch."""
 
-    def loss(weights: Named, state: Named, inputs: Inputs, y: Tensor, rows: Tensor) -> tuple[Tensor, Named]:
-        # running statistics are changed in place, which torch.func allows for what was made inside of it
+    def loss(
+        weights: NamedTensors, state: NamedTensors, inputs: Inputs, y: Tensor, rows: Tensor
+    ) -> tuple[Tensor, NamedTensors]:
+        # running statistics change in place, which torch.func allows only for tensors created inside it
         state = {name: value.clone() for name, value in state.items()}
         outputs = functional_call(module, (weights, state), tuple(x[rows] for x in inputs))
         return criterion(outputs, y[rows]), state
 
     differentiate = grad_and_value(loss, has_aux=True)
 
-    def result(weights: Named, state: Named, inputs: Inputs, y: Tensor, rows: Tensor) -> tuple[Named, Tensor]:
-        gradients, (value, new) = differentiate(weights, state, inputs, y, rows)
-        for name, kept in state.items():
-            kept.copy_(new[name])
+    def gradients_and_loss(
+        weights: NamedTensors, state: NamedTensors, inputs: Inputs, y: Tensor, rows: Tensor
+    ) -> tuple[NamedTensors, Tensor]:
+        gradients, (value, new_state) = differentiate(weights, state, inputs, y, rows)
+        for name, buffer in state.items():
+            buffer.copy_(new_state[name])
         return gradients, value
 
-    return result
+    return gradients_and_loss
 
 
-def whole_step(module: nn.Module, criterion: Criterion, rule: Rule) -> Step:
-    """The function that does one step with the harness's rule, in place."""
+def training_step(module: nn.Module, criterion: Criterion, rule: Rule) -> StepFunction:
+    """Return the function that does one training step with the shared rule, in place."""
     differentiate = gradient(module, criterion)
 
     def step(
-        weights: Named,
-        state: Named,
+        weights: NamedTensors,
+        state: NamedTensors,
         slots: list[Slots],
-        numbers: Named,
+        numbers: NamedTensors,
         inputs: Inputs,
         y: Tensor,
         rows: Tensor,
@@ -100,8 +106,8 @@ def whole_step(module: nn.Module, criterion: Criterion, rule: Rule) -> Step:
         t: Tensor,
     ) -> Tensor:
         gradients, loss = differentiate(weights, state, inputs, y, rows)
-        for (name, weight), of_weight in zip(weights.items(), slots, strict=True):
-            optimizers.update(rule, weight, gradients[name], of_weight, numbers, lr, t)
+        for (name, weight), weight_slots in zip(weights.items(), slots, strict=True):
+            optimizers.update(rule, weight, gradients[name], weight_slots, numbers, lr, t)
         return loss
 
     return step

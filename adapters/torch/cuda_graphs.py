@@ -1,13 +1,13 @@
-"""The epoch without its host: a step is recorded once as a CUDA graph, and replayed for each batch.
+"""The execution `epoch` on a GPU: a step is captured once as a CUDA graph and replayed for each batch.
 
-What small networks cost on a card is the host, which launches a few dozen kernels a step, one by one. A graph
-launches them all at once. Whatever differs from step to step is read on the card: the step itself counts how
-often it was done, and by that count takes its rows and its learning rate from tables and puts its loss into
-another one. So nothing is copied within an epoch, and nobody waits.
+With small networks the host limits the speed: it launches a few dozen kernels a step, one by one. A graph
+launches them all at once. Everything that varies between steps is read on the GPU: the step increments a
+counter, reads its rows and its learning rate from tables at that index, and writes its loss to another table.
+So an epoch has no copies between host and device, and no synchronisation.
 
-A graph is recorded as PyTorch's notes on CUDA graphs say: after a few real steps on a side stream, which let
-libraries and allocator take what they need. Those steps are undone. The graph belongs to the tensors that it
-was recorded with, so there is one for each run that loads its weights.
+The capture follows PyTorch's notes on CUDA graphs: some real steps run first on a side stream, so that
+libraries and allocator reserve their memory. Those warm-up steps are then undone. A graph is tied to the
+tensors that it was captured with, so each load of weights captures a new one.
 """
 
 from __future__ import annotations
@@ -23,42 +23,44 @@ from adapters.torch.loops import Loop, Run
 from harness.core.training.optimizers import Rule
 
 Step = Callable[[], None]
-Recorder = Callable[[Step], Step]
-"""Gives what does the same as a step, on the same tensors; may do the step some times for that."""
+Capture = Callable[[Step], Step]
+"""From a step to a function with the same effect on the same tensors; may run the step for warm-up."""
 
-WARM_UPS = 3
+WARMUP_STEPS = 3
 
 
 @dataclass(frozen=True)
-class _Tables:
-    """What the steps of an epoch read and write, on the device: `order` int64 `[steps, batch]`, `rates`,
-    `counts` (of all steps so far, for a rule that corrects its bias) and `losses` `[steps]`, and `at` int64
-    `[1]`, the step that is next."""
+class _StepTables:
+    """The data that the steps of an epoch read and write, on the device.
+
+    `order` is int64 `[steps, batch]`; `rates`, `counts` (of all steps so far, for a rule that corrects its
+    bias) and `losses` are `[steps]`; `index`, int64 `[1]`, is the next step.
+    """
 
     order: Tensor
     rates: Tensor
     counts: Tensor
     losses: Tensor
-    at: Tensor
+    index: Tensor
 
-    def begin(self, order: Tensor, rates: list[float], done: int) -> None:
-        """Fill in the next steps, after `done` earlier ones."""
+    def fill(self, order: Tensor, rates: list[float], steps_done: int) -> None:
+        """Write the next steps, which follow `steps_done` earlier ones."""
         steps = len(rates)
         self.order[:steps].copy_(order)
         self.rates[:steps].copy_(torch.tensor(rates, dtype=self.rates.dtype))
-        self.counts[:steps].copy_(torch.arange(done + 1, done + 1 + steps))
-        self.at.zero_()
+        self.counts[:steps].copy_(torch.arange(steps_done + 1, steps_done + 1 + steps))
+        self.index.zero_()
 
 
-def recorder(device: torch.device) -> Recorder:
-    """Records a CUDA graph."""
+def graph_capture(device: torch.device) -> Capture:
+    """Return the function that captures a step as a CUDA graph, after warm-up steps."""
 
-    def record(step: Step) -> Step:
+    def capture(step: Step) -> Step:
         with torch.cuda.device(device):
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                for _ in range(WARM_UPS):
+                for _ in range(WARMUP_STEPS):
                     step()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
@@ -66,57 +68,57 @@ def recorder(device: torch.device) -> Recorder:
                 step()
         return graph.replay
 
-    return record
+    return capture
 
 
-def epoch(run: Run, rule: Rule, record: Recorder) -> Loop:
-    """The loop that replays a step; `run.optimizer` must be one that can be recorded."""
+def epoch(run: Run, rule: Rule, capture: Capture) -> Loop:
+    """Return the loop that replays a captured step; `run.optimizer` must be capturable."""
     model, criterion, inputs, y = run.model.module, run.criterion, run.inputs, run.y
     parameters = list(run.model.parameters.values())
-    tables = _tables(run)
-    update = _update(run, rule, tables)
+    tables = _step_tables(run)
+    update = _update_step(run, rule, tables)
     size = len(tables.rates)
 
     def step() -> None:
-        rows = tables.order.index_select(0, tables.at).squeeze(0)
+        rows = tables.order.index_select(0, tables.index).squeeze(0)
         loss = criterion(model(*[x[rows] for x in inputs]), y[rows])
         for parameter in parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         update()
-        tables.losses.index_copy_(0, tables.at, loss.detach().unsqueeze(0))
-        # stays below the tables' end: more steps than they hold are only taken to be undone
-        tables.at.add_(1).remainder_(size)
+        tables.losses.index_copy_(0, tables.index, loss.detach().unsqueeze(0))
+        # wraps around, because there may be more warm-up steps than rows in the tables
+        tables.index.add_(1).remainder_(size)
 
-    replay = _undone(run, record)(step)
-    done = run.optimizer.steps if isinstance(run.optimizer, optimizers.SharedRule) else 0
+    replay = _with_rollback(run, capture)(step)
+    steps_done = run.optimizer.steps if isinstance(run.optimizer, optimizers.SharedRule) else 0
 
     def loop(order: Tensor, rates: list[float]) -> list[Tensor]:
-        nonlocal done
+        nonlocal steps_done
         losses: list[Tensor] = []
         for first in range(0, len(rates), size):
-            some = rates[first : first + size]
-            tables.begin(order[first : first + size], some, done)
-            for _ in some:
+            part = rates[first : first + size]
+            tables.fill(order[first : first + size], part, steps_done)
+            for _ in part:
                 replay()
-            done += len(some)
-            losses += tables.losses[: len(some)].clone().unbind()
+            steps_done += len(part)
+            losses += tables.losses[: len(part)].clone().unbind()
         return losses
 
     return loop
 
 
-def _tables(run: Run) -> _Tables:
+def _step_tables(run: Run) -> _StepTables:
     like = next(iter(run.model.parameters.values())).detach()
     steps = max(1, len(run.y) // run.batch_size)
     rates, counts, losses = (torch.zeros(steps, dtype=like.dtype, device=run.device) for _ in range(3))
     order = torch.zeros(steps, run.batch_size, dtype=torch.int64, device=run.device)
-    counts.fill_(1)  # what divides by the correction of no step at all finds nothing but NaN
-    return _Tables(order, rates, counts, losses, torch.zeros(1, dtype=torch.int64, device=run.device))
+    counts.fill_(1)  # with a count of 0, bias correction divides by zero
+    return _StepTables(order, rates, counts, losses, torch.zeros(1, dtype=torch.int64, device=run.device))
 
 
-def _update(run: Run, rule: Rule, tables: _Tables) -> Step:
-    """What changes the weights by the gradients that are there, at the rate of the step."""
+def _update_step(run: Run, rule: Rule, tables: _StepTables) -> Step:
+    """Return the function that updates the weights from their gradients, at the step's learning rate."""
     optimizer = run.optimizer
     parameters = list(run.model.parameters.values())
     if not isinstance(optimizer, optimizers.SharedRule):
@@ -124,7 +126,7 @@ def _update(run: Run, rule: Rule, tables: _Tables) -> Step:
         optimizer.param_groups[0]["lr"] = rate
 
         def native() -> None:
-            rate.copy_(tables.rates.index_select(0, tables.at).squeeze(0))
+            rate.copy_(tables.rates.index_select(0, tables.index).squeeze(0))
             optimizer.step()
 
         return native
@@ -132,40 +134,42 @@ def _update(run: Run, rule: Rule, tables: _Tables) -> Step:
 
     @torch.no_grad()
     def shared() -> None:
-        lr, t = (table.index_select(0, tables.at).squeeze(0) for table in (tables.rates, tables.counts))
-        for parameter, kept in zip(parameters, slots, strict=True):
+        lr, t = (table.index_select(0, tables.index).squeeze(0) for table in (tables.rates, tables.counts))
+        for parameter, parameter_slots in zip(parameters, slots, strict=True):
             assert parameter.grad is not None
-            optimizers.update(rule, parameter, parameter.grad, kept, numbers, lr, t)
+            optimizers.update(rule, parameter, parameter.grad, parameter_slots, numbers, lr, t)
 
     return shared
 
 
-def _undone(run: Run, record: Recorder) -> Recorder:
-    """The recorder, which leaves weights, statistics and the optimizer's state as they were. The stream of
-    masks, which the steps go on in, is set where a run begins, see `streams`."""
+def _with_rollback(run: Run, capture: Capture) -> Capture:
+    """Wrap a capture so that weights, statistics and optimizer state are the same afterwards.
 
-    def recorded(step: Step) -> Step:
-        kept = [(tensor, tensor.detach().clone()) for tensor in _tensors(run)]
-        known = {id(tensor) for tensor, _ in kept}
-        result = record(step)
+    The steps also advance the generator of dropout masks; the start of a run sets it, see `dropout_rng`.
+    """
+
+    def capture_and_restore(step: Step) -> Step:
+        saved = [(tensor, tensor.detach().clone()) for tensor in _step_state(run)]
+        saved_ids = {id(tensor) for tensor, _ in saved}
+        replay = capture(step)
         with torch.no_grad():
-            for tensor, value in kept:
+            for tensor, value in saved:
                 tensor.copy_(value)
-            for tensor in _tensors(run):
-                # what the optimizer's first step made; all of it begins at zero
-                if id(tensor) not in known:
+            for tensor in _step_state(run):
+                # created by the optimizer's first step; all such state starts at zero
+                if id(tensor) not in saved_ids:
                     tensor.zero_()
-        return result
+        return replay
 
-    return recorded
+    return capture_and_restore
 
 
-def _tensors(run: Run) -> Iterator[Tensor]:
-    """What a step changes, apart from tables."""
+def _step_state(run: Run) -> Iterator[Tensor]:
+    """Yield the tensors that a step changes, except the tables."""
     yield from run.model.parameters.values()
     yield from run.model.state.values()
     if isinstance(run.optimizer, optimizers.SharedRule):
-        for kept in run.optimizer.slots:
-            yield from kept.values()
-    for of_parameter in run.optimizer.state.values():
-        yield from (value for value in of_parameter.values() if isinstance(value, Tensor))
+        for slots in run.optimizer.slots:
+            yield from slots.values()
+    for state in run.optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))

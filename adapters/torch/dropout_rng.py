@@ -1,6 +1,7 @@
-"""The stream of random numbers that dropout draws from: torch's own of the device, which is one for all.
+"""The state of the random number generator that dropout draws from: torch's global one of the device.
 
-Its place is kept with a run's state, so that a run that goes on draws the masks that it would have drawn.
+A run's training state contains it, so that a resumed run draws the masks that it would have drawn without the
+interruption.
 """
 
 from __future__ import annotations
@@ -14,24 +15,26 @@ from numpy.typing import NDArray
 from harness.core.training.training_state import stream_seed
 
 
-def start(device: torch.device, seed: int, steps: int, masks: Mapping[str, NDArray[Any]]) -> None:
-    """Begin the stream of a run that goes on after `steps` steps: at the place that `masks` has of this kind
-    of device, else anew from the seed."""
+def restore(device: torch.device, seed: int, steps: int, masks: Mapping[str, NDArray[Any]]) -> None:
+    """Set the generator for a run that continues after `steps` steps.
+
+    Uses the state that `masks` has for this type of device, or else seeds the generator.
+    """
     torch.manual_seed(stream_seed(seed, steps))
-    kept = masks.get(_name(device))
-    if kept is not None:
-        place_ = torch.from_numpy(kept.copy())
+    saved = masks.get(_name(device))
+    if saved is not None:
+        rng_state = torch.from_numpy(saved.copy())
         if device.type == "cuda":
-            torch.cuda.set_rng_state(place_, device)
+            torch.cuda.set_rng_state(rng_state, device)
         else:
-            torch.set_rng_state(place_)
+            torch.set_rng_state(rng_state)
 
 
-def place(device: torch.device) -> dict[str, NDArray[Any]]:
-    """Where the stream is, uint8, by the name of its kind."""
-    state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-    return {_name(device): state.numpy().copy()}
+def state(device: torch.device) -> dict[str, NDArray[Any]]:
+    """Return the generator's state, uint8, under the name of the device's type."""
+    rng_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return {_name(device): rng_state.numpy().copy()}
 
 
 def _name(device: torch.device) -> str:
-    return f"torch.{device.type}"
+    return f"torch.{device.type}"  # a key of saved training states

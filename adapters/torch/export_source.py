@@ -174,7 +174,7 @@ class _Writer:
             if isinstance(node, ResidualNode):
                 first = self._block(node, first, v)
                 continue
-            if node.does_nothing:
+            if node.is_identity:
                 continue
             wanted = layers.wants_channels_first(node)
             if wanted is not None and wanted != first:
@@ -261,9 +261,9 @@ class _Writer:
 
     def _native(self, node: Node, first: bool) -> dict[str, Tensor]:
         """The layer's weights as the adapter's own module has them."""
-        module, bound = layers.layer(node, first, self.setting)
+        module, bindings = layers.build_layer(node, first, self.setting)
         with torch.no_grad():
-            for place in bound:
+            for place in bindings:
                 place.write(torch.from_numpy(np.ascontiguousarray(self.weights[place.name])))
         return module.state_dict()
 
@@ -308,13 +308,13 @@ class _Writer:
         for key, tensor in self._native(node, False).items():
             run, _, weight = key.partition(".")
             runs.setdefault(run, {})[weight] = tensor
-        self._hold(name, constructor, runs["onward"])
+        self._hold(name, constructor, runs["forward_cells"])
         if paired and not sequence:
             units = layer.units
             self.say(f"{v} = self.{name}({v})[0]")
             self.say(f"{v} = torch.cat(({v}[:, -1, :{units}], {v}[:, 0, {units}:]), -1)")
         elif layer.bidirectional and node.masked:
-            self._hold(f"{name}_back", constructor, runs["backward_run"])
+            self._hold(f"{name}_back", constructor, runs["backward_cells"])
             self.say(f"back = self.{name}_back(reverse_valid({v}, lengths))[0]")
             self.say(f"{v} = self.{name}({v})[0]")
             both = f"{v}, reverse_valid(back, lengths)"
@@ -341,7 +341,7 @@ class _Writer:
     def _attention(self, node: Node, layer: SelfAttention, v: str) -> None:
         name, width = self._name(node), node.in_shape[-1]
         native = self._native(node, False)
-        key, query, value = native["into"].chunk(3)
+        key, query, value = native["projection"].chunk(3)
         query_bias, value_bias = native["bias"].chunk(2)
         state = {
             "in_proj_weight": torch.cat((query, key, value)),

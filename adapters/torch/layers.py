@@ -1,6 +1,6 @@
-"""One case per layer kind: its module, and where its canonical weights are in it.
+"""Build the module of each layer kind, with bindings of its canonical weights.
 
-Modules are torch's own wherever it has one that computes what the kind says.
+There is one case per kind. A module is torch's own wherever torch has an equivalent one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from adapters.torch import attention, spatial
 from adapters.torch.attention import Attention
 from adapters.torch.recurrent import RecurrentLayer, recurrent
-from adapters.torch.spatial import LargestOfValid, MeanOfValid
+from adapters.torch.spatial import MaskedMaxPool, MaskedMeanPool
 from adapters.torch.weight_binding import BuiltLayer, Padding, WeightBinding, bind
 from harness.core.network import (
     GRU,
@@ -39,21 +39,32 @@ from harness.core.network import (
 )
 
 
-class FlattenValid(nn.Module):
-    """All axes of a sample into one; padded steps come out as zeros."""
+class MaskedFlatten(nn.Module):
+    """Flattens a sample to one axis; padded steps become zeros."""
 
     def forward(self, x: Tensor, padding: Padding) -> Tensor:
         shape = (*padding.valid.shape, *[1] * (x.dim() - 2))
         return x.masked_fill(~padding.valid.view(shape), 0.0).flatten(1)
 
 
-TAKES_PADDING = (RecurrentLayer, Attention, MeanOfValid, LargestOfValid, FlattenValid)
-"""Modules that are called with the batch's `Padding`, or None, beside the tensor."""
+class ReshapeSample(nn.Module):
+    """Reshapes each sample."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, *self.shape)
+
+
+TAKES_PADDING = (RecurrentLayer, Attention, MaskedMeanPool, MaskedMaxPool, MaskedFlatten)
+"""Modules whose second argument is the batch's `Padding` or None."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How layers are made; `unrolled`: recurrent ones step by step, for torch.compile."""
+    """Options for building layers; `unrolled`: unroll recurrent layers, for torch.compile."""
 
     dtype: torch.dtype
     device: torch.device
@@ -61,7 +72,7 @@ class BuildOptions:
 
 
 def wants_channels_first(node: Node) -> bool | None:
-    """Whether a layer's module takes torch's order of axes; None if any order will do."""
+    """Return whether a layer's module needs torch's order of axes; None if it accepts either order."""
     match node.layer:
         case Conv1D() | Conv2D() | Pool() | Upsample() | BatchNorm():
             return len(node.in_shape) > 1
@@ -75,18 +86,18 @@ def wants_channels_first(node: Node) -> bool | None:
             return False
 
 
-def layer(node: Node, first: bool, setting: BuildOptions) -> BuiltLayer:
-    """The module of a layer; `first` says whether it gets its input with the channels first."""
-    dtype, device = setting.dtype, setting.device
+def build_layer(node: Node, channels_first: bool, options: BuildOptions) -> BuiltLayer:
+    """Build the module of a layer; `channels_first` is the order of axes of its input."""
+    dtype, device = options.dtype, options.device
     match node.layer:
         case Dense():
-            return _dense(node, node.layer, setting)
+            return _dense(node, node.layer, options)
         case Activation():
             return BuiltLayer(_activation(node.layer))
         case Dropout(rate=rate):
             return BuiltLayer(nn.Dropout(rate))
         case Flatten():
-            return BuiltLayer(FlattenValid() if node.masked else nn.Flatten())
+            return BuiltLayer(MaskedFlatten() if node.masked else nn.Flatten())
         case Reshape():
             return BuiltLayer(ReshapeSample(node.out_shape))
         case Conv1D() | Conv2D():
@@ -94,11 +105,11 @@ def layer(node: Node, first: bool, setting: BuildOptions) -> BuiltLayer:
         case Pool():
             return spatial.pool(node, node.layer)
         case GlobalPool():
-            return spatial.global_pool(node, node.layer, first)
+            return spatial.global_pool(node, node.layer, channels_first)
         case Upsample():
             return spatial.upsample(node.layer)
         case SimpleRNN() | LSTM() | GRU():
-            return recurrent(node, node.layer, setting.unrolled, dtype, device)
+            return recurrent(node, node.layer, options.unrolled, dtype, device)
         case Embedding():
             return attention.embedding(node, node.layer, dtype, device)
         case Positions():
@@ -113,24 +124,14 @@ def layer(node: Node, first: bool, setting: BuildOptions) -> BuiltLayer:
             assert_never(node.layer)
 
 
-class ReshapeSample(nn.Module):
-    """The same numbers of each sample in another shape."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.shape = shape
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, *self.shape)
-
-
-def _dense(node: Node, layer: Dense, setting: BuildOptions) -> BuiltLayer:
-    """torch keeps a kernel as (out, in)."""
+def _dense(node: Node, layer: Dense, options: BuildOptions) -> BuiltLayer:
+    """Build a dense layer: torch's kernels are (out, in), canonical ones (in, out)."""
     names = node.weight_names()
-    where = {"device": setting.device, "dtype": setting.dtype}
-    made = nn.Linear(node.in_shape[-1], layer.units, layer.use_bias, **where)
-    bias: tuple[WeightBinding, ...] = (bind(names["bias"], made.bias),) if layer.use_bias else ()
-    return BuiltLayer(made, (bind(names["kernel"], made.weight, Tensor.t, Tensor.t), *bias))
+    module = nn.Linear(
+        node.in_shape[-1], layer.units, layer.use_bias, device=options.device, dtype=options.dtype
+    )
+    bias: tuple[WeightBinding, ...] = (bind(names["bias"], module.bias),) if layer.use_bias else ()
+    return BuiltLayer(module, (bind(names["kernel"], module.weight, Tensor.t, Tensor.t), *bias))
 
 
 def _activation(layer: Activation) -> nn.Module:

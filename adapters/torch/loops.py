@@ -1,7 +1,8 @@
-"""The executions: how the steps of an epoch are driven.
+"""Training loops, one for each execution: `idiomatic`, `eager` and `compiled`.
 
-A loop is made when a run loads its weights, with everything fetched out of the step that can be; what is left
-in it is what the execution is about. It returns the losses as tensors on the device, not converted.
+A loop is created when a run loads its weights, and everything that can be is moved out of the step, so that
+the loop contains only what defines the execution. It returns the losses as tensors on the device, without
+conversion.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from adapters.torch import optimizers
-from adapters.torch.compiled import Gradient, Step
+from adapters.torch.compiled import GradientFunction, StepFunction
 from adapters.torch.model import Criterion, Model
 from harness.core.training.optimizers import Rule
 
@@ -24,8 +25,11 @@ Loop = Callable[[Tensor, list[float]], list[Tensor]]
 
 @dataclass(frozen=True)
 class Run:
-    """What a loop works on: `inputs` (x, and of padded sequences their lengths) and `y` are the training
-    split, on the device but for `idiomatic`."""
+    """The objects of a run that a loop uses.
+
+    `inputs` (x, and the lengths of padded sequences) and `y` are the training split: on the host for the
+    execution `idiomatic`, else on the device.
+    """
 
     model: Model
     criterion: Criterion
@@ -36,8 +40,8 @@ class Run:
     device: torch.device
 
 
-class _GivenOrder(Sampler[int]):
-    """Yields the rows that the harness asks for, in its order."""
+class _FixedOrderSampler(Sampler[int]):
+    """Yields the rows of an epoch in the order that the harness sets."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -50,24 +54,24 @@ class _GivenOrder(Sampler[int]):
 
 
 def idiomatic(run: Run) -> Loop:
-    """The loop of PyTorch's own tutorial: a DataLoader over a TensorDataset on the host."""
-    sampler = _GivenOrder()
-    # a generator of its own, since the loader draws from it and dropout must not depend on that
-    own = torch.Generator()
-    rows = TensorDataset(*run.inputs, run.y)
+    """Return the loop of PyTorch's own tutorial: a DataLoader over a TensorDataset on the host."""
+    sampler = _FixedOrderSampler()
+    # a separate generator: the loader draws from it, and dropout must not depend on that
+    generator = torch.Generator()
+    dataset = TensorDataset(*run.inputs, run.y)
     model, criterion, optimizer, device = run.model.module, run.criterion, run.optimizer, run.device
     group = optimizer.param_groups[0]
-    elsewhere = device.type != "cpu"
-    pinned = device.type == "cuda"  # memory that a card can read while the host goes on
+    on_host = device.type == "cpu"
+    pinned = device.type == "cuda"  # a GPU can read pinned memory while the host continues
     loader = DataLoader(
-        rows, run.batch_size, sampler=sampler, drop_last=True, generator=own, pin_memory=pinned
+        dataset, run.batch_size, sampler=sampler, drop_last=True, generator=generator, pin_memory=pinned
     )
 
     def epoch(order: Tensor, rates: list[float]) -> list[Tensor]:
         sampler.rows = order.flatten().tolist()
         losses = []
         for batch, rate in zip(loader, rates, strict=True):
-            if elsewhere:
+            if not on_host:
                 batch = [part.to(device, non_blocking=pinned) for part in batch]
             *inputs, y = batch
             group["lr"] = rate
@@ -82,7 +86,7 @@ def idiomatic(run: Run) -> Loop:
 
 
 def eager(run: Run) -> Loop:
-    """One step at a time; a batch is a row of indices into data that lies on the device."""
+    """Return a loop of single steps; a batch is a row of indices into data on the device."""
     model, criterion, optimizer, inputs, y = run.model.module, run.criterion, run.optimizer, run.inputs, run.y
     group, parameters, step = optimizer.param_groups[0], list(run.model.parameters.values()), optimizer.step
 
@@ -101,8 +105,8 @@ def eager(run: Run) -> Loop:
     return epoch
 
 
-def compiled(run: Run, gradient: Gradient) -> Loop:
-    """One compiled graph per step, then torch's optimizer."""
+def compiled_gradient(run: Run, gradient: GradientFunction) -> Loop:
+    """Return a loop that runs one compiled graph per step, then torch's optimizer."""
     parameters, state = run.model.parameters, run.model.state
     weights = {name: p.detach() for name, p in parameters.items()}
     group, step = run.optimizer.param_groups[0], run.optimizer.step
@@ -122,8 +126,11 @@ def compiled(run: Run, gradient: Gradient) -> Loop:
     return epoch
 
 
-def compiled_whole(run: Run, step: Step, rule: Rule) -> Loop:
-    """One compiled graph per step, update included; the optimizer of `run` only keeps the state."""
+def compiled_step(run: Run, step: StepFunction, rule: Rule) -> Loop:
+    """Return a loop that runs one compiled graph per step, including the update.
+
+    The optimizer of `run` only stores the state.
+    """
     weights = {name: p.detach() for name, p in run.model.parameters.items()}
     state, inputs, y = run.model.state, run.inputs, run.y
     like = next(iter(weights.values()))
@@ -134,10 +141,10 @@ def compiled_whole(run: Run, step: Step, rule: Rule) -> Loop:
     def epoch(order: Tensor, rates: list[float]) -> list[Tensor]:
         steps, done = len(rates), optimizer.steps
         counts = torch.arange(done + 1, done + steps + 1, dtype=like.dtype, device=like.device)
-        rate_of = torch.tensor(rates, dtype=like.dtype, device=like.device)
+        rate_tensor = torch.tensor(rates, dtype=like.dtype, device=like.device)
         optimizer.steps += steps
         with torch.no_grad():
-            each = zip(order.to(run.device).unbind(), rate_of.unbind(), counts.unbind(), strict=True)
-            return [step(weights, state, slots, numbers, inputs, y, rows, lr, t) for rows, lr, t in each]
+            batches = zip(order.to(run.device).unbind(), rate_tensor.unbind(), counts.unbind(), strict=True)
+            return [step(weights, state, slots, numbers, inputs, y, rows, lr, t) for rows, lr, t in batches]
 
     return epoch

@@ -1,9 +1,8 @@
-"""From a network to an `nn.Module`: the walk through its layers and residual blocks.
+"""Build the `nn.Module` of a network, with its residual blocks, and read and write its canonical weights.
 
-The order of axes is decided here. Samples arrive and leave in the canonical order (height, width, channels);
-layers that slide over places take torch's order (channels first), so a permutation, which is a view, goes in
-where a layer wants the other order than the one that it is given, and nowhere else. Flatten is therefore in
-the canonical order as well.
+The order of axes is decided here. Samples enter and leave in the canonical order (height, width, channels);
+spatial layers need torch's order (channels first). A permutation, which is a view, is inserted only where a
+layer needs the other order than its input has. Flatten therefore sees the canonical order too.
 """
 
 from __future__ import annotations
@@ -17,27 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.torch import layers, spatial
 from adapters.torch.layers import BuildOptions
-from adapters.torch.weight_binding import Of, Padding, WeightBinding
+from adapters.torch.weight_binding import Padding, TensorLookup, WeightBinding
 from harness.core.adapter import Float, Loss, Weights
 from harness.core.network import AnyNode, Network, ResidualNode
 from harness.core.training.training_state import check_slots
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-"""Outputs `[batch, n]` and targets of a batch to the mean loss, a scalar tensor."""
+"""(outputs `[batch, n]`, targets of the batch) -> mean loss, a scalar tensor"""
 
 
 class Chain(nn.Module):
-    """Modules one after the other; those that look at the padding of a batch get it."""
+    """Modules in sequence; those that need the padding of a batch receive it."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(modules)
-        takes = (*layers.TAKES_PADDING, Chain, Block)
-        self._calls = [(module, isinstance(module, takes)) for module in self.layers]
+        padding_types = (*layers.TAKES_PADDING, Chain, Block)
+        self._calls = [(module, isinstance(module, padding_types)) for module in self.layers]
 
     def forward(self, x: Tensor, padding: Padding | None) -> Tensor:
         for module, takes_padding in self._calls:
@@ -46,7 +44,7 @@ class Chain(nn.Module):
 
 
 class Block(nn.Module):
-    """shortcut(x) + body(x)."""
+    """A residual block: shortcut(x) + body(x)."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -58,10 +56,10 @@ class Block(nn.Module):
 
 
 class TorchNetwork(Chain):
-    """A whole network, from a batch `[batch, *sample]` and, of padded sequences, its lengths `[batch]`.
+    """A network; its inputs are a batch `[batch, *sample]` and, for padded sequences, lengths `[batch]`.
 
-    In `mixed` precision torch's autocast picks the dtype of each operation; what comes out is float32 again,
-    so that losses are.
+    In `mixed` precision torch's autocast picks the dtype of each operation. The outputs are cast to float32,
+    so that losses are computed in float32.
     """
 
     mixed = False
@@ -72,139 +70,90 @@ class TorchNetwork(Chain):
             padding = Padding(lengths, torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1))
         if not self.mixed:
             return super().forward(x, padding)
-        # each weight is used once a step: a cache of what was cast has nothing to give
+        # each weight is used once a step, so a cache of cast weights has no benefit
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
             return super().forward(x, padding).float()
 
 
 @dataclass(frozen=True)
 class Model:
-    """A module and where its canonical weights are; `bound` is in the order of the network's parameters."""
+    """A module and the bindings of its canonical weights, in the order of the network's parameters."""
 
     network: Network
     module: TorchNetwork
-    bound: tuple[WeightBinding, ...]
+    bindings: tuple[WeightBinding, ...]
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by the module's own names."""
+        """The trained parameters, by the module's own names."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
-        """What changes while training without being trained: running statistics; constants are not in it."""
-        kept = self.module.state_dict().keys()
-        return {name: buffer for name, buffer in self.module.named_buffers() if name in kept}
+        """The buffers that training changes: running statistics. Constants are excluded."""
+        persistent = self.module.state_dict().keys()
+        return {name: buffer for name, buffer in self.module.named_buffers() if name in persistent}
 
     def load(self, weights: Weights) -> None:
-        """Take canonical weights; raises ValueError unless names and shapes are exactly the model's."""
-        expected = {b.name: tuple(b.read().shape) for b in self.bound}
-        given = {name: array.shape for name, array in weights.items()}
-        if given != expected:
-            raise ValueError(f"the weights are {given}, the network has {expected}")
+        """Load canonical weights; raises ValueError unless names and shapes are exactly the model's."""
+        expected = {b.name: tuple(b.read().shape) for b in self.bindings}
+        shapes = {name: array.shape for name, array in weights.items()}
+        if shapes != expected:
+            raise ValueError(f"the weights are {shapes}, the network has {expected}")
         with torch.no_grad():
-            for b in self.bound:
+            for b in self.bindings:
                 b.write(torch.from_numpy(np.ascontiguousarray(weights[b.name])))
 
     def weights(self) -> dict[str, Float]:
-        """The canonical weights, copied."""
-        return {b.name: array(b.read()) for b in self.bound}
+        """Return a copy of the canonical weights."""
+        return {b.name: to_numpy(b.read()) for b in self.bindings}
 
     @cached_property
     def trained(self) -> tuple[WeightBinding, ...]:
-        """The canonical weights that are trained, in the order of `bound`."""
-        names = set(self.network.trained())
-        return tuple(b for b in self.bound if b.name in names)
+        """The bindings of the trained weights, in the order of `bindings`."""
+        names = set(self.network.trained_weights())
+        return tuple(b for b in self.bindings if b.name in names)
 
-    def slots(self, kept: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> dict[str, Float]:
-        """What an optimizer keeps, in the canonical layout, by `<weight>/<slot>`.
+    def slots(self, tensors: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> dict[str, Float]:
+        """Return an optimizer's slots in the canonical layout, by `<weight>/<slot>`.
 
-        `kept` has tensors by the `names` of the slots for each of `parameters`, in their order and shapes.
+        `tensors` has, for each of `parameters` in order, tensors of its shape by the `names` of the slots.
         """
-        found = [(name, self._of(kept, name)) for name in names]
-        return {f"{b.name}/{name}": array(b.read(of)) for b in self.trained for name, of in found}
+        lookups = [(name, self._slot_lookup(tensors, name)) for name in names]
+        return {
+            f"{b.name}/{name}": to_numpy(b.read(lookup)) for b in self.trained for name, lookup in lookups
+        }
 
-    def load_slots(self, given: Weights, kept: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> None:
-        """Write what `slots` gave into tensors; raises ValueError unless names and shapes are the model's."""
-        found = [(name, self._of(kept, name)) for name in names]
-        shapes = {f"{b.name}/{name}": tuple(b.read().shape) for b in self.trained for name, _ in found}
-        check_slots(given, shapes)
+    def load_slots(
+        self, arrays: Weights, tensors: Sequence[Mapping[str, Tensor]], names: Iterable[str]
+    ) -> None:
+        """Write the arrays of `slots` into tensors; raises ValueError unless names and shapes match."""
+        lookups = [(name, self._slot_lookup(tensors, name)) for name in names]
+        shapes = {f"{b.name}/{name}": tuple(b.read().shape) for b in self.trained for name, _ in lookups}
+        check_slots(arrays, shapes)
         for b in self.trained:
-            for name, of in found:
-                b.write(torch.from_numpy(np.ascontiguousarray(given[f"{b.name}/{name}"])), of)
+            for name, lookup in lookups:
+                b.write(torch.from_numpy(np.ascontiguousarray(arrays[f"{b.name}/{name}"])), lookup)
 
-    def _of(self, kept: Sequence[Mapping[str, Tensor]], name: str) -> Of:
-        each = zip(self.parameters.values(), kept, strict=True)
-        held = {id(parameter): of_parameter[name] for parameter, of_parameter in each}
-        return lambda holder: held[id(holder)]
-
-
-def build(network: Network, setting: BuildOptions) -> Model:
-    """The module of a network, in training mode. Its weights mean nothing until `load`."""
-    modules, bound, _ = _chain(network.nodes, False, setting)
-    return Model(network, TorchNetwork(modules), tuple(bound))
+    def _slot_lookup(self, tensors: Sequence[Mapping[str, Tensor]], name: str) -> TensorLookup:
+        pairs = zip(self.parameters.values(), tensors, strict=True)
+        by_parameter = {id(parameter): slots[name] for parameter, slots in pairs}
+        return lambda parameter: by_parameter[id(parameter)]
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the names of the operations that torch's dispatcher is asked for, as `mkldnn_rnn_layer`."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: Sequence[type],
-        args: Sequence[object] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        self.names.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
+def build(network: Network, options: BuildOptions) -> Model:
+    """Build the module of a network, in training mode. Its weights are undefined until `load`."""
+    modules, bindings, _ = _chain(network.nodes, False, options)
+    return Model(network, TorchNetwork(modules), tuple(bindings))
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What is seen of a network at work: the kinds of its layers with weights whose outputs are float32,
-    `outputs` for its own, and torch's operations."""
-
-    float32: tuple[str, ...]
-    operations: tuple[str, ...]
-
-
-def look_into(made: Model, device: torch.device) -> Seen:
-    """Send a row of zeros through in evaluation mode, which draws no masks and changes no statistics."""
-    found: set[str] = set()
-    weighty = [module for module in made.module.modules() if any(True for _ in module.parameters(False))]
-
-    def look(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        outputs = output if isinstance(output, tuple) else (output,)
-        if outputs[0].dtype == torch.float32:
-            found.add(type(module).__name__)
-
-    given = made.network.input
-    dtype = next(iter(made.module.parameters())).dtype
-    x = torch.zeros(1, *given.shape, dtype=torch.int64 if given.vocabulary else dtype, device=device)
-    lengths = (torch.ones(1, dtype=torch.int64, device=device),) if given.lengths else ()
-    hooks = [module.register_forward_hook(look) for module in weighty]
-    try:
-        made.module.eval()
-        with _Operations() as operations:  # gradients are asked for, as in training: some kernels have none
-            made.module(x, *lengths)
-    finally:
-        made.module.train()
-        for hook in hooks:
-            hook.remove()
-    return Seen(("outputs", *sorted(found)), tuple(sorted(operations.names)))
-
-
-def array(tensor: Tensor) -> Float:
-    """The values of a tensor, copied."""
+def to_numpy(tensor: Tensor) -> Float:
+    """Copy the values of a tensor."""
     return np.array(tensor.cpu().numpy(), order="C")
 
 
 def criterion(loss: Loss) -> Criterion:
-    """The torch function of a loss, from logits, averaged over the batch (and targets)."""
+    """Return the torch function of a loss, from logits, averaged over the batch (and targets)."""
     match loss:
         case "mse":
             return F.mse_loss
@@ -217,44 +166,47 @@ def criterion(loss: Loss) -> Criterion:
 
 
 def _chain(
-    nodes: tuple[AnyNode, ...], first: bool, setting: BuildOptions
+    nodes: tuple[AnyNode, ...], channels_first: bool, options: BuildOptions
 ) -> tuple[list[nn.Module], list[WeightBinding], bool]:
-    """Modules and weights of layers in a row; `first`, of the input and then of the output, says whether the
-    channels are the first axis of a sample rather than the last one."""
+    """Build consecutive layers: their modules, their bindings, and the order of axes of their output.
+
+    `channels_first`, of the input and then of the output: the channels are the first axis of a sample rather
+    than the last one.
+    """
     modules: list[nn.Module] = []
-    bound: list[WeightBinding] = []
+    bindings: list[WeightBinding] = []
     for node in nodes:
         if isinstance(node, ResidualNode):
-            block, of_block, first = _block(node, first, setting)
+            block, block_bindings, channels_first = _block(node, channels_first, options)
             modules.append(block)
-            bound += of_block
+            bindings += block_bindings
             continue
-        if node.does_nothing:
+        if node.is_identity:
             continue
-        wanted = layers.wants_channels_first(node)
-        if wanted is not None and wanted != first:
-            modules.append(_reorder(len(node.in_shape), wanted))
-            first = wanted
-        built = layers.layer(node, first, setting)
+        required = layers.wants_channels_first(node)
+        if required is not None and required != channels_first:
+            modules.append(_reorder(len(node.in_shape), required))
+            channels_first = required
+        layer = layers.build_layer(node, channels_first, options)
         if node.frozen:
-            built.module.requires_grad_(False)
-        modules.append(built.module)
-        bound += built.bound
-        first = first and len(node.out_shape) > 1
-    return modules, bound, first
+            layer.module.requires_grad_(False)
+        modules.append(layer.module)
+        bindings += layer.bindings
+        channels_first = channels_first and len(node.out_shape) > 1
+    return modules, bindings, channels_first
 
 
 def _block(
-    node: ResidualNode, first: bool, setting: BuildOptions
+    node: ResidualNode, channels_first: bool, options: BuildOptions
 ) -> tuple[nn.Module, list[WeightBinding], bool]:
-    body, bound, body_first = _chain(node.body, first, setting)
-    shortcut, of_shortcut, shortcut_first = _chain(node.shortcut, first, setting)
+    body, bindings, body_first = _chain(node.body, channels_first, options)
+    shortcut, shortcut_bindings, shortcut_first = _chain(node.shortcut, channels_first, options)
     if body_first != shortcut_first:
         shortcut.append(_reorder(len(node.out_shape), body_first))
-    return Block(Chain(body), Chain(shortcut)), bound + of_shortcut, body_first
+    return Block(Chain(body), Chain(shortcut)), bindings + shortcut_bindings, body_first
 
 
-def _reorder(rank: int, first: bool) -> nn.Module:
+def _reorder(rank: int, channels_first: bool) -> nn.Module:
     if rank == 1:
         return nn.Identity()
-    return spatial.channels_first(rank) if first else spatial.channels_last(rank)
+    return spatial.to_channels_first(rank) if channels_first else spatial.to_channels_last(rank)

@@ -1,8 +1,8 @@
-"""The update rules in torch: its own optimizers, and the harness's rule on torch's tensors.
+"""The update rules in torch: torch.optim, and the harness's shared rule on torch tensors.
 
-torch.optim agrees with the rules of `harness.core.training.optimizers` to rounding in all six (RMSprop adds
-epsilon outside the root, Adam after the correction, SGD's decay is coupled, AdamW's is not), so only names
-have to be mapped.
+torch.optim agrees to rounding with all six rules of `harness.core.training.optimizers` (RMSprop adds epsilon
+outside the root, Adam after the correction; SGD's weight decay is coupled, AdamW's is not), so this module
+only maps names.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Slots = dict[str, Tensor]
 
 
 class SharedRule(torch.optim.Optimizer):
-    """The harness's own update rule behind torch's interface.
+    """The harness's shared update rule behind torch's optimizer interface.
 
-    Every number is a scalar tensor of the parameters' dtype, as it is in a compiled step, so that the
-    executions round alike.
+    Every number is a scalar tensor of the parameters' dtype, as in a compiled step, so that all executions
+    round alike.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], rule: Rule) -> None:
         super().__init__(parameters, {"lr": rule.learning_rate})
         self._parameters: list[nn.Parameter] = self.param_groups[0]["params"]
         self.rule = rule
-        self.slots = slots(rule, self._parameters)
+        self.slots = zero_slots(rule, self._parameters)
         self._numbers = numbers(rule, self._parameters[0])
         self.steps = 0
 
     @torch.no_grad()
     def step(self, closure: object = None) -> None:  # type: ignore[override]
-        """One step from the gradients that are there, at the group's `lr`."""
+        """Update the parameters from their current gradients, at the group's `lr`."""
         self.steps += 1
         like = self._parameters[0]
         rate, t = scalar(self.param_groups[0]["lr"], like), scalar(self.steps, like)
@@ -50,43 +50,45 @@ class SharedRule(torch.optim.Optimizer):
 
 
 def scalar(value: float, like: Tensor) -> Tensor:
-    """A scalar tensor of the dtype and on the device of `like`."""
+    """Return a scalar tensor with the dtype and device of `like`."""
     return torch.tensor(value, dtype=like.dtype, device=like.device)
 
 
 def numbers(rule: Rule, like: Tensor) -> dict[str, Tensor]:
-    """The rule's numbers besides the learning rate, as scalar tensors."""
+    """Return the rule's numbers except the learning rate, as scalar tensors."""
     return {name: scalar(value, like) for name, value in optimizers.numbers(rule).items()}
 
 
-def slots(rule: Rule, parameters: Sequence[Tensor]) -> list[Slots]:
-    """The rule's state of each parameter, zero."""
+def zero_slots(rule: Rule, parameters: Sequence[Tensor]) -> list[Slots]:
+    """Return zeroed slots of the rule for each parameter."""
     return [{name: torch.zeros_like(p) for name in rule.slots} for p in parameters]
 
 
 def update(
-    rule: Rule, weight: Tensor, gradient: Tensor, kept: Slots, numbers: Slots, lr: Tensor, t: Tensor
+    rule: Rule, weight: Tensor, gradient: Tensor, slots: Slots, numbers: Slots, lr: Tensor, t: Tensor
 ) -> None:
-    """A step of the rule for one parameter, in the tensors that hold it and its slots: who recorded or
-    compiled the step has no others. Not for autograd."""
-    new, updated = rule.update(weight, gradient, kept, numbers, lr, t)
+    """Apply the rule to one parameter in place, as captured and compiled steps need. Not for autograd."""
+    new, updated = rule.update(weight, gradient, slots, numbers, lr, t)
     weight.copy_(new)
     for slot, value in updated.items():
-        kept[slot].copy_(value)
+        slots[slot].copy_(value)
 
 
 def make(
-    rule: Rule, parameters: Sequence[nn.Parameter], fused: bool, recorded: bool = False
+    rule: Rule, parameters: Sequence[nn.Parameter], fused: bool, capturable: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimizer of a run, its state zero. `fused`: torch's fused kernel where the optimizer has one;
-    `recorded`: its steps go into a CUDA graph, so that all it needs has to lie on the card."""
+    """Build the optimizer of a run, with zero state.
+
+    `fused`: use torch's fused kernel if the optimizer has one; `capturable`: its steps are captured in a CUDA
+    graph, so all its state has to be on the GPU.
+    """
     if rule.impl == "shared":
         return SharedRule(parameters, rule)
     kind, arguments = _native(rule)
     arguments["lr"] = rule.learning_rate
     if fused and "fused" in inspect.signature(kind).parameters:
         arguments["fused"] = True
-    if recorded and "capturable" in inspect.signature(kind).parameters:
+    if capturable and "capturable" in inspect.signature(kind).parameters:
         arguments["capturable"] = True
     return kind(parameters, **arguments)
 
@@ -99,38 +101,38 @@ NATIVE_SLOTS = {
     "adamw": {"m": "exp_avg", "v": "exp_avg_sq"},
     "rmsprop": {"v": "square_avg"},
 }
-"""What torch.optim calls the slots of each rule."""
+"""torch.optim's names of each rule's slots."""
 
 
-def state_of(optimizer: torch.optim.Optimizer, rule: Rule) -> list[Slots]:
-    """The slots of each parameter, by the rule's names; zeros for what the optimizer has not made yet."""
+def read_slots(optimizer: torch.optim.Optimizer, rule: Rule) -> list[Slots]:
+    """Return the slots of each parameter, by the rule's names; zeros where the optimizer has none yet."""
     if isinstance(optimizer, SharedRule):
         return optimizer.slots
     names = NATIVE_SLOTS[rule.name]
-    found: list[Slots] = []
+    slots: list[Slots] = []
     for parameter in optimizer.param_groups[0]["params"]:
-        kept = optimizer.state.get(parameter, {})  # indexing would make an entry
-        values = {slot: kept.get(native) for slot, native in names.items()}
-        found.append({s: torch.zeros_like(parameter) if v is None else v for s, v in values.items()})
-    return found
+        state = optimizer.state.get(parameter, {})  # indexing would create an entry
+        values = {slot: state.get(native) for slot, native in names.items()}
+        slots.append({s: torch.zeros_like(parameter) if v is None else v for s, v in values.items()})
+    return slots
 
 
-def take_state(optimizer: torch.optim.Optimizer, rule: Rule, steps: int, given: list[Slots]) -> None:
-    """Go on after `steps` steps with the slots of each parameter, which are taken over and not copied."""
+def load_slots(optimizer: torch.optim.Optimizer, rule: Rule, steps: int, slots: list[Slots]) -> None:
+    """Set the step count and the slots of each parameter, without copying the tensors."""
     if isinstance(optimizer, SharedRule):
-        optimizer.slots, optimizer.steps = given, steps
+        optimizer.slots, optimizer.steps = slots, steps
         return
     names = NATIVE_SLOTS[rule.name]
-    for parameter, state in zip(optimizer.param_groups[0]["params"], given, strict=True):
-        # where torch has the count: beside the parameter for a kernel that reads it, else on the host
-        beside = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
-        where = parameter.device if beside else torch.device("cpu")
-        count = torch.tensor(float(steps), dtype=torch.float32, device=where)
-        optimizer.state[parameter] = {"step": count} | {names[slot]: value for slot, value in state.items()}
+    for parameter, values in zip(optimizer.param_groups[0]["params"], slots, strict=True):
+        # torch stores the count on the parameter's device for kernels that read it there, else on the host
+        on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+        device = parameter.device if on_device else torch.device("cpu")
+        count = torch.tensor(float(steps), dtype=torch.float32, device=device)
+        optimizer.state[parameter] = {"step": count} | {names[slot]: value for slot, value in values.items()}
 
 
 def describe(optimizer: torch.optim.Optimizer) -> dict[str, object]:
-    """Which code updates the weights: the class, and whether one kernel does it for all parameters."""
+    """Describe the code that updates the weights: its class, and whether it is one fused kernel."""
     if isinstance(optimizer, SharedRule):
         name = f"harness.core.training.optimizers.{type(optimizer.rule).__name__}"
         return {"optimizer": name, "fused": False, "foreach": False}

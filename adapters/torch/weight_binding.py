@@ -1,7 +1,7 @@
-"""Where a canonical weight lives in a module, and how the two layouts map onto each other.
+"""Map canonical weights to the parameters and buffers of a module, and convert between the two layouts.
 
-The mapping is one of tensors of a shape, and not of the parameters themselves, because an optimizer keeps
-tensors of the same shapes, which travel in the canonical layout as well.
+The conversions apply to any tensors of the right shapes, not only to the parameters themselves: an
+optimizer's state has the same shapes, and it too is saved and loaded in the canonical layout.
 """
 
 from __future__ import annotations
@@ -13,45 +13,48 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 Layout = Callable[[Tensor], Tensor]
-Of = Callable[[Tensor], Tensor]
-"""From a parameter or buffer to a tensor of its shape: itself, or what an optimizer keeps of it."""
+TensorLookup = Callable[[Tensor], Tensor]
+"""From a parameter or buffer to a tensor of its shape: itself, or a slot that an optimizer stores for it."""
 
 
 def as_is(tensor: Tensor) -> Tensor:
-    """Where both layouts are the same."""
+    """The conversion between two equal layouts."""
     return tensor
 
 
 @dataclass(frozen=True, eq=False)
 class WeightBinding:
-    """A canonical weight: `holders` are the parameters or buffers that hold it, `get` makes the canonical
-    array of tensors of their shapes, `put` writes one into such tensors."""
+    """A canonical weight and the parameters or buffers that hold it, `holders`.
+
+    `to_canonical` builds the canonical array from tensors of the holders' shapes; `copy_into` writes a
+    canonical array into such tensors.
+    """
 
     name: str
     holders: tuple[Tensor, ...]
-    get: Callable[[Sequence[Tensor]], Tensor]
-    put: Callable[[Sequence[Tensor], Tensor], object]
+    to_canonical: Callable[[Sequence[Tensor]], Tensor]
+    copy_into: Callable[[Sequence[Tensor], Tensor], object]
 
-    def read(self, of: Of = Tensor.detach) -> Tensor:
-        """The weight as it is now, or what `of` gives of it, in the canonical layout."""
-        return self.get([of(holder) for holder in self.holders])
+    def read(self, lookup: TensorLookup = Tensor.detach) -> Tensor:
+        """Return the current weight, or the slot that `lookup` selects, in the canonical layout."""
+        return self.to_canonical([lookup(holder) for holder in self.holders])
 
-    def write(self, value: Tensor, of: Of = Tensor.detach) -> None:
-        """Take a new value in the canonical layout."""
-        self.put([of(holder) for holder in self.holders], value)
+    def write(self, value: Tensor, lookup: TensorLookup = Tensor.detach) -> None:
+        """Set the weight, or the slot that `lookup` selects, from a value in the canonical layout."""
+        self.copy_into([lookup(holder) for holder in self.holders], value)
 
 
 class BuiltLayer(NamedTuple):
-    """The module of a layer, and where its canonical weights are."""
+    """The module of a layer and the bindings of its canonical weights."""
 
     module: nn.Module
-    bound: tuple[WeightBinding, ...] = ()
+    bindings: tuple[WeightBinding, ...] = ()
 
 
 def bind(
     name: str, holder: Tensor, to_native: Layout = as_is, to_canonical: Layout = as_is, part: Layout = as_is
 ) -> WeightBinding:
-    """A canonical weight that one tensor holds, or the `part` of it that is a view."""
+    """Bind a canonical weight to one tensor, or to the view of it that `part` returns."""
     return WeightBinding(
         name,
         (holder,),
@@ -61,7 +64,7 @@ def bind(
 
 
 class Padding(NamedTuple):
-    """Which steps of a batch are padding: `lengths` int64 `[batch]`, `valid` bool `[batch, steps]`."""
+    """The valid steps of a padded batch: `lengths` int64 `[batch]`, `valid` bool `[batch, steps]`."""
 
     lengths: Tensor
     valid: Tensor

@@ -1,7 +1,7 @@
-"""Whole epochs of PyTorch on a card, as far as a machine without one can tell.
+"""CUDA graphs of PyTorch's steps, as far as a machine without a GPU can test them.
 
-What is recorded there is done here step by step, on the same tables and tensors. What only a card can show is
-whether all of it can be recorded, and how fast it is then.
+Instead of being captured, the step runs each time, on the same tables and tensors. Only a GPU can show
+whether the whole step can be captured, and how fast it is then.
 """
 
 from __future__ import annotations
@@ -25,76 +25,83 @@ LAYERS: list[dict[str, Any]] = [
 ]
 
 
-def both(adapter: Any, task: Task, rule: dict[str, Any], run: Run, after: int) -> list[dict[str, Any]]:
-    """The case: a run in eager mode and one with replayed steps; then the second one again in two parts, the
-    second of them from what was there `after` so many epochs."""
+def eager_and_replayed(
+    adapter: Any, task: Task, rule: dict[str, Any], run: Run, after: int
+) -> list[dict[str, Any]]:
+    """The case: a run in eager mode, one with replayed steps, and the latter again in two parts.
+
+    The second part resumes in a new trainer from the state `after` so many epochs.
+    """
     from adapters.torch import cuda_graphs
     from adapters.torch.program import TorchProgram
 
-    def record(step: cuda_graphs.Step) -> cuda_graphs.Step:
-        for _ in range(cuda_graphs.WARM_UPS):
+    def warm_up(step: cuda_graphs.Step) -> cuda_graphs.Step:
+        for _ in range(cuda_graphs.WARMUP_STEPS):
             step()
         return step
 
     real, data = adapter_cases.rule(rule), adapter_cases.examples(task)
-    found = []
+    results = []
 
-    def follow(trainer: Any, which: slice) -> None:
+    def train(trainer: Any, which: slice) -> None:
         losses = adapter_cases.train_epochs(trainer, run, which=which)
-        found.append({"losses": losses, "weights": trainer.weights(), "state": trainer.state()})
+        results.append({"losses": losses, "weights": trainer.weights(), "state": trainer.state()})
 
-    of_card, cuda_graphs.recorder = cuda_graphs.recorder, lambda device: record
+    gpu_capture, cuda_graphs.graph_capture = cuda_graphs.graph_capture, lambda device: warm_up
     try:
         for execution in ("eager", "epoch"):
-            # not by the adapter, which refuses whole epochs on a CPU
+            # without the adapter, which refuses the execution `epoch` on a CPU
             program = TorchProgram(adapter_cases.plan(task | {"execution": execution}, rule))
             trainer = program.trainer(data, real, 3)
             trainer.load(run["weights"])
-            follow(trainer, slice(None))
+            train(trainer, slice(None))
         trainer.load(run["weights"])
-        follow(trainer, slice(after))
+        train(trainer, slice(after))
         trainer = program.trainer(data, real, 3)
-        trainer.load(found[-1]["weights"], found[-1]["state"])
-        follow(trainer, slice(after, None))
+        trainer.load(results[-1]["weights"], results[-1]["state"])
+        train(trainer, slice(after, None))
     finally:
-        cuda_graphs.recorder = of_card
-    return [entry | {"state": vars(entry["state"])} for entry in found]
+        cuda_graphs.graph_capture = gpu_capture
+    return [result | {"state": vars(result["state"])} for result in results]
 
 
 @pytest.mark.parametrize("impl", ["native", "shared"])
 @pytest.mark.parametrize("name", RULES)
 def test_replayed_steps_are_those_of_eager_mode(name: str, impl: str, adapters: Adapters) -> None:
-    """Catches: steps before the recording that are not undone (in weights, statistics, slots, counts, masks),
-    a rate, a row, a count or a loss of another step, a state that is not gone on from."""
+    """Catches: warm-up steps that are not undone (in weights, statistics, slots, counts, masks), a rate, a
+    row, a count or a loss of another step, a state that is not resumed from."""
     rule = shared(name) if impl == "shared" else {"name": name} | RULES[name]
     task = make_task("eager", layers=LAYERS, in_shape=[5, 4])
     run = make_run(task, rule["learning_rate"])
-    found = adapters("torch", "float64").call(
-        "tests.adapters.test_cuda_graphs:both", task=task, rule=rule, run=run, after=1
+    eager, replayed, first_part, resumed = adapters("torch", "float64").call(
+        "tests.adapters.test_cuda_graphs:eager_and_replayed", task=task, rule=rule, run=run, after=1
     )
-    eager, replayed, begun, gone_on = found
     assert len(run["orders"]) > 1 and len(set(np.ravel(run["rates"]))) > 1
-    assert _apart(eager, replayed) <= BOUND
-    assert np.array_equal([*begun["losses"], *gone_on["losses"]], replayed["losses"])
-    assert canonical.compare(gone_on["weights"], replayed["weights"]).largest == 0
-    assert gone_on["state"]["steps"] == eager["state"]["steps"]
+    assert _largest_difference(eager, replayed) <= BOUND
+    assert np.array_equal([*first_part["losses"], *resumed["losses"]], replayed["losses"])
+    assert canonical.compare(resumed["weights"], replayed["weights"]).largest == 0
+    assert resumed["state"]["steps"] == eager["state"]["steps"]
 
 
-def _apart(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """The largest difference in losses, weights and slots."""
+def _largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return the largest difference in losses, weights and slots."""
     weights = canonical.compare(one["weights"], other["weights"])
     slots = canonical.compare(one["state"]["slots"], other["state"]["slots"])
     losses = np.abs(np.subtract(one["losses"], other["losses"])).max()
     return max(float(losses), weights.largest, slots.largest)
 
 
-def test_an_epoch_longer_than_the_tables_goes_in_parts(adapters: Adapters) -> None:
-    """Catches: steps beyond the tables' end that are lost, or that take the rows of the first ones."""
+def test_an_epoch_longer_than_the_tables_is_split(adapters: Adapters) -> None:
+    """Catches: steps beyond the tables' end that are lost, or that use the rows of the first ones."""
     task = make_task("eager", layers=LAYERS, in_shape=[5, 4])
     run = make_run(task, 0.02)
     long = run | {key: np.concatenate([run[key]] * 2, axis=1) for key in ("orders", "rates")}
     eager, replayed, *_ = adapters("torch", "float64").call(
-        "tests.adapters.test_cuda_graphs:both", task=task, rule=shared("adam"), run=long, after=1
+        "tests.adapters.test_cuda_graphs:eager_and_replayed",
+        task=task,
+        rule=shared("adam"),
+        run=long,
+        after=1,
     )
     assert len(replayed["losses"][0]) == 2 * len(run["rates"][0])
-    assert _apart(eager, replayed) <= BOUND
+    assert _largest_difference(eager, replayed) <= BOUND

@@ -111,11 +111,11 @@ def switches(adapter: Adapter) -> list[list[bool | str]]:
     """Runs in a lab: torch's switches as the adapter sets them for tf32, then for float32."""
     import torch
 
-    from adapters.torch import program
+    from adapters.torch.adapter import set_tf32
 
     found: list[list[bool | str]] = []
     for wanted in ("tf32", "float32"):
-        program._round_products(wanted)  # type: ignore[arg-type]
+        set_tf32(wanted)  # type: ignore[arg-type]
         backends = torch.backends
         cuda = [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
         found.append([*cuda, torch.get_float32_matmul_precision()])

@@ -1,5 +1,7 @@
-"""What holds for PyTorch beyond the contract: its native optimizers are the rules, to rounding, and recurrent
-layers are its fused ones."""
+"""Properties of PyTorch beyond the adapter contract.
+
+Its native optimizers equal the rules to rounding, and recurrent layers use its fused kernels.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from tests.support import adapter_cases
 from tests.support.adapter_process import Adapters, frameworks
 from tests.support.tasks import BOUND, RULES, Run, Task, expected, make_run, make_task
 
-WITHOUT_WAITING: list[list[dict[str, Any]]] = [
+NON_BLOCKING: list[list[dict[str, Any]]] = [
     [{"kind": "flatten"}, {"kind": "dense", "units": 4}, {"kind": "dropout", "rate": 0.3}],
     [{"kind": "lstm", "units": 4, "returns": "sequence"}, {"kind": "attention", "heads": 2}],
     [{"kind": "conv1d", "filters": 2, "kernel_size": 3}, {"kind": "batch_norm"}],
@@ -25,7 +27,7 @@ WITHOUT_WAITING: list[list[dict[str, Any]]] = [
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("execution", frameworks()["torch"].executions)
 def test_native_optimizers_are_the_rules(name: str, execution: str, adapters: Adapters) -> None:
-    """Catches: a number that is not passed on to torch.optim or under another name, a fused kernel that
+    """Catches: a number that is not passed to torch.optim or under the wrong name, a fused kernel that
     computes something else, an optimizer that keeps the first step's learning rate."""
     task, rule = make_task(execution), {"name": name} | RULES[name]
     run = make_run(task, rule["learning_rate"])
@@ -38,13 +40,14 @@ def test_native_optimizers_are_the_rules(name: str, execution: str, adapters: Ad
 @pytest.mark.parametrize(
     ("name", "fused"), [("sgd", True), ("adam", True), ("adamw", True), ("rmsprop", False)]
 )
-def test_settings_say_what_runs(name: str, fused: bool, adapters: Adapters) -> None:
-    """Catches: a result recorded under settings that were asked for rather than those that ran."""
+def test_settings_describe_what_runs(name: str, fused: bool, adapters: Adapters) -> None:
+    """Catches: a result recorded under the requested settings rather than those that ran."""
     for execution in frameworks()["torch"].executions:
         arguments = {"task": make_task(execution), "rule": {"name": name} | RULES[name]}
-        settings = adapters("torch", "float64").call("tests.support.adapter_cases:description", **arguments)[
-            "settings"
-        ]
+        description = adapters("torch", "float64").call(
+            "tests.support.adapter_cases:description", **arguments
+        )
+        settings = description["settings"]
         assert settings["fused"] == (fused and execution != "idiomatic")
         assert bool(settings["compiled"]) == (execution == "compiled")
 
@@ -57,14 +60,14 @@ def test_xla_is_refused(adapters: Adapters) -> None:
     )
 
 
-def test_a_device_that_is_not_there_is_refused(adapters: Adapters) -> None:
-    """Catches: a run on a GPU that torch does not see, which ends in a traceback from within torch."""
+def test_a_missing_device_is_refused(adapters: Adapters) -> None:
+    """Catches: a run on a GPU that torch does not see, which ends in a traceback from inside torch."""
     message = adapters("torch", "float64").call("tests.adapters.test_torch:refused_device", device="cuda:7")
     assert "device: " in message and "'cuda:7'" in message and "allowed: cpu" in message
 
 
 def refused_device(adapter: object, device: str) -> str:
-    """The case: ask for another adapter in this process, with a device that the lab has not."""
+    """The case: request another adapter in this process, with a device that does not exist."""
     try:
         torch_adapter.adapter(AdapterOptions("torch", "float64", 1, device))
     except ConfigError as error:
@@ -77,23 +80,23 @@ CELLS = {"rnn": "rnn_tanh", "lstm": "lstm", "gru": "gru"}
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("kind", CELLS)
-def test_recurrent_layers_take_the_fused_kernels(kind: str, padded: bool, adapters: Adapters) -> None:
+def test_recurrent_layers_use_the_fused_kernels(kind: str, padded: bool, adapters: Adapters) -> None:
     """Catches: a loop over steps in Python, or packed sequences, where torch has one call; and a second bias
-    that is trained: it must stay zero, or the network has more freedom than the spec gives it."""
+    that is trained: it must stay zero, or the network has more parameters than the spec."""
     layers = [{"kind": kind, "units": 3, "bidirectional": True, "returns": "last"}, {"kind": "output"}]
     task = make_task("eager", layers=layers, in_shape=[5, 4], padded=padded)
     rule = {"name": "adamw", "learning_rate": 0.02, "weight_decay": 0.1}
     run = make_run(task, 0.02)
-    found = adapters("torch", "float64").call(
+    profile = adapters("torch", "float64").call(
         "tests.adapters.test_torch:recurrent_kernels", task=task, rule=rule, run=run
     )
-    assert found["settings"]["recurrent"] == "fused"
-    assert found["kernels"].get(f"aten::{CELLS[kind]}") == (2 if padded else 1)
-    assert found["second_biases"] == [kind == "gru"] * 2
+    assert profile["settings"]["recurrent"] == "fused"
+    assert profile["kernels"].get(f"aten::{CELLS[kind]}") == (2 if padded else 1)
+    assert profile["second_biases"] == [kind == "gru"] * 2
 
 
 def recurrent_kernels(adapter: Any, task: Task, rule: dict[str, Any], run: Run) -> dict[str, Any]:
-    """The case: train, and profile one forward pass. `second_biases`: whether each is other than zero."""
+    """The case: train, and profile one forward pass. `second_biases`: whether each is nonzero."""
     from torch.profiler import profile
 
     program = adapter.build(adapter_cases.plan(task, rule))
@@ -102,28 +105,28 @@ def recurrent_kernels(adapter: Any, task: Task, rule: dict[str, Any], run: Run) 
     trainer.train([Epoch(run["orders"][0], run["rates"][0])])
     with profile() as profiled:
         trainer.predict("test")
-    seconds = [p for name, p in program.model.module.named_parameters() if "bias_hh" in name]
+    second_biases = [p for name, p in program.model.module.named_parameters() if "bias_hh" in name]
     return {
         "kernels": {event.key: event.count for event in profiled.key_averages()},
         "settings": program.settings(),
-        "second_biases": [bool(p.detach().abs().max() > 0) for p in seconds],
+        "second_biases": [bool(p.detach().abs().max() > 0) for p in second_biases],
     }
 
 
-def test_lstm_in_float32_takes_the_kernel_of_onednn(adapters: Adapters) -> None:
-    """Catches: a frozen bias, or a way to cut out batches, that makes torch fall back to its slower loop."""
+def test_lstm_in_float32_uses_the_kernel_of_onednn(adapters: Adapters) -> None:
+    """Catches: a frozen bias, or a way of slicing batches, that makes torch fall back to its slower loop."""
     layers = [{"kind": "lstm", "units": 3, "returns": "last"}, {"kind": "output"}]
     task = make_task("eager", layers=layers, in_shape=[5, 4], precision="float32")
     rule = {"name": "sgd", "learning_rate": 0.1}
     run = make_run(task, 0.1)
-    found = adapters("torch", "float32").call(
+    profile = adapters("torch", "float32").call(
         "tests.adapters.test_torch:recurrent_kernels", task=task, rule=rule, run=run
     )
-    assert "aten::mkldnn_rnn_layer" in found["kernels"]
+    assert "aten::mkldnn_rnn_layer" in profile["kernels"]
 
 
 def test_a_long_recurrence_is_refused_where_it_would_be_unrolled(adapters: Adapters) -> None:
-    """Catches: a run that compiles for many minutes before anything is trained."""
+    """Catches: a run that compiles for many minutes before training starts."""
     layers = [{"kind": "lstm", "units": 3, "bidirectional": True}, {"kind": "flatten"}, {"kind": "output"}]
     rule = {"name": "sgd", "learning_rate": 0.1}
 
@@ -140,27 +143,27 @@ def test_a_long_recurrence_is_refused_where_it_would_be_unrolled(adapters: Adapt
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_kernels_of_images_lie_channels_last(channels: int, adapters: Adapters) -> None:
-    """Catches: strides of the other order, which no value tells: for a single channel both orders are the
-    same places in memory, but torch.compile goes by the strides, and takes half the time with these."""
+def test_kernels_of_images_are_channels_last(channels: int, adapters: Adapters) -> None:
+    """Catches: strides of the other order, which values do not reveal: for a single channel both orders have
+    the same memory layout, but torch.compile depends on the strides, and is twice as fast with these."""
     layers = [{"kind": "conv2d", "filters": 3}, {"kind": "flatten"}, {"kind": "output"}]
     task = make_task("eager", layers=layers, in_shape=[4, 4, channels])
-    found = adapters("torch", "float64").call(
+    kernel_strides = adapters("torch", "float64").call(
         "tests.adapters.test_torch:strides", task=task, run=make_run(task, 0.1)
     )
-    assert found == [[9 * channels, 1, 3 * channels, channels]]
+    assert kernel_strides == [[9 * channels, 1, 3 * channels, channels]]
 
 
 def strides(adapter: Any, task: Task, run: Run) -> list[list[int]]:
-    """The case: the strides of each kernel once weights are loaded."""
+    """The case: the strides of each kernel after weights are loaded."""
     rule = {"name": "sgd", "learning_rate": 0.1}
     program = adapter.build(adapter_cases.plan(task, rule))
     program.trainer(adapter_cases.examples(task), adapter_cases.rule(rule), 0).load(run["weights"])
     return [list(kernel.stride()) for kernel in program.model.parameters.values() if kernel.dim() == 4]
 
 
-def waits(adapter: object, task: Task, rule: dict[str, Any], mixed: bool) -> str:
-    """The case: an epoch on tensors without values, so that whatever asks for one fails; says what did."""
+def blocking_read(adapter: object, task: Task, rule: dict[str, Any], mixed: bool) -> str:
+    """The case: an epoch on tensors without values. Returns the error of the first read of a value, or ""."""
     import torch
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -169,14 +172,14 @@ def waits(adapter: object, task: Task, rule: dict[str, Any], mixed: bool) -> str
 
     network, real, cpu = adapter_cases.network(task), adapter_cases.rule(rule), torch.device("cpu")
     with FakeTensorMode(allow_non_fake_inputs=True):
-        made = model.build(network, BuildOptions(torch.float32, cpu, unrolled=False))
-        made.module.mixed = mixed
-        optimizer = optimizers.make(real, list(made.parameters.values()), fused=True)
+        built = model.build(network, BuildOptions(torch.float32, cpu, unrolled=False))
+        built.module.mixed = mixed
+        optimizer = optimizers.make(real, list(built.parameters.values()), fused=True)
         inputs = [torch.zeros(26, *network.input.shape)]
         if network.input.lengths:
             inputs.append(torch.ones(26, dtype=torch.int64))
         y = torch.zeros(26, dtype=torch.int64)
-        run = loops.Run(made, model.criterion("cross_entropy"), optimizer, tuple(inputs), y, 4, cpu)
+        run = loops.Run(built, model.criterion("cross_entropy"), optimizer, tuple(inputs), y, 4, cpu)
         try:
             losses = loops.eager(run)(torch.zeros(3, 4, dtype=torch.int64), [0.1, 0.2, 0.3])
         except DataDependentOutputException as error:
@@ -185,13 +188,15 @@ def waits(adapter: object, task: Task, rule: dict[str, Any], mixed: bool) -> str
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("layers", WITHOUT_WAITING, ids=lambda layers: layers[0]["kind"])
+@pytest.mark.parametrize("layers", NON_BLOCKING, ids=lambda layers: layers[0]["kind"])
 def test_no_step_waits_for_a_value(layers: Any, mixed: bool, adapters: Adapters) -> None:
-    """Catches: a value that is read on the host in the middle of an epoch (a loss, a length, a step count),
-    for which a GPU has to be waited for at every step. Tensors without values show it without a GPU."""
+    """Catches: a value that the host reads in the middle of an epoch (a loss, a length, a step count), which
+    makes it wait for a GPU at every step. Tensors without values show this without a GPU."""
     for name in ("adam", "rmsprop", "nesterov"):
         for impl in ("native", "shared"):
-            whole = [*layers, {"kind": "flatten"}, {"kind": "output"}]
-            task = make_task("eager", layers=whole, in_shape=[6, 3], padded=layers[0]["kind"] == "lstm")
+            network = [*layers, {"kind": "flatten"}, {"kind": "output"}]
+            task = make_task("eager", layers=network, in_shape=[6, 3], padded=layers[0]["kind"] == "lstm")
             arguments = {"task": task, "rule": {"name": name, "impl": impl} | RULES[name], "mixed": mixed}
-            assert not adapters("torch", "float64").call("tests.adapters.test_torch:waits", **arguments)
+            assert not adapters("torch", "float64").call(
+                "tests.adapters.test_torch:blocking_read", **arguments
+            )

@@ -188,7 +188,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("gradients_clipped", "Loop: gradients clipped at 0.1", "dense", "gradients"),
     Fault("rate_in_float32", "Loop: learning rate rounded to float32", "dense", "losses"),
     Fault("late_decay", "Loop: the rate halved after step 15", "dense", "losses"),
-    Fault("weights_go_on", "Weights: handed out as views that later steps change", "dense", "weights"),
+    Fault("weights_are_views", "Weights: handed out as views that later steps change", "dense", "weights"),
     Fault("decay_forgotten", "SGD: no weight decay", "dense", "losses"),
     Fault(
         "velocity_carries_rate",

@@ -1,4 +1,4 @@
-"""Mistakes one could make in the torch adapter's layers; each function makes one, until `patch` undoes it."""
+"""Plausible mistakes in the torch adapter's layers; each function plants one, which `patch` undoes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from adapters.torch import attention, layers, model, recurrent, spatial
 Patch = pytest.MonkeyPatch
 
 
-def _changing(patch: Patch, owner: Any, name: str, change: Callable[[Any], Any]) -> None:
-    """Whatever `owner.name` returns goes through `change`."""
+def _change_result(patch: Patch, owner: Any, name: str, change: Callable[[Any], Any]) -> None:
+    """Apply `change` to the results of the function `owner.name`."""
     real = getattr(owner, name)
     patch.setattr(owner, name, lambda *arguments, **named: change(real(*arguments, **named)))
 
@@ -29,7 +29,7 @@ def reports_second_bias(patch: Patch) -> None:
 
     def weights(self: model.Model) -> dict[str, Any]:
         return real(self) | {
-            "0.recurrent_bias": self.module.layers[0].onward.bias_hh_l0.detach().numpy().copy()
+            "0.recurrent_bias": self.module.layers[0].forward_cells.bias_hh_l0.detach().numpy().copy()
         }
 
     patch.setattr(model.Model, "weights", weights)
@@ -44,28 +44,28 @@ def swaps_lstm_gates(patch: Patch) -> None:
 
 
 def lstm_forgets_less(patch: Patch) -> None:
-    def change(made: nn.LSTM) -> nn.LSTM:
-        units = made.hidden_size
-        made.bias_hh_l0.data[units : 2 * units] = 1.0
-        return made
+    def change(module: nn.LSTM) -> nn.LSTM:
+        units = module.hidden_size
+        module.bias_hh_l0.data[units : 2 * units] = 1.0
+        return module
 
-    _changing(patch, recurrent, "_of_torch", change)
+    _change_result(patch, recurrent, "_fused_module", change)
 
 
 def lstm_bias_dropped(patch: Patch) -> None:
-    def change(made: nn.LSTM) -> nn.LSTM:
-        made.bias_ih_l0.requires_grad_(False)
-        return made
+    def change(module: nn.LSTM) -> nn.LSTM:
+        module.bias_ih_l0.requires_grad_(False)
+        return module
 
-    _changing(patch, recurrent, "_of_torch", change)
+    _change_result(patch, recurrent, "_fused_module", change)
 
 
 def second_bias_trained(patch: Patch) -> None:
-    def change(made: nn.LSTM) -> nn.LSTM:
-        made.bias_hh_l0.requires_grad_(True)
-        return made
+    def change(module: nn.LSTM) -> nn.LSTM:
+        module.bias_hh_l0.requires_grad_(True)
+        return module
 
-    _changing(patch, recurrent, "_of_torch", change)
+    _change_result(patch, recurrent, "_fused_module", change)
 
 
 def swaps_gru_gates(patch: Patch) -> None:
@@ -73,30 +73,30 @@ def swaps_gru_gates(patch: Patch) -> None:
 
 
 def gru_one_bias(patch: Patch) -> None:
-    def change(made: nn.GRU) -> nn.GRU:
-        made.bias_hh_l0.requires_grad_(False)
-        return made
+    def change(module: nn.GRU) -> nn.GRU:
+        module.bias_hh_l0.requires_grad_(False)
+        return module
 
-    _changing(patch, recurrent, "_of_torch", change)
+    _change_result(patch, recurrent, "_fused_module", change)
 
 
 def rnn_relu(patch: Patch) -> None:
-    def change(made: nn.RNN) -> nn.RNN:
-        made.mode = "RNN_RELU"
-        return made
+    def change(module: nn.RNN) -> nn.RNN:
+        module.mode = "RNN_RELU"
+        return module
 
-    _changing(patch, recurrent, "_of_torch", change)
+    _change_result(patch, recurrent, "_fused_module", change)
 
 
 def last_step(patch: Patch) -> None:
-    patch.setattr(recurrent, "_last", lambda states, padding: states[:, -1])
+    patch.setattr(recurrent, "_last_valid", lambda states, padding: states[:, -1])
 
 
 def reverses_padding(patch: Patch) -> None:
-    patch.setattr(recurrent, "_reversed", lambda x, padding: x.flip(1))
+    patch.setattr(recurrent, "_reverse_valid", lambda x, padding: x.flip(1))
 
 
-# dense layers and functions
+# dense layers and activations
 
 
 def dense_bias_dropped(patch: Patch) -> None:
@@ -108,11 +108,11 @@ def frozen_kernel(patch: Patch) -> None:
         built.module.weight.requires_grad_(built.module.out_features != 5)
         return built
 
-    _changing(patch, layers, "_dense", change)
+    _change_result(patch, layers, "_dense", change)
 
 
 def extra_relu(patch: Patch) -> None:
-    _changing(
+    _change_result(
         patch, layers, "_dense", lambda built: built._replace(module=nn.Sequential(built.module, nn.ReLU()))
     )
 
@@ -147,7 +147,7 @@ def no_shortcut(patch: Patch) -> None:
     patch.setattr(model.Block, "forward", lambda self, x, padding: self.body(x, padding))
 
 
-# places
+# spatial layers
 
 
 def edges_repeated(patch: Patch) -> None:
@@ -155,7 +155,7 @@ def edges_repeated(patch: Patch) -> None:
         built.module.padding_mode = "replicate"
         return built
 
-    _changing(patch, spatial, "convolution", change)
+    _change_result(patch, spatial, "convolution", change)
 
 
 def kernel_turned(patch: Patch) -> None:
@@ -167,7 +167,7 @@ def kernel_turned(patch: Patch) -> None:
 
         return real(name, tensor, turned, lambda weight: to_canonical(weight.transpose(2, 3)))
 
-    patch.setattr(spatial, "bind", lambda *given: bind(*given) if len(given) == 4 else real(*given))
+    patch.setattr(spatial, "bind", lambda *args: bind(*args) if len(args) == 4 else real(*args))
 
 
 def chw_flatten(patch: Patch) -> None:
@@ -206,8 +206,8 @@ def _batch_norm(patch: Patch, change: Callable[[spatial.BiasedBatchNorm], None])
 
 
 def bn_momentum(patch: Patch) -> None:
-    def change(made: spatial.BiasedBatchNorm) -> None:
-        made.share = 1.0 - made.share
+    def change(module: spatial.BiasedBatchNorm) -> None:
+        module.update_rate = 1.0 - module.update_rate
 
     _batch_norm(patch, change)
 
@@ -215,14 +215,14 @@ def bn_momentum(patch: Patch) -> None:
 def bn_unbiased(patch: Patch) -> None:
     def forward(self: spatial.BiasedBatchNorm, x: Tensor) -> Tensor:
         running = self.moving_mean, self.moving_variance, self.gamma, self.beta
-        return F.batch_norm(x, *running, self.training, self.share, self.epsilon)
+        return F.batch_norm(x, *running, self.training, self.update_rate, self.epsilon)
 
     patch.setattr(spatial.BiasedBatchNorm, "forward", forward)
 
 
 def bn_epsilon(patch: Patch) -> None:
-    def change(made: spatial.BiasedBatchNorm) -> None:
-        made.epsilon = 1e-5
+    def change(module: spatial.BiasedBatchNorm) -> None:
+        module.epsilon = 1e-5
 
     _batch_norm(patch, change)
 
@@ -286,7 +286,7 @@ def positions_shifted(patch: Patch) -> None:
 
 
 def mean_over_padding(patch: Patch) -> None:
-    patch.setattr(spatial.MeanOfValid, "forward", lambda self, x, padding: x.mean(1))
+    patch.setattr(spatial.MaskedMeanPool, "forward", lambda self, x, padding: x.mean(1))
 
 
 def tokens_count_once(patch: Patch) -> None:

@@ -1,4 +1,4 @@
-"""Mistakes that one could make in how the torch adapter trains: losses, loops, update rules."""
+"""Plausible mistakes in the torch adapter's training: losses, loops, update rules."""
 
 from __future__ import annotations
 
@@ -41,16 +41,19 @@ def sum_of_squares(patch: Patch) -> None:
 
 
 def _loop(patch: Patch, step: Callable[[loops.Run, int, list[Tensor], list[float]], Tensor]) -> None:
-    """Steps that `step(run, index, rows of each step so far, rates so far)` does, the faulty one."""
+    """Replace the eager loop's step by the faulty `step(run, index, rows of each step, rates)`.
+
+    Rows and rates are those of all steps so far; `index` counts them, from 1.
+    """
 
     def eager(run: loops.Run) -> loops.Loop:
         rows: list[Tensor] = []
         rates: list[float] = []
 
-        def epoch(order: Tensor, given: list[float]) -> list[Tensor]:
+        def epoch(order: Tensor, epoch_rates: list[float]) -> list[Tensor]:
             losses = []
-            for of_step, rate in zip(order.unbind(), given, strict=True):
-                rows.append(of_step)
+            for step_rows, rate in zip(order.unbind(), epoch_rates, strict=True):
+                rows.append(step_rows)
                 rates.append(rate)
                 losses.append(step(run, len(rows), rows, rates))
             return losses
@@ -64,10 +67,10 @@ def _loss(run: loops.Run, rows: Tensor) -> Tensor:
     return run.criterion(run.model.module(*[x[rows] for x in run.inputs]), run.y[rows])
 
 
-def _descend(run: loops.Run, rows: Tensor, rate: float, fresh: bool = True) -> Tensor:
+def _descend(run: loops.Run, rows: Tensor, rate: float, zero_grad: bool = True) -> Tensor:
     run.optimizer.param_groups[0]["lr"] = rate
     loss = _loss(run, rows)
-    if fresh:
+    if zero_grad:
         run.optimizer.zero_grad()
     loss.backward()
     run.optimizer.step()
@@ -91,7 +94,7 @@ def rate_one_late(patch: Patch) -> None:
 
 
 def gradients_add_up(patch: Patch) -> None:
-    _loop(patch, lambda run, index, rows, rates: _descend(run, rows[-1], rates[-1], fresh=False))
+    _loop(patch, lambda run, index, rows, rates: _descend(run, rows[-1], rates[-1], zero_grad=False))
 
 
 def gradients_clipped(patch: Patch) -> None:
@@ -116,11 +119,11 @@ def late_decay(patch: Patch) -> None:
     _loop(patch, step)
 
 
-def weights_go_on(patch: Patch) -> None:
+def weights_are_views(patch: Patch) -> None:
     patch.setattr(
         program.TorchTrainer,
         "weights",
-        lambda self: {b.name: b.read().numpy() for b in self._program.model.bound},
+        lambda self: {b.name: b.read().numpy() for b in self._program.model.bindings},
     )
 
 
@@ -137,7 +140,7 @@ def _with_rule(patch: Patch, kind: type, change: Callable[[Any], Any]) -> None:
 
 
 def tokens_squared(patch: Patch) -> None:
-    """What Keras' `fit` on TensorFlow does: Adam's second moment is of the rows of a sparse gradient."""
+    """Take Adam's second moment from the rows of a sparse gradient, as Keras' `fit` on TensorFlow does."""
 
     def forward(self: nn.Embedding, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight, sparse=True)
@@ -158,7 +161,7 @@ def tokens_squared(patch: Patch) -> None:
     real = optimizers.make
 
     def make(rule: Rule, *rest: Any) -> Any:
-        # the gradient gate steps by plain descent, which wants it dense
+        # the gate of gradients uses plain gradient descent, which needs a dense gradient
         patch.setattr(nn.Embedding, "forward", forward if isinstance(rule, Adam) else plain)
         return real(rule, *rest)
 

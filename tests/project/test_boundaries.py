@@ -23,7 +23,7 @@ STDLIB = frozenset(sys.stdlib_module_names)
 
 FRAMEWORKS = frozenset({"torch", "keras", "tensorflow", "jax", "jaxlib"})
 ORCHESTRATION = frozenset({"hydra", "omegaconf", "mlflow"})
-CLUSTERS = {"ray": "ray", "submitit": "slurm"}  # each imported by one module, on use
+CLUSTERS = {"ray": "ray", "submitit": "slurm_scheduler"}  # each imported by one module, on use
 
 # What an adapter may import besides core and NumPy: the framework that it is named after, or those listed
 # here.

@@ -3,7 +3,7 @@
 With small networks the host limits the speed: it launches a few dozen kernels a step, one by one. A graph
 launches them all at once. Everything that varies between steps is read on the GPU: the step increments a
 counter, reads its rows and its learning rate from tables at that index, and writes its loss to another table.
-So an epoch has no copies between host and device, and no synchronisation.
+So no step copies data between host and device, or synchronises them.
 
 The capture follows PyTorch's notes on CUDA graphs: some real steps run first on a side stream, so that
 libraries and allocator reserve their memory. Those warm-up steps are then undone. A graph is tied to the

@@ -58,7 +58,7 @@ class ReshapeSample(nn.Module):
         return x.reshape(-1, *self.shape)
 
 
-TAKES_PADDING = (RecurrentLayer, Attention, MaskedMeanPool, MaskedMaxPool, MaskedFlatten)
+NEEDS_PADDING = (RecurrentLayer, Attention, MaskedMeanPool, MaskedMaxPool, MaskedFlatten)
 """Modules whose second argument is the batch's `Padding` or None."""
 
 

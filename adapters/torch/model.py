@@ -34,7 +34,7 @@ class Chain(nn.Module):
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(modules)
-        padding_types = (*layers.TAKES_PADDING, Chain, Block)
+        padding_types = (*layers.NEEDS_PADDING, Chain, Block)
         self._calls = [(module, isinstance(module, padding_types)) for module in self.layers]
 
     def forward(self, x: Tensor, padding: Padding | None) -> Tensor:

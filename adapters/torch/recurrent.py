@@ -25,7 +25,7 @@ UNROLLED_STEPS = 64
 
 
 def steps(network: Network) -> int:
-    """Count the consecutive steps of recurrent cells in one forward pass."""
+    """Count the sequential steps of recurrent cells in one forward pass."""
     total = 0
     for node in network.layers():
         if isinstance(node.layer, SimpleRNN | LSTM | GRU):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from harness.shell.runs.inputs import RunInputs
 from harness.shell.runs.prepare import prepare
 from harness.shell.runs.records import PreparedRun
 from tests.support.compose import composing, config_of
+from tests.support.workspace import wait_until
 
 
 @pytest.fixture
@@ -99,6 +101,25 @@ def test_a_node_with_other_versions(run: PreparedRun, agent: NodeAgent) -> None:
     assert message["event"] == "refused"
     assert message["message"].endswith(f"has torch {here} (the sweep has 0.4.1)")
     assert refusal(run.config, run.job.versions) == ""
+
+
+def test_close_during_a_run(run: PreparedRun, agent: NodeAgent) -> None:
+    """Catches: an exception in `close` when the run's thread drops the worker that `close` ends, which left
+    Slurm jobs alive forever after the death of the command."""
+    agent.put(run.job.data_file, (run.results_dir / run.job.data_file).read_bytes())
+    events = []
+
+    def execute() -> None:
+        for message in agent.run(request_for(run, prunable=True)):  # waits forever after the first epoch
+            events.append(message["event"])
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    wait_until(lambda: "epoch" in events)
+    agent.close()
+    thread.join(10.0)
+    assert events[-2:] == ["exit", "ended"]
+    assert agent.missing_files([run.job.data_file]) == [run.job.data_file]
 
 
 def test_folders_of_killed_agents_are_removed(agent: NodeAgent, workdir: Path) -> None:

@@ -89,10 +89,11 @@ class WorkerSlot:
                 worker.kill()
 
     def close(self, kill: bool) -> None:
-        """End all workers when no run is executing."""
-        for worker in self._workers.values():
+        """End all workers. During a run, call `stop` first: the slot's thread may drop a worker meanwhile."""
+        with self._lock:
+            workers, self._workers = self._workers, {}
+        for worker in workers.values():
             worker.close(kill)
-        self._workers = {}
 
     def _drop(self, key: WorkerKey) -> None:
         self._programs.pop(key, None)

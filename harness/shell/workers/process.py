@@ -104,7 +104,7 @@ class Worker:
         event = self._next(time.monotonic() + START_TIMEOUT_S, timeout_message)
         if event["event"] == "broken":
             message = f"{self.key.adapter} can't start: {event['message']}"
-            raise self._died_error(WorkerExit("failed", event["type"], message, last_lines(self._log)))
+            raise self._died_error(WorkerExit("failed", event["type"], message, self._log_tail()))
         self.ready = True
 
     def run(
@@ -227,7 +227,7 @@ class Worker:
             os.kill(self.pid, signal.SIGABRT)  # makes faulthandler write the stack to the log
             self._watcher.join(CLOSE_TIMEOUT_S)
             self.kill()
-            timeout = WorkerExit("timeout", "timeout", timeout_message, last_lines(self._log))
+            timeout = WorkerExit("timeout", "timeout", timeout_message, self._log_tail())
             raise self._died_error(timeout) from None
         if event is None:
             raise self._died_error(self._exit_of_process())
@@ -242,7 +242,7 @@ class Worker:
         self._watcher.join()
         with self._reaping:
             code = self._process.wait()
-        log_tail = last_lines(self._log)
+        log_tail = self._log_tail()
         when = "in the middle of the run" if self.ready else f"while it imported {self.key.adapter}"
         if code >= 0:
             return WorkerExit("failed", "exit", f"the worker exited with status {code} {when}", log_tail)
@@ -250,6 +250,12 @@ class Worker:
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         message = f"the worker was ended by {name} {when}{hint}"
         return WorkerExit("killed" if -code in EXTERNAL_SIGNALS else "failed", name, message, log_tail)
+
+    def _log_tail(self) -> str:
+        """The last lines of the log; empty if another thread has closed the worker."""
+        with contextlib.suppress(ValueError):
+            return last_lines(self._log)
+        return ""
 
     @property
     def pid(self) -> int:

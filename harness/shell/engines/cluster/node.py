@@ -90,7 +90,7 @@ class NodeAgent:
         try:
             yield from self._execute(run, bool(request["prunable"]))
         finally:
-            shutil.rmtree(folder.path)
+            shutil.rmtree(folder.path, ignore_errors=True)  # `close` may have removed it
         yield {"event": "ended"}
 
     def continue_or_stop(self, should_continue: bool) -> None:

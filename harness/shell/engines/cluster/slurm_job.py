@@ -63,8 +63,10 @@ def _listen(mailbox: Mailbox, agent: NodeAgent, tasks: queue.SimpleQueue[dict[st
     except SilenceError:
         pass  # the parent is gone, so the results would be lost anyway
     finally:
-        agent.close()
-        os._exit(0)
+        try:
+            agent.close()
+        finally:
+            os._exit(0)  # the main thread may be blocked
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,12 @@
-"""Keras 3, on TensorFlow, JAX or torch: one adapter, whose backend is chosen before Keras is imported.
+"""Keras 3 on TensorFlow, JAX or torch: one adapter, whose backend is fixed before Keras is imported.
 
-What concerns every backend (the model, the losses, the optimizers, `fit`) is written once with Keras; only
-modules that are named after a backend import it, and only those of the chosen one are imported.
+`adapter` is the entry point of the harness (`harness.core.adapter`); `before_import` sets the environment
+that Keras and its backend read at import. This package itself imports neither.
+
+Modules of this package use Keras only: `model` and the layer modules map a network, `optimizers` and `losses`
+the training rule, `fit` runs the idiomatic execution, `program` puts them behind the harness's protocol, and
+`export` writes `.keras` files. `backends` has one package for each backend, and only that of the chosen
+backend is imported.
 """
 
 from adapters.keras.adapter import adapter

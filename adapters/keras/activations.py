@@ -1,4 +1,4 @@
-"""The activation functions, as Keras has them; exact ones where Keras' own are not exact in float64."""
+"""The activation functions: Keras' own, or exact versions if Keras' own lose precision in float64."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Function = Callable[[Any], Any]
 
 
 def function(layer: Activation, precision: Storage) -> Function:
-    """The function of an activation, from one tensor to one of the same shape."""
+    """The function of an activation, which maps a tensor to one of the same shape."""
     match layer.function:
         case "linear":
-            return _of_keras("linear")
+            return _keras_activation("linear")
         case "relu":
-            return _of_keras("relu")
+            return _keras_activation("relu")
         case "sigmoid":
-            return _of_keras("sigmoid")
+            return _keras_activation("sigmoid")
         case "tanh":
-            return _of_keras("tanh")
+            return _keras_activation("tanh")
         case "silu":
-            return _of_keras("silu")
+            return _keras_activation("silu")
         case "softmax":
-            return _of_keras("softmax")
+            return _keras_activation("softmax")
         case "gelu":
             return _exact_gelu if precision == "float64" else _gelu
         case "leaky_relu":
@@ -38,9 +38,9 @@ def function(layer: Activation, precision: Storage) -> Function:
             assert_never(layer.function)
 
 
-def _of_keras(name: str) -> Function:
-    found: Function = keras.activations.get(name)
-    return found
+def _keras_activation(name: str) -> Function:
+    activation: Function = keras.activations.get(name)
+    return activation
 
 
 def _gelu(x: Any) -> Any:
@@ -48,13 +48,13 @@ def _gelu(x: Any) -> Any:
 
 
 def _exact_gelu(x: Any) -> Any:
-    """GELU by erf. TensorFlow's own rounds the root of two to float32, also for float64 (5e-9 off)."""
+    """GELU by erf. TensorFlow's own rounds the square root of 2 to float32 even in float64 (5e-9 off)."""
     root = ops.convert_to_tensor(math.sqrt(2.0), dtype="float64")
     return 0.5 * x * (1.0 + ops.erf(x / root))
 
 
 def _leaky_relu(slope: float, precision: Storage) -> Function:
-    """Leaky ReLU. The slope of TensorFlow's own is a float32 attribute, also for float64 (7e-10 off)."""
+    """Leaky ReLU. The slope of TensorFlow's own is a float32 attribute even in float64 (7e-10 off)."""
 
     def exact(x: Any) -> Any:
         return ops.where(x > 0, x, x * ops.convert_to_tensor(slope, dtype="float64"))

@@ -1,4 +1,7 @@
-"""Keras as an adapter."""
+"""The adapter itself: imports Keras on one backend, configures the process, and builds programs.
+
+It imports the two modules of a backend by name, so that the other backends are never loaded.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ _BACKENDS = {
     "torch": "adapters.keras.backends.torch",
 }
 
-# What Keras imports where it is installed and no training needs: for wrappers in the style of scikit-learn,
-# for plots and data frames. They take half of its import on JAX, and two fifths on TensorFlow.
+# Packages that Keras imports if they are installed and that no training needs: for its scikit-learn wrappers,
+# plots and data frames. They account for half of its import time on JAX, and two fifths on TensorFlow.
 LEFT_OUT = ("matplotlib", "pandas", "sklearn")
 
 
@@ -43,40 +46,41 @@ class KerasAdapter:
         return {**own, "imported_without": ", ".join(LEFT_OUT), **described}
 
     def build(self, plan: Plan) -> Program:
-        """The program of a plan; raises ConfigError for what this process can't run."""
+        """Build the program of a plan; raises ConfigError for a plan that this process cannot run."""
         mistakes = []
         allowed = self.executions()
         if plan.execution not in allowed:
             problem = f"keras on {self._options.backend} has no execution {plan.execution!r}"
             mistakes.append(Mistake("execution", problem, ", ".join(allowed)))
         for key in ("precision", "device"):
-            wanted, fixed = getattr(plan, key), getattr(self._options, key)
-            if wanted != fixed:
-                mistakes.append(
-                    Mistake(key, f"{wanted!r} was asked for in a process that is set to {fixed!r}")
-                )
+            requested, fixed = getattr(plan, key), getattr(self._options, key)
+            if requested != fixed:
+                mistakes.append(Mistake(key, f"{requested!r} requested, but this process uses {fixed!r}"))
         if mistakes:
             raise ConfigError(mistakes)
         program: Program = self._loops.build(plan)
         return program
 
     def multiply(self, size: int, repeats: int) -> list[float]:
-        """The backend's own product, not Keras' function around it."""
+        """Time the backend's own matrix product, without Keras' wrapper; see `harness.core.adapter`."""
         return matmul.time_calls(self._device.product(size, self._options), repeats)
 
     def start_device_peak(self) -> bool:
-        """As far as the backend can."""
-        begun: bool = self._device.start_device_peak(self._options)
-        return begun
+        """Start a new memory peak if the backend supports it."""
+        started: bool = self._device.start_device_peak(self._options)
+        return started
 
     def device_peak_mb(self) -> float | None:
-        """As the backend counts it."""
+        """The memory peak as counted by the backend, in MB (10^6 bytes); None on a CPU."""
         peak: float | None = self._device.device_peak_mb(self._options)
         return peak
 
 
 def adapter(options: AdapterOptions) -> KerasAdapter:
-    """Import Keras on `options.backend` and fix what it fixes for a process: precision, threads, device."""
+    """Import Keras on `options.backend`, and set precision, threads and device for this process.
+
+    Raises ConfigError if Keras already runs on another backend, or the backend does not support the options.
+    """
     if options.backend not in _BACKENDS:
         problem = f"{options.backend!r} is not a backend of Keras"
         allowed = ", ".join(_BACKENDS)
@@ -86,7 +90,7 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
         keras = importlib.import_module("keras")
     if keras.backend.backend() != options.backend:
         problem = (
-            f"Keras runs on {keras.backend.backend()!r} in this process already, not {options.backend!r}"
+            f"Keras already runs on {keras.backend.backend()!r} in this process, not {options.backend!r}"
         )
         raise ConfigError([Mistake("backend", problem)])
     keras.config.set_floatx(storage(options.precision))
@@ -102,10 +106,10 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
 
 
 def _keep_float64() -> None:
-    """Stop Keras from computing in float32 what is asked for in float64.
+    """Stop Keras from demoting float64 to float32.
 
-    On JAX and torch its type promotion demotes float64 in spite of `set_floatx("float64")`, by this table:
-    matrix products then run in float32 (6e-7 off).
+    On JAX and torch the type promotion of Keras demotes float64 by this table, even with
+    `set_floatx("float64")`: matrix products then run in float32 (6e-7 off).
     """
     dtypes = importlib.import_module("keras.src.backend.common.dtypes")
     dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"

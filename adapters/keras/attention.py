@@ -10,65 +10,68 @@ import keras
 import numpy as np
 from keras import ops
 
-from adapters.keras.layer_parts import BuildOptions, BuiltLayer, Padding, need, plain
+from adapters.keras.layer_parts import BuildOptions, BuiltLayer, Padding, plain, require_padding
 from harness.core.network import Embedding, LayerNorm, Node, Positions, SelfAttention, sinusoids
 
 
 def embedding(layer: Embedding) -> BuiltLayer:
-    """Takes ids int32 `[batch, steps]`."""
-    made = keras.layers.Embedding(layer.vocabulary, layer.units, embeddings_initializer="zeros")
-    return BuiltLayer(lambda x, _: made(x), lambda: {"table": made.embeddings})
+    """An embedding of ids, int32 `[batch, steps]`."""
+    table = keras.layers.Embedding(layer.vocabulary, layer.units, embeddings_initializer="zeros")
+    return BuiltLayer(lambda x, _: table(x), lambda: {"table": table.embeddings})
 
 
 def positions(node: Node, layer: Positions) -> BuiltLayer:
-    """Learned ones are a weight; sinusoidal ones a constant, kept where Keras keeps what is not trained."""
+    """Position encodings: a weight if learned; if sinusoidal, a constant stored as an untrained variable."""
     if layer.encoding == "learned":
         return plain(_AddTable(None), "table")
     return plain(_AddTable(np.array(sinusoids(node.in_shape))))
 
 
-def layer_norm(layer: LayerNorm, setting: BuildOptions) -> BuiltLayer:
-    """Over the last axis."""
-    return plain(setting.kind("LayerNormalization")(epsilon=layer.epsilon), "gamma", "beta")
+def layer_norm(layer: LayerNorm, options: BuildOptions) -> BuiltLayer:
+    """Layer normalisation over the last axis."""
+    return plain(options.layer_class("LayerNormalization")(epsilon=layer.epsilon), "gamma", "beta")
 
 
-def self_attention(node: Node, layer: SelfAttention, setting: BuildOptions) -> BuiltLayer:
-    """Keras' own layer, whose key bias stays at zero: the canonical layer has none, Keras three or none."""
+def self_attention(node: Node, layer: SelfAttention, options: BuildOptions) -> BuiltLayer:
+    """Keras' own layer with its key bias frozen at zero: the canonical layer has no key bias, and Keras has
+    biases for query, key and value or for none of them."""
     size = node.in_shape[-1] // layer.heads
-    kind = setting.kind("MultiHeadAttention")
-    made = kind(layer.heads, size, kernel_initializer="zeros")
-    wide, own = setting.precision == "float64", kind is keras.layers.MultiHeadAttention
-    # JAX's own attention has its softmax in float32 whatever comes in (1e-7 off); Keras' way to give the
-    # scores out as well does without it.
-    spelled_out = wide and own and keras.backend.backend() == "jax"
+    layer_class = options.layer_class("MultiHeadAttention")
+    attention = layer_class(layer.heads, size, kernel_initializer="zeros")
+    wide, stock = options.precision == "float64", layer_class is keras.layers.MultiHeadAttention
+    # JAX's attention computes its softmax in float32 for every input dtype (1e-7 off). Keras avoids it if it
+    # has to return the scores too.
+    with_scores = wide and stock and keras.backend.backend() == "jax"
     if wide:
-        # TensorFlow makes float32 of a Python number before it makes float64 of it (1e-8 off)
-        made._inverse_sqrt_key_dim = np.float64(1.0 / math.sqrt(size))
+        # TensorFlow converts a Python number to float32 before float64 (1e-8 off)
+        attention._inverse_sqrt_key_dim = np.float64(1.0 / math.sqrt(size))
 
     def apply(x: Any, padding: Padding | None) -> Any:
-        # a causal mask hides the padding too: it lies behind every valid step
-        hidden = node.masked and not layer.causal
-        mask = ops.expand_dims(need(padding).valid, 1) if hidden else None
-        y = made(x, x, attention_mask=mask, use_causal_mask=layer.causal, return_attention_scores=spelled_out)
-        made.key_dense.bias.trainable = False
-        return y[0] if spelled_out else y
+        # a causal mask hides the padding too, which follows every valid step
+        hides_padding = node.masked and not layer.causal
+        mask = ops.expand_dims(require_padding(padding).valid, 1) if hides_padding else None
+        y = attention(
+            x, x, attention_mask=mask, use_causal_mask=layer.causal, return_attention_scores=with_scores
+        )
+        attention.key_dense.bias.trainable = False
+        return y[0] if with_scores else y
 
     def weights() -> Mapping[str, Any]:
         return {
-            "query_kernel": made.query_dense.kernel,
-            "query_bias": made.query_dense.bias,
-            "key_kernel": made.key_dense.kernel,
-            "value_kernel": made.value_dense.kernel,
-            "value_bias": made.value_dense.bias,
-            "output_kernel": made.output_dense.kernel,
-            "output_bias": made.output_dense.bias,
+            "query_kernel": attention.query_dense.kernel,
+            "query_bias": attention.query_dense.bias,
+            "key_kernel": attention.key_dense.kernel,
+            "value_kernel": attention.value_dense.kernel,
+            "value_bias": attention.value_dense.bias,
+            "output_kernel": attention.output_dense.kernel,
+            "output_bias": attention.output_dense.bias,
         }
 
     return BuiltLayer(apply, weights)
 
 
 class _AddTable(keras.layers.Layer):  # type: ignore[misc]
-    """Adds a table `[steps, features]` to each sample: the given one, or one that is trained."""
+    """Adds a table `[steps, features]` to each sample: constant `values`, or a trained table if None."""
 
     table: Any
 
@@ -77,7 +80,7 @@ class _AddTable(keras.layers.Layer):  # type: ignore[misc]
         self.values = values
 
     def build(self, input_shape: tuple[int, ...]) -> None:
-        """Make the table as a variable, which stays on the device."""
+        """Create the table as a variable, so that it stays on the device."""
         self.table = self.add_weight(
             shape=input_shape[1:], initializer="zeros", trainable=self.values is None
         )
@@ -85,5 +88,5 @@ class _AddTable(keras.layers.Layer):  # type: ignore[misc]
             self.table.assign(self.values.astype(self.table.dtype))
 
     def call(self, x: Any) -> Any:
-        """`x` is `[batch, steps, features]`."""
+        """Add the table to `x`, `[batch, steps, features]`."""
         return x + self.table

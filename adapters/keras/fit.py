@@ -1,9 +1,9 @@
-"""The idiomatic execution: `model.compile` and `model.fit`, with the defaults that a user has.
+"""The idiomatic execution: `model.compile` and `model.fit` with their defaults.
 
-One call of `fit` for all epochs, as its users write it: a call an epoch would be measured with what `fit`
-sets up each time, iterators, callbacks, a pool of threads on JAX. A callback hands the epochs over from
-within; it has no method for batches, since that turns an asynchronous loop into one that waits at every step.
-Backends add what they count, how they wait, and what `fit` reads.
+One call of `fit` runs all epochs, as its users write it: one call per epoch would add the setup of `fit` to
+every measurement (iterators, callbacks, a thread pool on JAX). A callback feeds the epochs into it; the
+callback has no method for batches, because that would make an asynchronous loop wait at every step. Each
+backend supplies its compilation count, its synchronisation and the data source of `fit`.
 """
 
 from __future__ import annotations
@@ -20,89 +20,89 @@ from adapters.keras import losses
 from adapters.keras.program import Array, Inputs, Parts, native
 from harness.core.adapter import Epoch
 
-EPOCHS = 10**9
-"""What `fit` is told to train: more than any run has. It is stopped when there are no more."""
+MAX_EPOCHS = 10**9
+"""The `epochs` argument of `fit`, more than any run has; the callback stops `fit` after the last epoch."""
 
 
 class Source(Protocol):
-    """What `fit` reads its rows from, in an order that is another one in each epoch."""
+    """The data source of `fit`, in a new order each epoch."""
 
     def feed(self, inputs: Inputs, y: Array) -> None:
-        """Take the rows of a run's training part."""
+        """Set the training rows of a run."""
         ...
 
     def order(self, order: npt.NDArray[np.int32]) -> None:
-        """Take the order of the epoch that comes next, `[steps, batch]`."""
+        """Set the order of rows of the next epoch, `[steps, batch]`."""
         ...
 
     def arguments(self) -> Mapping[str, Any]:
-        """What tells `fit` to read from here."""
+        """The arguments that make `fit` read from this source."""
         ...
 
 
-class Arrays:
-    """Two NumPy arrays, x and y, which is what `fit` is given in tutorials: filled anew before each epoch."""
+class ArraySource:
+    """A source of NumPy arrays, x and y, as in the tutorials of `fit`; refilled before each epoch."""
 
     def __init__(self, steps: int, batch_size: int) -> None:
         self._batch_size = batch_size
         self._rows = steps * batch_size
-        self._given: tuple[Array, ...] = ()
-        self._filled: tuple[Array, ...] = ()
+        self._arrays: tuple[Array, ...] = ()
+        self._shuffled: tuple[Array, ...] = ()
 
     def feed(self, inputs: Inputs, y: Array) -> None:
         """See `Source`."""
-        self._given = (*inputs, y)
-        self._filled = tuple(np.zeros((self._rows, *each.shape[1:]), each.dtype) for each in self._given)
+        self._arrays = (*inputs, y)
+        self._shuffled = tuple(np.zeros((self._rows, *each.shape[1:]), each.dtype) for each in self._arrays)
 
     def order(self, order: npt.NDArray[np.int32]) -> None:
         """See `Source`."""
         rows = order.ravel()
-        for given, filled in zip(self._given, self._filled, strict=True):
-            given.take(rows, axis=0, out=filled, mode="clip")  # other modes copy once more
+        for array, shuffled in zip(self._arrays, self._shuffled, strict=True):
+            array.take(rows, axis=0, out=shuffled, mode="clip")  # other modes make another copy
 
     def arguments(self) -> Mapping[str, Any]:
         """See `Source`."""
-        *inputs, y = self._filled
+        *inputs, y = self._shuffled
         return {"x": native(tuple(inputs)), "y": y, "batch_size": self._batch_size, "shuffle": False}
 
 
 class _NoEpochError(Exception):
-    """Raised inside of a `fit` that has nothing to train: it can't be stopped before its first epoch else."""
+    """Leaves a `fit` that has no epoch to train: `stop_training` has no effect before its first epoch."""
 
 
-class _HandingOver(keras.callbacks.Callback):  # type: ignore[misc]
-    """Before each epoch of `fit` asks for what it trains, and stops it where there is nothing left.
+class _EpochFeed(keras.callbacks.Callback):  # type: ignore[misc]
+    """Draws the next epoch from an iterator before each epoch of `fit`, and stops `fit` at its end.
 
-    ended: called with the mean loss of an epoch after it.
+    `record_loss` is called with the mean loss of each epoch after it.
     """
 
-    def __init__(self, epochs: Iterator[object], ended: Callable[[float], None]) -> None:
+    def __init__(self, epochs: Iterator[object], record_loss: Callable[[float], None]) -> None:
         super().__init__()
         self._epochs = epochs
-        self._ended = ended
+        self._record_loss = record_loss
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Take the first epoch: what `fit` did up to here belongs to none."""
-        if epoch == 0 and not self._take_next():
+        """Draw the first epoch. The time of `fit` up to here belongs to no epoch."""
+        if epoch == 0 and not self._draw_next():
             raise _NoEpochError
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Tell the loss, which Keras has read from the device by now, and take the next epoch: what `fit`
-        does between two of them belongs to the later one."""
+        """Record the loss, which Keras has read from the device by now, and draw the next epoch. The time of
+        `fit` between two epochs belongs to the later one."""
         assert logs is not None
-        self._ended(float(logs["loss"]))
-        if not self._take_next():
+        self._record_loss(float(logs["loss"]))
+        if not self._draw_next():
             self.model.stop_training = True
 
-    def _take_next(self) -> bool:
+    def _draw_next(self) -> bool:
         return next(self._epochs, None) is not None
 
 
 class Fit:
     """A loop that calls `fit`; see `adapters.keras.program.Loop`.
 
-    predict: raw outputs of a chunk. seed: called with the seed when a run starts. sync: waits for the
-    device. compilations: the backend's count. source: what `fit` reads.
+    `predict` returns the raw outputs of a chunk, `seed` is called with the seed at the start of a run, `sync`
+    waits for the device, `compilations` is the backend's count, `source` the data that `fit` reads.
     """
 
     def __init__(
@@ -125,27 +125,27 @@ class Fit:
         self._source = source
 
     def feed(self, inputs: Inputs, y: Array) -> None:
-        """Put the rows where `fit` reads them."""
+        """Pass the rows to the source of `fit`."""
         self._source.feed(inputs, y)
 
     def restart(self, seed: int) -> None:
-        """Set the stream of dropout masks; the rest of the state is in Keras' variables."""
+        """Seed the dropout masks; the rest of the state is in Keras' variables."""
         self._seed(seed)
 
     def train(self, epochs: Iterable[Epoch]) -> None:
-        """Fit on the rows in the harness's order."""
-        callback = _HandingOver(self._prepared(epochs), self._ended)
+        """Call `fit` once for all epochs, with the rows in the harness's order."""
+        callback = _EpochFeed(self._prepared(epochs), self._set_loss)
         with contextlib.suppress(_NoEpochError):
-            self._model.fit(**self._source.arguments(), epochs=EPOCHS, verbose=0, callbacks=[callback])
+            self._model.fit(**self._source.arguments(), epochs=MAX_EPOCHS, verbose=0, callbacks=[callback])
 
     def _prepared(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
-        """The same epochs; rates and rows of each are where `fit` reads them."""
+        """Pass the epochs on, and set the rates and the order of rows for each."""
         for epoch in epochs:
             self._parts.optimizer.set_rates(epoch.rates)
             self._source.order(epoch.order)
             yield epoch
 
-    def _ended(self, loss: float) -> None:
+    def _set_loss(self, loss: float) -> None:
         self._loss = loss
 
     def losses(self) -> Array:
@@ -153,5 +153,5 @@ class Fit:
         return np.array([self._loss])
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
-        """The values of variables."""
+        """The current values of variables."""
         return [keras.ops.convert_to_numpy(variable) for variable in variables]

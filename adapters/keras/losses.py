@@ -1,4 +1,4 @@
-"""The losses, from raw network outputs: as `compile` takes them, and as one mean for our own loops."""
+"""The losses of raw network outputs: as objects for `compile`, and as a mean for the adapter's own loops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from harness.core.adapter import Loss, Storage
 
 
 def targets(loss: Loss, y: npt.NDArray[Any], precision: Storage) -> npt.NDArray[Any]:
-    """The targets as the loss takes them: class numbers int32 `[rows]`, or floats of the outputs' shape."""
+    """The targets in the form that the loss needs: class numbers int32 `[rows]`, or floats of the outputs'
+    shape."""
     match loss:
         case "cross_entropy":
             return y.astype(np.int32)
@@ -26,7 +27,7 @@ def targets(loss: Loss, y: npt.NDArray[Any], precision: Storage) -> npt.NDArray[
 
 
 def native(loss: Loss) -> Any:
-    """The loss object that `model.compile` takes."""
+    """The loss object for `model.compile`."""
     match loss:
         case "cross_entropy":
             return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -39,7 +40,7 @@ def native(loss: Loss) -> Any:
 
 
 def mean(loss: Loss, y: Any, outputs: Any) -> Any:
-    """The mean loss of a batch: what `native` computes, without its masks, weights and reductions."""
+    """The mean loss of a batch: the same value as `native`, without its masks, weights and reductions."""
     match loss:
         case "cross_entropy":
             return ops.mean(ops.sparse_categorical_crossentropy(y, outputs, from_logits=True))

@@ -1,4 +1,4 @@
-"""From a network to a Keras model: the walk through its layers and residual blocks, in the functional API."""
+"""Builds a Keras model of a network, with the functional API."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from adapters.keras import layers
 from adapters.keras.layer_parts import BuildOptions, BuiltLayer, Padding, ValidSteps
 from harness.core.network import Activation, AnyNode, Network, Node, ResidualNode
 
-OUTPUTS = "outputs"  # the layer that makes float32 of what the last one gives in mixed precision
+OUTPUTS = "outputs"  # the layer that casts the outputs to float32 in mixed precision
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A Keras model, its variables by canonical weight name, and what draws its dropout masks.
+    """A Keras model, its variables by canonical weight name, and the generators of its dropout masks.
 
-    The model takes x, and of padded sequences also their lengths. `recurrent` says how its recurrent layers
-    go through their steps: "loop", "unrolled" or "fused", each that there is.
+    The inputs of the model are x and, for padded sequences, their lengths. `recurrent` lists how its
+    recurrent layers run their steps: "loop", "unrolled", "fused".
     """
 
     keras: Any
@@ -29,9 +29,9 @@ class Model:
     seed_generators: tuple[Any, ...]
     recurrent: tuple[str, ...]
 
-    def mixture(self) -> dict[str, object]:
-        """The policy of dtypes, and of a mixed one the kinds of layers that compute in float32; nothing for a
-        plain one."""
+    def mixed_precision(self) -> dict[str, object]:
+        """The settings of a mixed dtype policy: its name, and the layer classes that compute in float32.
+        Empty without a mixed policy."""
         policy = keras.config.dtype_policy()
         if policy.compute_dtype == policy.variable_dtype:
             return {}
@@ -41,76 +41,77 @@ class Model:
         return {"dtype_policy": policy.name, "float32_layers": sorted(names)}
 
     def seed(self, seed: int) -> None:
-        """Start every stream of dropout masks anew, each at a place of its own."""
+        """Reset every generator of dropout masks, each to its own start."""
         for index, generator in enumerate(self.seed_generators):
             (start,) = np.random.SeedSequence((seed, index)).generate_state(1)
             generator.state.assign(np.array([start >> 1, 0], dtype=generator.state.dtype))
 
 
-def build(network: Network, setting: BuildOptions, kind: type | None = None) -> Model:
-    """The model of a network, with weights yet to be loaded; `kind` is a subclass of keras.Model to make."""
-    given = network.input
-    x = keras.Input(given.shape, dtype="int32" if given.vocabulary else setting.precision, name="x")
+def build(network: Network, options: BuildOptions, model_class: type | None = None) -> Model:
+    """Build the model of a network, without its weights. `model_class` is a subclass of keras.Model to
+    use."""
+    sample = network.input
+    x = keras.Input(sample.shape, dtype="int32" if sample.vocabulary else options.precision, name="x")
     inputs, padding = [x], None
-    if given.lengths:
+    if sample.lengths:
         lengths = keras.Input((), dtype="int32", name="lengths")
         inputs.append(lengths)
-        padding = Padding(lengths, ValidSteps(given.shape[0])(lengths))
-    walk = _Walk(setting, padding)
-    outputs = walk.chain(network.nodes, x)
-    if setting.mixed:  # as Keras' guide to mixed precision has it, so that losses and predictions are float32
+        padding = Padding(lengths, ValidSteps(sample.shape[0])(lengths))
+    graph = _Graph(options, padding)
+    outputs = graph.apply(network.nodes, x)
+    if options.mixed:  # so that losses and predictions are float32, as in Keras' guide to mixed precision
         outputs = keras.layers.Activation("linear", dtype="float32", name=OUTPUTS)(outputs)
-    made = (kind or keras.Model)(inputs if padding else x, outputs, name="network")
+    keras_model = (model_class or keras.Model)(inputs if padding else x, outputs, name="network")
     parameters: dict[str, Any] = {}
-    for node, built in walk.done:
+    for node, built in graph.layers:
         native = built.weights()
         if node.frozen:
             for variable in native.values():
                 variable.trainable = False
         parameters |= {weight: native[name] for name, weight in node.weight_names().items()}
-    generators = (built.dropout.seed_generator for _, built in walk.done if built.dropout is not None)
-    kernels = {built.kernel for _, built in walk.done if built.kernel}
-    return Model(made, parameters, tuple(generators), tuple(sorted(kernels)))
+    generators = (built.dropout.seed_generator for _, built in graph.layers if built.dropout is not None)
+    kernels = {built.kernel for _, built in graph.layers if built.kernel}
+    return Model(keras_model, parameters, tuple(generators), tuple(sorted(kernels)))
 
 
-class _Walk:
-    """Applies layers one after the other, and remembers them in `done`."""
+class _Graph:
+    """Applies layers one after the other, and collects them in `layers`."""
 
-    def __init__(self, setting: BuildOptions, padding: Padding | None) -> None:
-        self._setting = setting
+    def __init__(self, options: BuildOptions, padding: Padding | None) -> None:
+        self._options = options
         self._padding = padding
-        self.done: list[tuple[Node, BuiltLayer]] = []
+        self.layers: list[tuple[Node, BuiltLayer]] = []
 
-    def chain(self, nodes: Sequence[AnyNode], x: Any) -> Any:
-        """The output of layers in a row."""
+    def apply(self, nodes: Sequence[AnyNode], x: Any) -> Any:
+        """Apply a sequence of layers, and return its output."""
         rest = list(nodes)
         while rest:
             node = rest.pop(0)
             if isinstance(node, ResidualNode):
-                body = self.chain(node.body, x)
-                x = self._sum(self.chain(node.shortcut, x), body)
+                body = self.apply(node.body, x)
+                x = self._sum(self.apply(node.shortcut, x), body)
                 continue
-            if node.does_nothing:  # Keras on torch takes 50 µs a step for a layer all the same
+            if node.is_identity:  # Keras on torch needs 50 µs a step even for such a layer
                 continue
-            after = None
-            if isinstance(node.layer, layers.TAKES_ACTIVATION) and rest:
-                after = _activation(rest[0])
-            if after is not None:
+            following = None
+            if isinstance(node.layer, layers.FUSES_ACTIVATION) and rest:
+                following = _activation(rest[0])
+            if following is not None:
                 rest.pop(0)
-            built = layers.layer(node, after, self._setting)
-            self.done.append((node, built))
+            built = layers.build_layer(node, following, self._options)
+            self.layers.append((node, built))
             x = built.apply(x, self._padding)
         return x
 
     def _sum(self, x: Any, y: Any) -> Any:
-        """Of two tensors; by a layer where that gives both the dtype of a policy, else without one, whose
-        call Keras on torch takes 0.1 ms for."""
-        return keras.layers.Add()([x, y]) if self._setting.mixed else keras.ops.add(x, y)
+        """The sum of two tensors: by a layer in mixed precision, which casts both to the policy's dtype, else
+        by an operation, because Keras on torch needs 0.1 ms for the call of a layer."""
+        return keras.layers.Add()([x, y]) if self._options.mixed else keras.ops.add(x, y)
 
 
 def _is_wide(layer: Any) -> bool:
-    """Whether a layer computes in float32 under a mixed policy: by its own dtype, or because Keras makes
-    float32 of what comes into a normalisation, and bfloat16 of what comes out."""
+    """Whether a layer computes in float32 under a mixed policy: because of its own dtype, or because Keras
+    casts the inputs of a normalisation to float32 and its outputs to bfloat16."""
     normalises = keras.layers.BatchNormalization | keras.layers.LayerNormalization
     return layer.compute_dtype == "float32" or isinstance(layer, normalises)
 

@@ -1,11 +1,11 @@
-"""The optimizers: Keras' own with the harness's numbers fed in, or one shared rule inside a Keras optimizer.
+"""The optimizers: Keras' own with the run's numbers as variables, or a shared rule in a Keras optimizer.
 
-Keras' optimizers hold their numbers as Python floats, which end up as constants of the compiled program. Here
-the learning rates and the weight decay are variables, so that a sweep over them compiles nothing. The update
-itself stays Keras' own, deviations from the rule included: they are named in `DEVIATIONS`, measured and
-proven by others. One thing is changed, because it is not small print: in the rules of
-`harness.core.training.optimizers` the weight decay of SGD and its kin is coupled (added to the gradient),
-while Keras always decouples it.
+Keras' optimizers store their numbers as Python floats, which become constants of the compiled program. Here
+the learning rates and the weight decay are variables, so that a sweep over them needs no compilation. The
+update itself stays Keras' own, with its deviations from the rule: `DEVIATIONS` names them, and certificates
+measure and prove them. One thing is changed because it is more than a detail: in the rules of
+`harness.core.training.optimizers` the weight decay of SGD, momentum and Nesterov is coupled (added to the
+gradient), while Keras always decouples it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.core.training.optimizers import SGD, Adam, AdamW, Momentum, Nestero
 from harness.core.training.training_state import DISPLACEMENT
 
 LookUp = Callable[[Any, Any, int], Any]
-"""`table[step % steps]` in the backend's own terms; Keras' `ops.take` costs 55 µs a step on torch."""
+"""`table[step % steps]` by an operation of the backend; Keras' `ops.take` costs 55 µs a step on torch."""
 
 DEVIATIONS: dict[str, tuple[str, ...]] = {
     "momentum": ("velocity_carries_learning_rate",),
@@ -33,17 +33,17 @@ DEVIATIONS: dict[str, tuple[str, ...]] = {
     "adamw": ("epsilon_inside_bias_correction",),
     "rmsprop": ("epsilon_inside_root",),
 }
-"""Where Keras' own update differs from the rule of that name, as `harness.core.certificates.native_rules`
-writes it down; in the first two it shows only under a schedule."""
+"""The deviations of Keras' own updates from the rules, by the names of
+`harness.core.certificates.native_rules`. The first two have an effect only with a schedule."""
 
 SPARSE_DEVIATION = "squares_each_occurrence_of_a_token"
-"""What else differs where `fit` on TensorFlow trains an embedding: its gradient comes as one row for each
-token of the batch, and the square of a token's gradient, of which Adam and RMSprop keep a mean, becomes the
-sum of the squares of its rows (0.06 off in the weights after 12 steps at a rate of 0.02)."""
+"""A further deviation of `fit` on TensorFlow with an embedding: its gradient has one row per token of the
+batch, so the square of a token's gradient, which Adam and RMSprop average, becomes the sum of the squares of
+its rows (0.06 off in the weights after 12 steps at a rate of 0.02)."""
 
 
 def deviations(rule: Rule, sparse: bool) -> list[str]:
-    """Where what runs differs from the rule; `sparse`: gradients come as rows, see `SPARSE_DEVIATION`."""
+    """The deviations from the rule; `sparse` means gradients as rows, see `SPARSE_DEVIATION`."""
     if rule.impl == "shared":
         return []
     squares = isinstance(rule, Adam | AdamW | RMSprop)
@@ -53,10 +53,10 @@ def deviations(rule: Rule, sparse: bool) -> list[str]:
 class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     """The learning rate of each step, from the table of the epoch.
 
-    `table` is a variable of the optimizer, `[steps]` in the plan's precision. The optimizer counts its steps
-    on from epoch to epoch, so the place in it is the count modulo its length. A table rather than a callback
-    a batch, because that would turn an asynchronous `fit` into one that waits at every step; and rather than
-    an argument of each step, because to hand one over costs JAX 8 µs.
+    `table` is a variable of the optimizer, `[steps]` in the plan's precision. The optimizer's step count
+    continues from epoch to epoch, so the index is the count modulo the length of the table. A table instead
+    of a callback per batch, because that would make an asynchronous `fit` wait at every step, and instead of
+    an argument of each step, because an argument costs JAX 8 µs.
     """
 
     def __init__(self, steps: int, look_up: LookUp) -> None:
@@ -70,17 +70,17 @@ class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[mi
 
 
 def indexed(table: Any, step: Any, steps: int) -> Any:
-    """The rate of a step, where nothing else has to be thought of."""
+    """The rate of a step by plain indexing."""
     return table[step % steps]
 
 
 @dataclass(eq=False)
 class Optimizer:
-    """A Keras optimizer built on a model's variables, and the variables that take the run's numbers.
+    """A Keras optimizer built on a model's variables, and the variables for the run's numbers.
 
-    `slots` has its state by the names of `harness.core.training.training_state`, a variable for each that is
-    trained, or none where Keras keeps nothing (a momentum of 0). `steps` is the count with which the run
-    began.
+    `slots` is its state by the names of `harness.core.training.training_state`, one variable per trained
+    variable, or none if Keras has no state (a momentum of 0). `steps` is the step count at the start of the
+    run.
     """
 
     keras: Any
@@ -91,48 +91,49 @@ class Optimizer:
     _rates_set: npt.NDArray[np.float64] | None = None
 
     def reset(self, rule: Rule, steps: int = 0) -> None:
-        """Set the state to zero and the step count to `steps`, and take the numbers of `rule`."""
+        """Set the state to zero, the step count to `steps`, and the numbers to those of `rule`."""
         self.steps = steps
         self._rates_set = None
         values: dict[int, float] = {id(self.keras.iterations): steps}
-        given = numbers(rule)
-        values |= {id(variable): given[name] for name, variable in self.inputs.items()}
+        rule_numbers = numbers(rule)
+        values |= {id(variable): rule_numbers[name] for name, variable in self.inputs.items()}
         for variable in self.keras.variables:
             variable.assign(np.full(variable.shape, values.get(id(variable), 0), dtype=variable.dtype))
 
     def set_rates(self, rates: npt.NDArray[np.float64]) -> None:
-        """Take the rates of an epoch, `[steps]`; to assign what is there already would cost JAX 0.2 ms."""
+        """Set the rates of an epoch, `[steps]`. Unchanged rates are not assigned, which would cost JAX 0.2
+        ms."""
         if (table := self.new_table(rates)) is not None:
             self.rates.table.assign(table)
 
     def new_table(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[Any] | None:
-        """The table of an epoch, or None where the epoch before had the same since the last `reset`."""
+        """The table of an epoch, or None if it is unchanged since the previous epoch and the last `reset`."""
         if self._rates_set is not None and np.array_equal(self._rates_set, rates):
             return None
         self._rates_set = rates.copy()
         return self.table(rates)
 
     def table(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        """The table of an epoch: the rates, turned so that the first lies where the step count points to."""
-        turn = self.steps % len(rates)
-        return (np.roll(rates, turn) if turn else rates).astype(self.rates.table.dtype)
+        """The table of an epoch: the rates, rotated so that the first one is at the index of the step
+        count."""
+        shift = self.steps % len(rates)
+        return (np.roll(rates, shift) if shift else rates).astype(self.rates.table.dtype)
 
     def name(self) -> str:
-        """What is recorded as the optimizer that ran."""
-        if isinstance(self.keras, Shared):
+        """The name of the optimizer, as recorded in the settings."""
+        if isinstance(self.keras, SharedOptimizer):
             return f"harness.core.training.optimizers.{type(self.keras.rule).__name__}"
-        public = next(kind for kind in _NATIVE if isinstance(self.keras, kind))
-        return f"keras.optimizers.{public.__name__}"
+        native = next(each for each in _NATIVE if isinstance(self.keras, each))
+        return f"keras.optimizers.{native.__name__}"
 
 
 def build(rule: Rule, variables: Sequence[Any], steps: int, precision: Storage, look_up: LookUp) -> Optimizer:
-    """The optimizer of a program, from what `harness.core.training.optimizers.program_rule` leaves of its
-    rule."""
+    """Build the optimizer of a program; `rule` comes from `harness.core.training.optimizers.program_rule`."""
     rates = Rates(steps, look_up)
-    optimizer = Shared(rule, rates) if rule.impl == "shared" else _native(rule, rates, precision)
+    optimizer = SharedOptimizer(rule, rates) if rule.impl == "shared" else _native(rule, rates, precision)
     optimizer.build(variables)
     rates.table = optimizer.add_variable((steps,), dtype=precision, name="learning_rates")
-    if isinstance(optimizer, Shared):
+    if isinstance(optimizer, SharedOptimizer):
         return Optimizer(optimizer, rates, optimizer.inputs, optimizer.slots)
     slots = _native_slots(rule, optimizer)
     if not hasattr(rule, "weight_decay"):
@@ -148,8 +149,8 @@ def build(rule: Rule, variables: Sequence[Any], steps: int, precision: Storage, 
 def _native(rule: Rule, rates: Rates, precision: Storage) -> Any:
     """Keras' own optimizer for a rule.
 
-    In float64 the numbers are NumPy's, since `ops.cast(0.9, "float64")` on TensorFlow gives the float32
-    number next to 0.9; in float32 they stay Python's, which take the dtype of the weights.
+    In float64 the numbers are NumPy's, because `ops.cast(0.9, "float64")` on TensorFlow rounds 0.9 to float32
+    first. In float32 they stay Python's, which adopt the dtype of the weights.
     """
     n = {name: np.float64(v) if precision == "float64" else v for name, v in numbers(rule).items()}
     match rule:
@@ -171,7 +172,7 @@ def _native(rule: Rule, rates: Rates, precision: Storage) -> Any:
 
 
 def _native_slots(rule: Rule, optimizer: Any) -> dict[str, list[Any]]:
-    """Where Keras' own optimizer keeps the slots of a rule, in the order of the variables that it trains."""
+    """The slots of a rule in Keras' own optimizer, in the order of the trained variables."""
     match rule:
         case SGD():
             return {}
@@ -188,8 +189,8 @@ def _native_slots(rule: Rule, optimizer: Any) -> dict[str, list[Any]]:
 def _coupled() -> Any:
     """Keras' SGD with coupled weight decay.
 
-    The base is taken from an instance: on torch, Keras makes one of another class that updates all variables
-    at once, which a plain subclass of keras.optimizers.SGD would lose.
+    The base class is that of an instance: on torch, Keras returns an instance of another class, which updates
+    all variables at once and which a plain subclass of keras.optimizers.SGD would lose.
     """
     base: Any = type(keras.optimizers.SGD())
 
@@ -197,7 +198,7 @@ def _coupled() -> Any:
         coupled_decay: Any
 
         def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-            """Add weight_decay * w to each gradient, then update as Keras does."""
+            """Add weight_decay * w to each gradient, then apply Keras' own update."""
             variables = self._trainable_variables if trainable_variables is None else trainable_variables
             decay = ops.convert_to_tensor(self.coupled_decay)
             decayed = [g + decay * ops.convert_to_tensor(w) for g, w in zip(grads, variables, strict=True)]
@@ -206,8 +207,8 @@ def _coupled() -> Any:
     return CoupledSGD
 
 
-class Shared(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """`rule.update` on the tensors of any backend; every number of the rule is a variable."""
+class SharedOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Applies `rule.update` to the tensors of any backend; every number of the rule is a variable."""
 
     def __init__(self, rule: Rule, rates: Rates) -> None:
         super().__init__(rates)
@@ -216,7 +217,7 @@ class Shared(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.slots: dict[str, list[Any]] = {}
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Make the state of each variable, and the variables for the rule's numbers."""
+        """Create the state of each variable, and the variables for the rule's numbers."""
         super().build(variables)
         dtype = variables[0].dtype
         self.slots = {name: self.add_optimizer_variables(variables, name) for name in self.rule.slots}

@@ -1,7 +1,8 @@
-"""Program and trainer for every backend of Keras; how the steps are driven is the backend's own: a `Loop`.
+"""Program and trainer for every backend of Keras. Each backend runs the training steps by a `Loop` of its
+own.
 
-The Keras model and optimizer hold the state between runs; a loop trains them, or takes their values over and
-trains those (JAX, whose arrays can't be changed in place).
+The Keras model and optimizer hold the state between runs. A loop trains them in place, or copies their values
+and trains the copies (JAX, whose arrays are immutable).
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from harness.core.training.training_state import (
 
 Array = npt.NDArray[Any]
 Inputs = tuple[Any, ...]
-"""What the model takes of some rows: x, and of padded sequences their lengths. Arrays or tensors."""
+"""The model's inputs for some rows: x and, for padded sequences, their lengths; arrays or tensors."""
 
-FEWEST, MOST = 32, 256
-"""Rows that are predicted at a time."""
+MIN_CHUNK, MAX_CHUNK = 32, 256
+"""Rows per prediction."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a program is made of: the plan, the model, its optimizer and its loss."""
+    """The parts of a program: the plan, the model, its optimizer and its loss."""
 
     plan: Plan
     model: model.Model
@@ -46,7 +47,7 @@ class Parts:
 
     @property
     def trainable(self) -> list[Any]:
-        """The variables that are trained, in the order of the optimizer's state."""
+        """The trainable variables, in the order of the optimizer's state."""
         return list(self.model.keras.trainable_variables)
 
     def loss(self, y: Any, outputs: Any) -> Any:
@@ -55,30 +56,33 @@ class Parts:
 
 
 def native(inputs: Inputs) -> Any:
-    """The inputs as a Keras model is called with them."""
+    """The inputs in the form that a Keras model is called with."""
     return list(inputs) if len(inputs) > 1 else inputs[0]
 
 
-def parts(
-    plan: Plan, compiler: Compiler, look_up: optimizers.LookUp = optimizers.indexed, kind: type | None = None
+def build_parts(
+    plan: Plan,
+    compiler: Compiler,
+    look_up: optimizers.LookUp = optimizers.indexed,
+    model_class: type | None = None,
 ) -> Parts:
-    """Build the model and the optimizer of a plan; `kind` is a subclass of keras.Model to make."""
-    setting = BuildOptions(plan.dtype, compiler, plan.device, plan.precision == "bf16")
-    built = model.build(plan.network, setting, kind)
-    variables = list(built.keras.trainable_variables)
+    """Build the model and the optimizer of a plan; `model_class` is a subclass of keras.Model to use."""
+    options = BuildOptions(plan.dtype, compiler, plan.device, plan.precision == "bf16")
+    network = model.build(plan.network, options, model_class)
+    variables = list(network.keras.trainable_variables)
     optimizer = optimizers.build(plan.rule, variables, plan.steps, plan.dtype, look_up)
-    return Parts(plan, built, optimizer)
+    return Parts(plan, network, optimizer)
 
 
 class Loop(Protocol):
-    """How one backend drives the steps of a program, and reads what came out."""
+    """How a backend runs the training steps of a program and reads the results."""
 
     def feed(self, inputs: Inputs, y: Array) -> None:
-        """Put the training rows on the device; they replace those of the run before."""
+        """Put the training rows on the device, in place of the previous run's."""
         ...
 
     def restart(self, seed: int) -> None:
-        """Take the state over from the Keras model and optimizer, which were loaded just now."""
+        """Start from the state of the Keras model and optimizer, which has just been loaded."""
         ...
 
     def train(self, epochs: Iterable[Epoch]) -> None:
@@ -90,11 +94,11 @@ class Loop(Protocol):
         ...
 
     def predict(self, inputs: Inputs) -> Array:
-        """Raw outputs in evaluation mode for as many rows as at every call, see `_chunk`."""
+        """Raw outputs in evaluation mode. Every call has the same number of rows, see `_chunk`."""
         ...
 
     def read(self, variables: Sequence[Any]) -> list[Array]:
-        """The values that variables of the model and of the optimizer have now."""
+        """The current values of variables of the model and the optimizer."""
         ...
 
     def sync(self) -> None:
@@ -102,26 +106,29 @@ class Loop(Protocol):
         ...
 
     def compilations(self) -> int:
-        """How often something was traced or compiled for this program."""
+        """The number of traces or compilations for this program."""
         ...
 
 
-class Stream(Protocol):
-    """The backend's own stream of random numbers, where dropout draws from that and not from a variable."""
+class DropoutRng(Protocol):
+    """The backend's own random number generator, for a backend whose dropout does not draw from a variable.
+
+    `name` is its key in saved training states.
+    """
 
     name: str
 
-    def place(self) -> Array:
-        """Where it is."""
+    def state(self) -> Array:
+        """A copy of its state."""
         ...
 
-    def go_to(self, place: Array) -> None:
-        """Draw on from there."""
+    def restore(self, state: Array) -> None:
+        """Continue from a state."""
         ...
 
 
 class Program:
-    """A model with its loss and optimizer, driven by the loop of its execution."""
+    """A model with its loss and optimizer, trained by the loop of its execution."""
 
     def __init__(
         self,
@@ -129,25 +136,27 @@ class Program:
         loop: Loop,
         settings: Mapping[str, object],
         sparse: bool = False,
-        stream: Stream | None = None,
+        dropout_rng: DropoutRng | None = None,
     ) -> None:
-        """`sparse`: the optimizer gets an embedding's gradient as rows, see `optimizers.SPARSE_DEVIATION`."""
+        """With `sparse`, the optimizer gets the gradients of embeddings as rows; see
+        `optimizers.SPARSE_DEVIATION`."""
         self._parts = parts
         self._loop = loop
         self._sparse = sparse
-        self._stream = stream
+        self._dropout_rng = dropout_rng
         self._settings = dict(settings)
 
     def trainer(self, examples: Examples, rule: Rule, seed: int) -> Trainer:
         """Start a run, see `harness.core.adapter.Program.trainer`."""
-        return Trainer(self._parts, self._loop, self._stream, examples, rule, seed)
+        return Trainer(self._parts, self._loop, self._dropout_rng, examples, rule, seed)
 
     def compilations(self) -> int:
-        """How often something was traced or compiled for this program."""
+        """The number of traces or compilations for this program."""
         return self._loop.compilations()
 
     def settings(self) -> dict[str, object]:
-        """What runs: backend, optimizer, its known deviations from the rule, the backend's own switches."""
+        """What runs: backend, optimizer and its known deviations from the rule, and the backend's
+        settings."""
         rule = self._parts.plan.rule
         kernels = self._parts.model.recurrent
         return {
@@ -156,7 +165,7 @@ class Program:
             "deviations": optimizers.deviations(rule, self._sparse),
             "loss": _loss_name(self._parts.plan),
             **({"recurrent": " and ".join(kernels)} if kernels else {}),
-            **self._parts.model.mixture(),
+            **self._parts.model.mixed_precision(),
             **self._settings,
         }
 
@@ -165,12 +174,18 @@ class Trainer:
     """One run of a program, see `harness.core.adapter.Trainer`."""
 
     def __init__(
-        self, parts: Parts, loop: Loop, stream: Stream | None, examples: Examples, rule: Rule, seed: int
+        self,
+        parts: Parts,
+        loop: Loop,
+        dropout_rng: DropoutRng | None,
+        examples: Examples,
+        rule: Rule,
+        seed: int,
     ) -> None:
         plan = parts.plan
         self._parts = parts
         self._loop = loop
-        self._stream = stream
+        self._dropout_rng = dropout_rng
         self._rule = rule
         self._seed = seed
         self._inputs = _inputs(plan, examples)
@@ -178,11 +193,11 @@ class Trainer:
         self.sync = loop.sync
 
     def load(self, weights: Weights, state: State | None = None) -> None:
-        """Start over with these weights, a fresh optimizer and the run's dropout stream, or from a state."""
+        """Load weights, and reset the optimizer and the dropout masks, or restore them from a state."""
         parameters = self._parts.model.parameters
         if parameters.keys() != weights.keys():
             differing = sorted(parameters.keys() ^ weights.keys())
-            raise ValueError(f"weights that only the network or only the file has: {', '.join(differing)}")
+            raise ValueError(f"weights in only one of network and file: {', '.join(differing)}")
         for name, variable in parameters.items():
             if weights[name].shape != tuple(variable.shape):
                 problem = f"has the shape {weights[name].shape}, the network needs {tuple(variable.shape)}"
@@ -191,31 +206,31 @@ class Trainer:
         self._steps, self._rate = (state.steps, state.rate) if state else (0, 0.0)
         self._parts.optimizer.reset(self._rule, self._steps)
         if state is not None:
-            self._take_slots(state)
+            self._load_slots(state)
         masks = dict(state.masks) if state else {}
         seed = stream_seed(self._seed, self._steps)
         self._parts.model.seed(seed)
-        streams = self._streams()
-        if masks.keys() >= streams.keys():
-            for name, variable in streams.items():
+        seeds = self._mask_seeds()
+        if masks.keys() >= seeds.keys():
+            for name, variable in seeds.items():
                 variable.assign(masks[name].astype(variable.dtype))
         self._loop.restart(seed)
-        if self._stream is not None and self._stream.name in masks:
-            self._stream.go_to(masks[self._stream.name])
+        if self._dropout_rng is not None and self._dropout_rng.name in masks:
+            self._dropout_rng.restore(masks[self._dropout_rng.name])
 
     def train(self, epochs: Iterable[Epoch]) -> None:
         """Train, see `harness.core.adapter.Trainer.train`."""
-        self._loop.train(self._noted(epochs))
+        self._loop.train(self._counted(epochs))
 
-    def _noted(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
-        """The same epochs; the steps and the last rate of each are noted as it is handed over."""
+    def _counted(self, epochs: Iterable[Epoch]) -> Iterator[Epoch]:
+        """Pass the epochs on, and record the step count and the last rate as each one starts."""
         for epoch in epochs:
             self._steps += len(epoch.order)
             self._rate = last_rate(epoch.rates, self._rate)
             yield epoch
 
     def losses(self) -> npt.NDArray[np.float64]:
-        """The mean loss of each batch of the last epoch, or of the epoch, float64."""
+        """The mean loss of each batch of the last epoch, float64 `[steps]`, or of the whole epoch, `[1]`."""
         return self._loop.losses().astype(np.float64)
 
     def predict(self, split: Split) -> Float:
@@ -225,69 +240,70 @@ class Trainer:
         if not rows:
             return np.zeros((0, *plan.network.out_shape), dtype=plan.dtype)
         whole, rest = divmod(rows, size)
-        places: list[Any] = [slice(start * size, (start + 1) * size) for start in range(whole)]
+        chunks: list[Any] = [slice(start * size, (start + 1) * size) for start in range(whole)]
         if rest:
-            places.append(np.arange(whole * size, (whole + 1) * size) % rows)
-        chunks = [self._loop.predict(tuple(each[place] for each in inputs)) for place in places]
-        outputs: Float = np.concatenate(chunks)[:rows]
-        return outputs
+            chunks.append(np.arange(whole * size, (whole + 1) * size) % rows)
+        outputs = [self._loop.predict(tuple(each[chunk] for each in inputs)) for chunk in chunks]
+        joined: Float = np.concatenate(outputs)[:rows]
+        return joined
 
     def weights(self) -> dict[str, Float]:
-        """The canonical weights as they are now, copied."""
+        """A copy of the current canonical weights."""
         parameters = self._parts.model.parameters
         values = self._loop.read(list(parameters.values()))
         return {name: np.array(value) for name, value in zip(parameters, values, strict=True)}
 
     def state(self) -> State:
-        """Steps, the optimizer's slots (Keras' layouts are canonical), and where the streams of masks are."""
+        """The step count, the optimizer's slots (Keras' layouts are canonical), and the state of the dropout
+        masks."""
         slots: dict[str, Array] = {}
         trained = self._trained()
         for slot, variables in self._parts.optimizer.slots.items():
-            kept = self._loop.read(variables) or [np.zeros(variable.shape) for variable in trained.values()]
-            slots |= {f"{name}/{slot}": np.array(v) for name, v in zip(trained, kept, strict=True)}
-        streams = self._streams()
-        places = self._loop.read(list(streams.values()))
-        masks = {name: np.array(place) for name, place in zip(streams, places, strict=True)}
-        if self._stream is not None and self._parts.plan.network.has_dropout():
-            masks = {self._stream.name: self._stream.place()}
+            values = self._loop.read(variables) or [np.zeros(variable.shape) for variable in trained.values()]
+            slots |= {f"{name}/{slot}": np.array(v) for name, v in zip(trained, values, strict=True)}
+        seeds = self._mask_seeds()
+        values = self._loop.read(list(seeds.values()))
+        masks = {name: np.array(value) for name, value in zip(seeds, values, strict=True)}
+        if self._dropout_rng is not None and self._parts.plan.network.has_dropout():
+            masks = {self._dropout_rng.name: self._dropout_rng.state()}
         return State(self._steps, self._rate, slots, masks)
 
-    def _take_slots(self, state: State) -> None:
+    def _load_slots(self, state: State) -> None:
         slots = self._parts.optimizer.slots
-        given = displacements(state) if DISPLACEMENT in slots else velocities(state)
+        saved = displacements(state) if DISPLACEMENT in slots else velocities(state)
         trained = self._trained()
-        check_slots(given, {f"{n}/{slot}": tuple(v.shape) for n, v in trained.items() for slot in slots})
+        check_slots(saved, {f"{n}/{slot}": tuple(v.shape) for n, v in trained.items() for slot in slots})
         for slot, variables in slots.items():
-            for name, variable in zip(trained, variables, strict=False):  # none with a momentum of 0
-                variable.assign(given[f"{name}/{slot}"].astype(variable.dtype))
+            for name, variable in zip(trained, variables, strict=False):  # no variables with a momentum of 0
+                variable.assign(saved[f"{name}/{slot}"].astype(variable.dtype))
 
     def _trained(self) -> dict[str, Any]:
-        """The trained variables by canonical name, in the order of the optimizer's state."""
+        """The trainable variables by canonical name, in the order of the optimizer's state."""
         names = {id(variable): name for name, variable in self._parts.model.parameters.items()}
         return {names[id(variable)]: variable for variable in self._parts.trainable}
 
-    def _streams(self) -> dict[str, Any]:
-        """The variables that say where the streams of masks are, by name."""
-        generators = self._parts.model.seed_generators if self._stream is None else ()
+    def _mask_seeds(self) -> dict[str, Any]:
+        """The seed variables of the dropout layers, by their keys in saved training states."""
+        generators = self._parts.model.seed_generators if self._dropout_rng is None else ()
         name = keras.backend.backend()
         return {f"{name}.{index}": generator.state for index, generator in enumerate(generators)}
 
 
 def _chunk(plan: Plan) -> int:
-    """Rows that are predicted at a time: those of the validation part, which is predicted after each epoch.
-    The last chunk of another split is filled up, so that all share one program."""
-    return min(MOST, max(FEWEST, plan.rows[1] or plan.rows[2]))
+    """Rows per prediction: the size of the validation split, which is predicted after each epoch. The last
+    chunk of another split is filled up with other rows, so that all chunks share one program."""
+    return min(MAX_CHUNK, max(MIN_CHUNK, plan.rows[1] or plan.rows[2]))
 
 
 def _inputs(plan: Plan, examples: Examples) -> dict[Split, Inputs]:
-    """What the model takes, by split."""
-    given = plan.network.input
-    kind = "int32" if given.vocabulary else plan.dtype
+    """The inputs of the model, by split."""
+    sample = plan.network.input
+    dtype = "int32" if sample.vocabulary else plan.dtype
     splits: tuple[Split, ...] = ("train", "val", "test")
-    inputs: dict[Split, Inputs] = {split: (np.asarray(examples.x[split], kind),) for split in splits}
-    if not given.lengths:
+    inputs: dict[Split, Inputs] = {split: (np.asarray(examples.x[split], dtype),) for split in splits}
+    if not sample.lengths:
         return inputs
-    assert examples.lengths is not None, "the network takes lengths, and the examples have none"
+    assert examples.lengths is not None, "the network needs lengths, and the examples have none"
     return {split: (*inputs[split], np.asarray(examples.lengths[split], np.int32)) for split in splits}
 
 

@@ -45,10 +45,10 @@ def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, li
     found = {}
     instructions = {"wide": {"avx2", "avx512f"}, "narrow": {"avx2"}, "unknown": {"avx2", "avx512f"}}
     for name, known in instructions.items():
-        option = xla_options.WIDE if name != "unknown" else {"xla_cpu_no_such_option": "512"}
+        option = xla_options.WIDE_VECTORS if name != "unknown" else {"xla_cpu_no_such_option": "512"}
         with (
-            mock.patch.object(xla_options.machine, "instructions", lambda known=known: frozenset(known)),
-            mock.patch.object(xla_options, "WIDE", option),
+            mock.patch.object(xla_options.host, "instructions", lambda known=known: frozenset(known)),
+            mock.patch.object(xla_options, "WIDE_VECTORS", option),
             mock.patch.object(loops.jax, "jit", wraps=jax.jit) as jit,
         ):
             xla_options._compiles.cache_clear()

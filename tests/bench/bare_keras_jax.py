@@ -15,7 +15,7 @@ import jax
 import keras
 import numpy as np
 
-from adapters.keras.backends.jax.xla_options import options
+from adapters.keras.backends.jax.xla_options import compiler_options
 from tests.bench.bare_fit import arrays, idiomatic, order
 from tests.bench.networks_keras import network, parameters
 from tests.bench.turns import Turns
@@ -28,7 +28,7 @@ SMALL = ("fnn", "rnn")  # XLA's own products are faster
 def compiled(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     """One jitted step, its state donated."""
     step, state = _step(name, x.shape[1:], turns)
-    step = jax.jit(step, donate_argnums=0, compiler_options=options(name in SMALL))
+    step = jax.jit(step, donate_argnums=0, compiler_options=compiler_options(name in SMALL))
     x, y = jax.device_put(x), jax.device_put(y)
     for turn in turns:
         batches = order(len(x))
@@ -48,7 +48,7 @@ def epoch(name: str, x: np.ndarray, y: np.ndarray, turns: Turns) -> None:
     step, state = _step(name, x.shape[1:], turns)
     x, y = jax.device_put(x), jax.device_put(y)
 
-    @partial(jax.jit, donate_argnums=0, compiler_options=options(name in SMALL))
+    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options(name in SMALL))
     def train(state, x, y, order):
         return jax.lax.scan(lambda state, rows: step(state, x, y, rows), state, order)
 

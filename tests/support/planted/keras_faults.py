@@ -70,7 +70,7 @@ def attention_in_float32(patch: Patch) -> None:
 
 
 def counts_from_zero(patch: Patch) -> None:
-    real = optimizers.Shared._backend_update_step
+    real = optimizers.SharedOptimizer._backend_update_step
 
     def update(self: Any, grads: Any, variables: Any, rate: Any) -> None:
         rule = self.rule
@@ -78,7 +78,7 @@ def counts_from_zero(patch: Patch) -> None:
         real(self, grads, variables, rate)
         self.rule = rule
 
-    patch.setattr(optimizers.Shared, "_backend_update_step", update)
+    patch.setattr(optimizers.SharedOptimizer, "_backend_update_step", update)
 
 
 class _Earlier:
@@ -117,7 +117,10 @@ def ln_epsilon(patch: Patch) -> None:
 
 
 def attention_unmasked(patch: Patch) -> None:
-    patch.setattr(attention, "need", lambda padding: padding._replace(valid=ops.ones_like(padding.valid)))
+    def all_valid(padding: Any) -> Any:
+        return padding._replace(valid=ops.ones_like(padding.valid))
+
+    patch.setattr(attention, "require_padding", all_valid)
 
 
 def own_adam_beta(patch: Patch) -> None:

@@ -1,4 +1,4 @@
-"""Counts what XLA compiles for a program."""
+"""Counts the compilations of XLA for a program, by the events that JAX reports for the whole process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.core.adapter import Epoch
 
 
 class CountedLoop:
-    """A loop of which it is counted what XLA compiles while it is at work, by the events that JAX reports."""
+    """A loop that counts the compilations of XLA while one of its methods runs."""
 
     total = 0
 
@@ -24,7 +24,7 @@ class CountedLoop:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        if self._counting:  # the harness predicts and reads between two epochs of a training
+        if self._counting:  # between two epochs the harness calls `predict` and `read` inside `train`
             yield
             return
         self._counting, before = True, CountedLoop.total

@@ -1,4 +1,4 @@
-"""JAX in this process: what is set for it, what it reports, and its matrix product."""
+"""JAX in this process: its configuration, versions and devices, memory peak, and matrix product."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from harness.core.machine import precision
 from harness.core.validation import ConfigError, Mistake
 
 ASYNC = "jax_cpu_enable_async_dispatch"
-"""What has calls on a CPU computed in the thread that makes them (false), or as JAX has it in another one,
-while this one goes on: steps are made ready during the one before, on a second core. A whole epoch as one
-call gains nothing from that, and waits for two threads to wake each other. JAX does not read it from the
-environment; `configure` does, by this name in capitals."""
-PRODUCTS = {"float32": "highest", "tf32": "tensorfloat32"}  # what JAX calls the precisions on a card
+"""JAX's option to compute calls on a CPU in another thread (the default) instead of the calling one, so that
+steps are prepared during the previous one on a second core. A whole epoch as one call gains nothing from it,
+and waits for two threads to wake each other. JAX does not read it from the environment; `configure` does, by
+this name in capitals."""
+MATMUL_PRECISION = {"float32": "highest", "tf32": "tensorfloat32"}  # JAX's names of the precisions on a GPU
 
 
 def configure(options: AdapterOptions) -> None:
-    """Check what JAX read from the environment when it was imported, platform and precision; set `ASYNC`."""
-    if asked := os.environ.get(ASYNC.upper(), "").lower():
-        jax.config.update(ASYNC, asked not in ("0", "false"))  # type: ignore[no-untyped-call]
+    """Check the platform and precision that JAX read from the environment at import; set `ASYNC`.
+
+    Raises ConfigError for a precision or device that JAX does not have in this process.
+    """
+    if value := os.environ.get(ASYNC.upper(), "").lower():
+        jax.config.update(ASYNC, value not in ("0", "false"))  # type: ignore[no-untyped-call]
     wide = jax.config.values["jax_enable_x64"]
     if wide != (options.precision == "float64"):
         needed = "1" if options.precision == "float64" else "0"
@@ -31,7 +34,7 @@ def configure(options: AdapterOptions) -> None:
         raise ConfigError([Mistake("precision", problem)])
     platform = jax.default_backend()
     if platform != ("gpu" if options.device == "cuda" else "cpu"):
-        raise ConfigError([Mistake("device", f"{options.device!r} was asked for, JAX runs on {platform!r}")])
+        raise ConfigError([Mistake("device", f"{options.device!r} requested, but JAX runs on {platform!r}")])
     if options.device == "cpu":
         if refused := precision.mistakes(options.precision, options.device):
             raise ConfigError(refused)
@@ -39,13 +42,13 @@ def configure(options: AdapterOptions) -> None:
     major, _, minor = str(jax.devices()[0].compute_capability).partition(".")
     if refused := precision.mistakes(options.precision, options.device, (int(major), int(minor or 0))):
         raise ConfigError(refused)
-    wanted = PRODUCTS.get(options.precision)
-    if wanted is not None:  # by default XLA takes TF32 for float32 where a card has it
-        jax.config.update("jax_default_matmul_precision", wanted)  # type: ignore[no-untyped-call]
+    matmul_precision = MATMUL_PRECISION.get(options.precision)
+    if matmul_precision is not None:  # by default XLA uses TF32 for float32 on a GPU that has it
+        jax.config.update("jax_default_matmul_precision", matmul_precision)  # type: ignore[no-untyped-call]
 
 
 def environment(options: AdapterOptions) -> dict[str, object]:
-    """Versions, and the devices that JAX reports. XLA does not report its threads."""
+    """Versions, devices and settings as JAX reports them. XLA does not report its threads."""
     return {
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
@@ -53,23 +56,23 @@ def environment(options: AdapterOptions) -> dict[str, object]:
         "cpu_devices": jax.device_count(),
         "async_dispatch": jax.config.read(ASYNC),  # type: ignore[no-untyped-call]
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "tf32": jax.config.values["jax_default_matmul_precision"] == PRODUCTS["tf32"],
+        "tf32": jax.config.values["jax_default_matmul_precision"] == MATMUL_PRECISION["tf32"],
     }
 
 
 def start_device_peak(options: AdapterOptions) -> bool:
-    """JAX has one peak, the process'."""
+    """Whether a new peak could be started: on a GPU, JAX has a single peak for the whole process."""
     return options.device == "cpu"
 
 
 def device_peak_mb(options: AdapterOptions) -> float | None:
-    """Of arrays and what programs need beside them; None where the device keeps no count."""
+    """The peak of arrays and of the programs' temporary memory; None if the device does not count it."""
     stats = None if options.device == "cpu" else jax.devices()[0].memory_stats()
     return float(stats["peak_bytes_in_use"]) / 1e6 if stats else None
 
 
 def product(size: int, options: AdapterOptions) -> Callable[[], None]:
-    """A product of two matrices of so many rows, as a function that returns when it is computed."""
+    """A function that multiplies two matrices, `[size, size]`, and returns once the product is computed."""
     keys = jax.random.split(jax.random.key(0))
     left, right = (jax.random.uniform(key, (size, size), factors(options.precision)) for key in keys)
     compiled = jax.jit(jax.numpy.matmul)

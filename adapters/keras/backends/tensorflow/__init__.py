@@ -1,1 +1,1 @@
-"""Keras on TensorFlow."""
+"""Keras on TensorFlow: compiled steps and epochs as `tf.function`s, and TensorFlow's own kernel for Adam."""

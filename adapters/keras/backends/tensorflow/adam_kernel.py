@@ -1,9 +1,9 @@
-"""Adam's update as the one kernel that TensorFlow has for it, for programs that XLA does not compile.
+"""Adam's update as the single kernel that TensorFlow has for it, for programs without XLA.
 
-Keras writes the update as a dozen operations, each of which goes through all numbers of a weight. XLA makes
-one loop of them; without it they took 2.2 of the 5.6 ms of a CNN's step (0.8 million weights, one core), and
-the kernel takes 1.4. It computes the formula that Keras has (Kingma and Ba, arXiv:1412.6980, end of section
-2), epsilon in the same place. The other rules are a few operations, where a kernel of their own gains little.
+Keras writes the update as a dozen operations, each of which passes over all values of a weight. XLA fuses
+them into one loop; without it they took 2.2 of the 5.6 ms of a CNN's step (0.8 million weights, one core),
+and the kernel takes 1.4. It computes Keras' formula (Kingma and Ba, arXiv:1412.6980, end of section 2), with
+epsilon in the same place. The other rules have few operations, so a kernel of their own would gain little.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import keras
 import tensorflow as tf
 
 
-def take_over(optimizer: Any) -> bool:
-    """Let a Keras optimizer update each variable with TensorFlow's kernel, if it is an Adam or AdamW, whose
-    decay stays Keras'. Whether it is."""
+def use_kernel(optimizer: Any) -> bool:
+    """Make a Keras Adam or AdamW update its variables with TensorFlow's kernel; AdamW's decay stays Keras'.
+
+    Returns whether the optimizer is one of these; any other is left unchanged.
+    """
     if not isinstance(optimizer, keras.optimizers.Adam):
         return False
 
@@ -24,13 +26,13 @@ def take_over(optimizer: Any) -> bool:
         def number(value: Any) -> Any:
             return tf.cast(value, variable.dtype)
 
-        place = optimizer._get_variable_index(variable)
+        index = optimizer._get_variable_index(variable)
         step = number(optimizer.iterations.value + 1)
         beta_1, beta_2 = number(optimizer.beta_1), number(optimizer.beta_2)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=optimizer._momentums[place].value.handle,
-            v=optimizer._velocities[place].value.handle,
+            m=optimizer._momentums[index].value.handle,
+            v=optimizer._velocities[index].value.handle,
             beta1_power=tf.pow(beta_1, step),
             beta2_power=tf.pow(beta_2, step),
             lr=number(learning_rate),

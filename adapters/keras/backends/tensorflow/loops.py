@@ -1,6 +1,7 @@
-"""Keras on TensorFlow: one `tf.function` a step, or the whole epoch as one, each with or without XLA.
+"""The training loops on TensorFlow: a step or the whole epoch as a `tf.function`, with or without XLA, or
+`fit`.
 
-Data, order and learning rates are arguments or variables: a program serves every run of the same shapes.
+Data, order and learning rates are arguments or variables, so a program serves every run of the same shapes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tensorflow as tf
 
 from adapters.keras.backends.tensorflow import adam_kernel
 from adapters.keras.fit import Fit
-from adapters.keras.program import Array, Inputs, Parts, Program, native, parts
+from adapters.keras.program import Array, Inputs, Parts, Program, build_parts, native
 from harness.core.adapter import Epoch, Execution, Plan
 from harness.core.network import Conv1D, Conv2D, Embedding
 
@@ -24,48 +25,48 @@ EXECUTIONS: tuple[Execution, ...] = ("idiomatic", "compiled", "epoch")
 
 
 def build(plan: Plan) -> Program:
-    """The program of a plan."""
+    """Build the program of a plan."""
     if plan.xla is None:
-        plan = replace(plan, xla=_pays(plan))
+        plan = replace(plan, xla=_xla_is_faster(plan))
     if plan.execution == "idiomatic":
         return _idiomatic(plan)
-    made = parts(plan, "xla" if plan.xla else "graph", _look_up)
-    # else XLA fuses all updates
-    by_kernel = not plan.xla and adam_kernel.take_over(made.optimizer.keras)
-    return Program(made, _Compiled(made), {"xla": plan.xla, "fused": by_kernel})
+    parts = build_parts(plan, "xla" if plan.xla else "graph", _look_up)
+    # with XLA the updates are fused anyway
+    by_kernel = not plan.xla and adam_kernel.use_kernel(parts.optimizer.keras)
+    return Program(parts, _CompiledLoop(parts), {"xla": plan.xla, "fused": by_kernel})
 
 
-def _pays(plan: Plan) -> bool:
-    """Whether XLA is likely to be faster: on a CPU it slows convolutions down, 2 to 16 times."""
+def _xla_is_faster(plan: Plan) -> bool:
+    """Whether XLA is likely to be faster: on a CPU it makes convolutions 2 to 16 times slower."""
     convolves = any(isinstance(node.layer, Conv1D | Conv2D) for node in plan.network.layers())
     return plan.device != "cpu" or not convolves
 
 
 def _look_up(table: Any, step: Any, steps: int) -> Any:
-    """The rate of a step, gathered and not sliced: XLA wants the begin of a slice at compile time, so the
-    program would be compiled anew for every value of the step count that it is called with."""
+    """The rate of a step by a gather. XLA needs the start of a slice at compile time, so with a slice it
+    would compile the program again for every value of the step count."""
     return tf.gather(table, step % steps)
 
 
 def _idiomatic(plan: Plan) -> Program:
-    made = parts(plan, "none", _look_up, _Traced)
-    model = made.model.keras
-    forward = _forward(made)
+    parts = build_parts(plan, "none", _look_up, _TraceCounter)
+    model = parts.model.keras
+    forward = _forward(parts)
     fit = Fit(
-        made,
+        parts,
         lambda inputs: np.asarray(forward(_constants(inputs))),
         seed=lambda seed: None,
         sync=tf.test.experimental.sync_devices,
         compilations=lambda: model.traces + forward.experimental_get_tracing_count(),
-        source=_Rows(plan),
+        source=_PipelineSource(plan),
     )
     sparse = any(isinstance(n.layer, Embedding) and not n.frozen for n in plan.network.layers())
-    return Program(made, fit, {"xla": bool(model.jit_compile)}, sparse)
+    return Program(parts, fit, {"xla": bool(model.jit_compile)}, sparse)
 
 
-class _Rows:
-    """A `tf.data` pipeline for `fit`; see `adapters.keras.fit.Source`. The order of the epoch is a variable
-    that it reads: of arrays, TensorFlow makes copies when `fit` begins."""
+class _PipelineSource:
+    """A `tf.data` pipeline for `fit`; see `adapters.keras.fit.Source`. It reads the order of the epoch from a
+    variable, because TensorFlow copies arrays when `fit` starts."""
 
     def __init__(self, plan: Plan) -> None:
         self._steps = plan.steps
@@ -73,15 +74,15 @@ class _Rows:
         self._dataset: Any = None
 
     def feed(self, inputs: Inputs, y: Array) -> None:
-        given, targets, order = _constants(inputs), tf.constant(y), self._order
+        features, targets, order = _constants(inputs), tf.constant(y), self._order
 
         def batch(step: Any) -> tuple[Any, Any]:
             rows = tf.gather(order, step)
-            x = tuple(tf.gather(each, rows) for each in given)  # a list would be stacked into one tensor
+            x = tuple(tf.gather(each, rows) for each in features)  # a list would be stacked into one tensor
             return x if len(x) > 1 else x[0], tf.gather(targets, rows)
 
-        # There is nothing to tune, and closing a pipeline that is tuned waits for its tuner to wake up from a
-        # sleep about as long as the pipeline is old, up to a minute (TensorFlow 2.21).
+        # Nothing here needs tuning, and closing a tuned pipeline waits for its tuner to wake up from a sleep
+        # about as long as the age of the pipeline, up to a minute (TensorFlow 2.21).
         options = tf.data.Options()
         options.autotune.enabled = False
         dataset = tf.data.Dataset.range(self._steps).map(batch).prefetch(tf.data.AUTOTUNE)
@@ -94,8 +95,8 @@ class _Rows:
         return {"x": self._dataset}
 
 
-class _Traced(keras.Model):  # type: ignore[misc]
-    """Counts how often `fit` traces its step; a traced step runs without coming by here."""
+class _TraceCounter(keras.Model):  # type: ignore[misc]
+    """Counts how often `fit` traces its step; a traced step runs without this Python code."""
 
     traces = 0
 
@@ -105,14 +106,15 @@ class _Traced(keras.Model):  # type: ignore[misc]
         return super().train_step(data)
 
 
-class _Compiled:
-    """The state is in Keras' variables, the rows are on the device; one call a step, or one an epoch."""
+class _CompiledLoop:
+    """Calls the program of a step or of an epoch; the state is in Keras' variables, the rows are on the
+    device."""
 
-    def __init__(self, made: Parts) -> None:
-        self._made = made
-        self._forward = _forward(made)
-        whole = made.plan.execution == "epoch"
-        self._program = _whole_epoch(made) if whole else _one_step(made)
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._forward = _forward(parts)
+        whole = parts.plan.execution == "epoch"
+        self._program = _whole_epoch(parts) if whole else _one_step(parts)
         self._run: Callable[[Any, Any], Any] = self._whole if whole else self._steps
         self._concrete: Any = None
         self._data: tuple[Inputs, Any] = ((), None)
@@ -129,22 +131,23 @@ class _Compiled:
             self._losses = self._run(tf.constant(order), rates)
 
     def _whole(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
-        # The program itself puts the rates into the optimizer: from here that takes longer than two steps.
-        rates = tf.constant(self._made.optimizer.table(learning_rates))
+        # The program itself assigns the rates to the optimizer: an assignment here takes longer than two
+        # steps.
+        rates = tf.constant(self._parts.optimizer.table(learning_rates))
         return self._compiled(order, rates)(*self._data, order, rates)
 
     def _steps(self, order: Any, learning_rates: npt.NDArray[np.float64]) -> Any:
-        self._made.optimizer.set_rates(learning_rates)
+        self._parts.optimizer.set_rates(learning_rates)
         inputs, y = self._data
         steps = tf.unstack(order)
         program = self._compiled(steps[0])
         return [program(inputs, y, rows) for rows in steps]
 
     def _compiled(self, *arguments: Any) -> Any:
-        """The program for the one signature that it will ever have.
+        """The program for its only signature.
 
-        Calling that rather than the `tf.function`, which looks its arguments up anew each time, saves a third
-        of a small step.
+        The `tf.function` would look up its signature at every call; to call the concrete function saves a
+        third of a small step.
         """
         if self._concrete is None:
             self._concrete = self._program.get_concrete_function(*self._data, *arguments)
@@ -163,7 +166,7 @@ class _Compiled:
         tf.test.experimental.sync_devices()
 
     def compilations(self) -> int:
-        """How often TensorFlow has traced; of what XLA compiles it gives Python no count."""
+        """The number of traces; TensorFlow does not report XLA's compilations to Python."""
         counts = (f.experimental_get_tracing_count() for f in (self._program, self._forward))
         return sum(counts)
 
@@ -172,26 +175,26 @@ def _constants(inputs: Inputs) -> Inputs:
     return tuple(tf.constant(each) for each in inputs)
 
 
-def _forward(made: Parts) -> Any:
-    """Outputs in evaluation mode, `[rows, outputs]` from the inputs of these rows."""
+def _forward(parts: Parts) -> Any:
+    """A function from the inputs of some rows to the outputs in evaluation mode, `[rows, outputs]`."""
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def forward(inputs: Inputs) -> Any:
-        return made.model.keras(native(inputs), training=False)
+        return parts.model.keras(native(inputs), training=False)
 
     return forward
 
 
-def _step(made: Parts) -> Callable[..., Any]:
-    """One training step, not compiled: the loss of a batch, whose gradient went into the variables."""
-    model, optimizer, trainable = made.model.keras, made.optimizer.keras, made.trainable
+def _step(parts: Parts) -> Callable[..., Any]:
+    """One training step, not compiled, which updates the variables and returns the loss of the batch."""
+    model, optimizer, trainable = parts.model.keras, parts.optimizer.keras, parts.trainable
     variables = [variable.value for variable in trainable]
 
     def step(inputs: Inputs, y: Any, rows: Any) -> Any:
         batch, targets = tuple(tf.gather(each, rows) for each in inputs), tf.gather(y, rows)
         with tf.GradientTape() as tape:
-            loss = made.loss(targets, model(native(batch), training=True))
-        # that of an embedding comes as one row a token, which Keras' optimizers don't add up
+            loss = parts.loss(targets, model(native(batch), training=True))
+        # the gradient of an embedding has one row per token, which Keras' optimizers do not sum
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
         optimizer.apply(gradients, trainable)
         return loss
@@ -199,16 +202,16 @@ def _step(made: Parts) -> Callable[..., Any]:
     return step
 
 
-def _one_step(made: Parts) -> Any:
-    return tf.function(_step(made), autograph=False, jit_compile=made.plan.xla)
+def _one_step(parts: Parts) -> Any:
+    return tf.function(_step(parts), autograph=False, jit_compile=parts.plan.xla)
 
 
-def _whole_epoch(made: Parts) -> Any:
-    step, plan = _step(made), made.plan
+def _whole_epoch(parts: Parts) -> Any:
+    step, plan = _step(parts), parts.plan
 
     @tf.function(autograph=False, jit_compile=plan.xla)  # type: ignore[untyped-decorator]
     def epoch(inputs: Inputs, y: Any, order: Any, rates: Any) -> Any:
-        made.optimizer.rates.table.assign(rates)
+        parts.optimizer.rates.table.assign(rates)
 
         def body(number: Any, losses: Any) -> tuple[Any, Any]:
             loss = step(inputs, y, order[number])

@@ -1,4 +1,4 @@
-"""torch in this process: what is set for it, what it reports, and its matrix product."""
+"""torch in this process: its configuration, version and devices, memory peak, and matrix product."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from harness.core.validation import ConfigError, Mistake
 
 
 def configure(options: AdapterOptions) -> None:
-    """Set the threads and what a card may round; Keras took its device from the environment."""
+    """Set the threads and the precision of a GPU; Keras reads its device from the environment.
+
+    Raises ConfigError for a precision or device that torch does not have in this process.
+    """
     torch.set_num_threads(options.threads)
-    thread_state.fill()
+    thread_state.set_defaults()
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError([Mistake("device", f"{options.device!r} was asked for, torch sees no GPU")])
+        raise ConfigError([Mistake("device", f"{options.device!r} requested, but torch sees no GPU")])
     capability = torch.cuda.get_device_capability() if options.device == "cuda" else None
     if refused := precision.mistakes(options.precision, options.device, capability):
         raise ConfigError(refused)
-    # torch's own default is that convolutions and recurrent layers may round, and matrix products may not
+    # torch's default allows TF32 for convolutions and recurrent layers but not for matrix products
     torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
     torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
@@ -46,19 +49,19 @@ def _cudnn() -> int | None:
 
 
 def start_device_peak(options: AdapterOptions) -> bool:
-    """The caching allocator counts what tensors take."""
+    """Start a new peak of the caching allocator; it counts the memory of tensors."""
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     return True
 
 
 def device_peak_mb(options: AdapterOptions) -> float | None:
-    """Of tensors; what the allocator keeps in reserve for others is not in it."""
+    """The peak memory of tensors, without the allocator's reserve; None on a CPU."""
     return torch.cuda.max_memory_allocated() / 1e6 if options.device == "cuda" else None
 
 
 def product(size: int, options: AdapterOptions) -> Callable[[], None]:
-    """A product of two matrices of so many rows, as a function that returns when it is computed."""
+    """A function that multiplies two matrices, `[size, size]`, and returns once the product is computed."""
     device, dtype = torch.device(options.device), getattr(torch, factors(options.precision))
     left, right, result = torch.rand(3, size, size, dtype=dtype, device=device)
 
@@ -70,6 +73,6 @@ def product(size: int, options: AdapterOptions) -> Callable[[], None]:
 
 
 def wait(device: torch.device) -> None:
-    """Block until the device is idle; a CPU computes synchronously."""
+    """Wait for the device; a CPU computes synchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,13 +1,13 @@
 """Random numbers that are the same on every machine, for every version of NumPy.
 
-The splits, the weights and the order of batches are part of what a run is, so they must not change when
-NumPy does. NumPy promises the bit streams of `PCG64(SeedSequence(...)).random_raw` for ever, but not the
-methods of `Generator` (NEP 19). Hence only raw bits are taken from NumPy, and everything that is made of them
-uses operations that IEEE 754 rounds correctly: + - * / and the square root. The C library's logarithm and
-sine, which differ in the last bit between machines, are replaced by series of such operations.
+Splits, weights and the order of batches are part of a run's identity, so they must not change with NumPy's
+version. NumPy guarantees the bit streams of `PCG64(SeedSequence(...)).random_raw` permanently, but not the
+methods of `Generator` (NEP 19). Hence only raw bits come from NumPy, and all derived values use operations
+that IEEE 754 rounds correctly: + - * / and the square root. The C library's logarithm and sine, which differ
+in the last bit between machines, are replaced by series of such operations.
 
-Every use has a stream of its own, named by a key such as `("order", seed, epoch)`: drawing more in one place
-never shifts the numbers in another.
+Every use has its own stream, named by a key such as `("order", seed, epoch)`: drawing more numbers in one
+place never shifts the numbers in another.
 """
 
 from __future__ import annotations
@@ -33,29 +33,30 @@ _SINE_TERMS = [(-1.0) ** k / factorial(2 * k + 1) for k in range(13)]
 
 
 def uniform(size: Size, *key: int | str) -> Float64:
-    """Float64 values in [0, 1) on a grid of 2**-53, from the stream named `key`."""
+    """Draw float64 values in [0, 1) on a grid of 2**-53, from the stream named `key`."""
     return (_raw(size, key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normal(size: Size, *key: int | str) -> Float64:
-    """Float64 values of the standard normal distribution, from the stream named `key`.
+    """Draw float64 values of the standard normal distribution, from the stream named `key`.
 
-    By the transform of Box & Muller (1958), one value from each pair of uniform ones; |value| <= 8.6.
+    Uses the transform of Box & Muller (1958), one value from each pair of uniform values; |value| <= 8.6.
     """
     radius = np.sqrt(-2.0 * _log(1.0 - uniform(size, *key, "radius")))
     return radius * _sine_of_turn(uniform(size, *key, "angle"))
 
 
 def permutation(n: int, *key: int | str) -> NDArray[np.int64]:
-    """The numbers 0 ... n-1 in an order given by the stream named `key`, int64 [n].
+    """Return the numbers 0 ... n-1 in an order drawn from the stream named `key`, int64 [n].
 
-    The order sorts one raw 64-bit number per place; equal numbers (n² / 2⁶⁵ of all cases) keep their order.
+    The order sorts one raw 64-bit number per element; equal numbers (n² / 2⁶⁵ of all cases) keep their order.
     """
     return np.argsort(_raw(n, key), kind="stable").astype(np.int64)
 
 
 def _raw(size: Size, key: tuple[int | str, ...]) -> NDArray[np.uint64]:
-    # JSON keeps 1 and "1", ("ab", "c") and ("a", "bc") apart; index() turns NumPy's integers into Python's.
+    # JSON distinguishes 1 and "1", ("ab", "c") and ("a", "bc"); index() converts NumPy's integers to
+    # Python's.
     text = json.dumps([part if isinstance(part, str) else operator.index(part) for part in key])
     entropy = int.from_bytes(hashlib.sha256(text.encode()).digest(), "little")
     bits = np.random.PCG64(np.random.SeedSequence(entropy))
@@ -71,7 +72,7 @@ def _series(terms: list[float], x: Float64) -> Float64:
 
 
 def _log(x: Float64) -> Float64:
-    """The natural logarithm of positive values."""
+    """Return the natural logarithm of positive values."""
     mantissa, exponent = np.frexp(x)
     small = mantissa < _SQRT_HALF
     mantissa = np.where(small, 2.0 * mantissa, mantissa)
@@ -81,6 +82,7 @@ def _log(x: Float64) -> Float64:
 
 
 def _sine_of_turn(turn: Float64) -> Float64:
-    """sin(2 pi (1/4 - |turn - 1/2|)): over turn in [0, 1) has the values of a sine on a full circle."""
+    """Return sin(2 pi (1/4 - |turn - 1/2|)): for turn in [0, 1), the distribution of a sine on a full
+    circle."""
     x = 2.0 * _PI * (0.25 - np.abs(turn - 0.5))
     return x * _series(_SINE_TERMS, x * x)

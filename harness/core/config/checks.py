@@ -1,8 +1,8 @@
-"""Checks of single sections of a raw configuration.
+"""Checks of raw sections that types cannot express: layer tree, device, execution, environment.
 
-`RunConfig.parse` stops reading at the first section that has the wrong types. These checks look at the raw
-sections instead, each on its own, so that a mistake in one section does not hide those in another and the
-user sees all of them at once. A section that is missing or has another type passes: `parse` reports that.
+They read the raw mapping, not the parsed `RunConfig`, which does not exist if any section has a wrong type. A
+mistake in one section therefore does not hide those in another, and the user sees all of them at once. A
+section that is missing or has the wrong type passes here: `RunConfig.parse` reports it.
 """
 
 from __future__ import annotations

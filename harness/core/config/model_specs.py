@@ -1,7 +1,7 @@
 """A cache of parsed layer trees.
 
-The runs of a sweep usually share a few models, and parsing a tree costs more than all other sections
-together, so each distinct tree is parsed once per process.
+The runs of a sweep share a few models. Each distinct tree is parsed once per process and reused
+for all runs that contain it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What training means, independent of any framework: update rules, schedules, batches, losses, metrics."""
+"""Training without a framework: update rules, schedules, batches, losses, metrics, state, weights."""

@@ -1,8 +1,8 @@
 """The losses by name, with a NumPy reference of each.
 
-All of them are computed from raw network outputs (logits): a sigmoid or softmax in the network followed by a
-logarithm loses digits and, in frameworks that clip, changes the gradient. The reference is what the adapters'
-native losses are held against, and what the evaluation reports, so that it is one formula for all.
+All losses are computed from raw network outputs (logits): a sigmoid or softmax in the network followed by a
+logarithm loses digits and, in frameworks that clip, changes the gradient. The adapters' native losses are
+checked against the reference, and the evaluation reports the reference, so that all results use one formula.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ NAMES = tuple(_LOSSES)
 
 
 def default_loss(task: Task) -> str:
-    """The loss of a task for which none was chosen."""
+    """Return the default loss of a task."""
     if task.kind != "classification":
         return "mse"
     return "binary_cross_entropy" if task.outputs == 2 else "cross_entropy"
 
 
 def check(task: Task, loss: str, key: str = "train.loss") -> list[Mistake]:
-    """What is wrong with this loss for this task; `key` is the place that messages name."""
+    """Return the mistakes of using this loss for this task; messages name `key`."""
     suitable = [name for name, entry in _LOSSES.items() if entry.suits(task)]
     if loss in suitable:
         return []
@@ -84,7 +84,7 @@ def check(task: Task, loss: str, key: str = "train.loss") -> list[Mistake]:
 
 
 def outputs(task: Task, loss: str) -> int:
-    """How many numbers a network gives per row under this loss. Raises ConfigError if the two don't fit."""
+    """Return the number of network outputs per row; raises ConfigError if the loss does not suit the task."""
     mistakes = check(task, loss)
     if mistakes:
         raise ConfigError(mistakes)
@@ -92,7 +92,7 @@ def outputs(task: Task, loss: str) -> int:
 
 
 def value(loss: str, outputs: Floats, targets: Array) -> float:
-    """The mean loss over all rows (and targets), computed in the dtype of `outputs`.
+    """Compute the mean loss over all rows (and targets), in the dtype of `outputs`.
 
     outputs: raw network outputs, floating point [rows, n]. targets: class numbers int64 [rows], or
     [rows, targets] for mse. Outputs that are not finite give nan or inf, never an error.

@@ -1,7 +1,8 @@
-"""Predictions of any framework -> metrics, by one function for all.
+"""Compute metrics from the raw outputs of any framework.
 
-Frameworks define their own metrics differently (averages of batch means, thresholds, running states), so none
-of them is asked: each hands over its raw outputs for a whole split, and the figures are made here in float64.
+Frameworks define metrics differently (averages of batch means, thresholds, running states), so their own are
+not used: an adapter returns the raw outputs for a whole split, and this module computes the metrics in
+float64.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ def evaluate(
     target_mean: NDArray[np.float64],
     target_std: NDArray[np.float64],
 ) -> dict[str, float]:
-    """The metrics of one split.
+    """Compute the metrics of one split.
 
     outputs: raw network outputs [rows, n]. targets: class numbers int64 [rows], or float [rows, targets] in
-    training units. Returned: `loss` in training units, and `accuracy precision recall f1` (the last three
-    averaged over classes) or `mse mae r2` in the original units, `y * target_std + target_mean`; of a
+    training units. Returns `loss` in training units, and `accuracy precision recall f1` (the last three
+    averaged over classes) or `mse mae r2` in the original units, `y * target_std + target_mean`; for a
     reconstruction in training units, which are those of its input.
-    Where an output is not finite, every metric is nan.
+    If any output is not finite, all metrics are nan.
     """
     outputs = outputs.astype(np.float64)
     keys = CLASSIFICATION if task.kind == "classification" else REGRESSION
@@ -50,9 +51,9 @@ def evaluate(
 def confusion_matrix(
     task: Task, loss: str, outputs: NDArray[Any], targets: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """How often class i (row) was taken for class j (column): int64 [classes, classes].
+    """Count how often class i (row) was predicted as class j (column): int64 [classes, classes].
 
-    Rows whose outputs are not finite predict nothing and are not counted.
+    Samples whose outputs are not finite are not counted.
     """
     usable = np.isfinite(outputs).all(axis=1)
     scores, truth = outputs[usable], targets[usable].astype(np.int64)
@@ -63,7 +64,7 @@ def confusion_matrix(
 
 
 def _classification(confusion: NDArray[np.int64]) -> tuple[float, ...]:
-    """Accuracy and macro precision, recall, F1, over the classes that are true or predicted somewhere.
+    """Return accuracy and macro precision, recall, F1, over the classes that occur or are predicted.
 
     A class that was never predicted has precision 0; one that never occurs has recall 0.
     """
@@ -78,7 +79,7 @@ def _classification(confusion: NDArray[np.int64]) -> tuple[float, ...]:
 
 
 def _regression(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, ...]:
-    """MSE and MAE over all values; R² per target, then averaged (nan for a target that never varies)."""
+    """Return MSE and MAE over all values, and R² averaged over targets (nan if a target is constant)."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         error = predicted - true
         unexplained = np.square(error).sum(axis=0)
@@ -89,10 +90,10 @@ def _regression(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> tu
 
 
 def _reconstruction(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, ...]:
-    """MSE and MAE over all values; R² as the part of the whole variance that is explained.
+    """Return MSE and MAE over all values, and R² as the explained share of the total variance.
 
-    That is how principal components are judged. A mean of one R² a pixel would be undefined for images, in
-    whose corners nothing varies. It is nan where nothing varies at all.
+    Principal components are rated in the same way. A mean of one R² per pixel would be undefined for images
+    with constant corners. R² is nan if no value varies.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         error = predicted - true

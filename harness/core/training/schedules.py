@@ -1,4 +1,10 @@
-"""Learning-rate schedules."""
+"""Learning-rate schedules: a factor on the learning rate as a function of the epoch.
+
+Every schedule takes a linear warm-up and computes the rates of all steps of a training at once, in NumPy. The
+frameworks receive them as inputs, so a schedule is the same in each of them and changing it compiles nothing.
+A schedule's method `factor(epoch, epochs)` gets the time since the warm-up in epochs (fractional, one value
+for each step) and the length of the training without the warm-up.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +40,7 @@ class Cosine:
 
     def factor(self, epoch: npt.NDArray[np.float64], epochs: float) -> npt.NDArray[np.float64]:
         progress = np.minimum(epoch / max(epochs, 1e-12), 1.0)
-        # math.cos and not np.cos: NumPy's vectorised cosine may differ in its last bit between processors
+        # math.cos, not np.cos: NumPy's vectorised cosine may differ in its last bit between processors
         half_wave = np.array([0.5 * (1 + math.cos(math.pi * p)) for p in progress])
         return self.final_fraction + (1 - self.final_fraction) * half_wave
 
@@ -54,7 +60,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Exponential:
-    """Multiplied by `decay_factor` an epoch, smoothly: decay_factor ** epoch."""
+    """Multiplied by `decay_factor` per epoch, smoothly: decay_factor ** epoch."""
 
     name: ClassVar[str] = "exponential"
     warmup_epochs: Decay = 0.0
@@ -71,10 +77,10 @@ Schedule = Constant | Cosine | Step | Exponential
 def learning_rates(
     schedule: Schedule, learning_rate: float, epochs: int, steps_per_epoch: int
 ) -> npt.NDArray[np.float64]:
-    """The learning rate of every step, float64 `[epochs, steps_per_epoch]`.
+    """Return the learning rate of every step, float64 `[epochs, steps_per_epoch]`.
 
-    A schedule's clock starts when the linear warm-up (Goyal et al. 2017, section 2.2) ends; during the
-    warm-up, step k of K runs at (k + 1) / K of the full rate, so that no step is wasted at zero.
+    A schedule's time starts when the linear warm-up (Goyal et al. 2017, section 2.2) ends. Step k of K of the
+    warm-up runs at (k + 1) / K of the full rate, so that no step is wasted at rate 0.
     """
     total = epochs * steps_per_epoch
     warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total)

@@ -1,15 +1,15 @@
-"""What a training is besides its weights: the optimizer's state, the step count, where the dropout masks are.
+"""The state of a training besides its weights: optimizer state, step count, position of the dropout stream.
 
-Like the weights it has one layout for all frameworks, so that a training can stop in one and go on in
-another: the slots of `harness.core.training.optimizers`'s rules, each array in the canonical layout of its
-weight. Two things have no common form and are kept so that nothing is lost where they are at home:
+Like the weights it has one layout for all frameworks, so that a training can stop in one and resume in
+another: the slots of the rules in `harness.core.training.optimizers`, each array in the canonical layout of
+its weight. Two parts have no common form and are stored so that the framework that wrote them loses nothing:
 
-- Keras' own SGD keeps no velocity v but the displacement d = -rate * v, with the rates of all steps in it.
-  It is given as it is, under the name `displacement`. Turned into a velocity, and back, it is divided by the
-  last learning rate: exact where the rate is constant, else as close as the two definitions come.
-- Masks are drawn from a framework's own stream, which no other one can go on with. Where a stream's place is
-  not known, a new one begins, by `stream_seed`: one that depends on the step, so that the masks of the first
-  epochs don't come a second time.
+- Keras' own SGD stores not the velocity v but the displacement d = -rate * v, which contains the rates of all
+  steps. It is stored unchanged, under the name `displacement`. Conversion to a velocity divides by the last
+  learning rate: exact if the rate is constant, otherwise as close as the two definitions allow.
+- Dropout masks come from a framework's own random stream, which no other framework can continue. Without a
+  known position a new stream starts with `stream_seed`, which depends on the step, so that the masks of the
+  first epochs are not repeated.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ VELOCITY, DISPLACEMENT = "velocity", "displacement"
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """`steps`: how many were done; `rate`: the learning rate of the last step whose rate was above 0 (0.0 if
-    there was none); `slots`: the optimizer's arrays by `<weight>/<slot>`, of trained weights only; `masks`:
-    where the streams of dropout masks are, under names of the frameworks' own."""
+    """The state after `steps` steps.
+
+    `rate`: the learning rate of the last step whose rate was above 0 (0.0 if there was none). `slots`: the
+    optimizer's arrays by `<weight>/<slot>`, for trained weights only. `masks`: the positions of the streams
+    of dropout masks, under names that each framework defines.
+    """
 
     steps: int
     rate: float
@@ -41,51 +44,51 @@ class State:
 
 
 def velocities(state: State) -> dict[str, npt.NDArray[Any]]:
-    """The slots with velocities in the place of displacements: v = -d / rate."""
-    return _renamed(state.slots, DISPLACEMENT, VELOCITY, -1.0 / state.rate if state.rate else 0.0)
+    """Return the slots with displacements converted to velocities: v = -d / rate."""
+    return _converted(state.slots, DISPLACEMENT, VELOCITY, -1.0 / state.rate if state.rate else 0.0)
 
 
 def displacements(state: State) -> dict[str, npt.NDArray[Any]]:
-    """The slots with displacements in the place of velocities: d = -rate * v."""
-    return _renamed(state.slots, VELOCITY, DISPLACEMENT, -state.rate)
+    """Return the slots with velocities converted to displacements: d = -rate * v."""
+    return _converted(state.slots, VELOCITY, DISPLACEMENT, -state.rate)
 
 
 def last_rate(rates: npt.NDArray[np.float64], before: float) -> float:
-    """The last of an epoch's learning rates that is above 0; `before` if there is none."""
-    if rates[-1] > 0:  # nearly always, and training is timed
+    """Return the last of an epoch's learning rates that is above 0; `before` if none is."""
+    if rates[-1] > 0:  # nearly always, and this runs in timed code
         return float(rates[-1])
     above = rates[rates > 0]
     return float(above[-1]) if len(above) else before
 
 
 def stream_seed(seed: int, steps: int) -> int:
-    """The seed of the dropout masks of a run that begins after `steps` steps: its own, at the beginning."""
+    """Return the seed of the dropout masks for a run that starts after `steps` steps: `seed` itself for 0."""
     return seed if steps == 0 else int(np.random.SeedSequence((seed, steps)).generate_state(1)[0])
 
 
-def check_slots(given: Arrays, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ValueError unless the slots are exactly those that are expected, by name and shape."""
-    shapes = {name: array.shape for name, array in given.items()}
+def check_slots(slots: Arrays, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError unless the slots have exactly the expected names and shapes."""
+    shapes = {name: array.shape for name, array in slots.items()}
     if shapes != dict(expected):
         differing = {
             name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name)
         }
-        named = ", ".join(f"{n}: {shapes.get(n)} for {expected.get(n)}" for n in sorted(differing))
-        raise ValueError(f"slots that don't fit the optimizer: {named}")
+        details = ", ".join(f"{n}: {shapes.get(n)} for {expected.get(n)}" for n in sorted(differing))
+        raise ValueError(f"slots that don't fit the optimizer: {details}")
 
 
 def save(path: Path, state: State, epochs: int) -> None:
-    """Write the state after so many epochs to an npz file, at once or not at all."""
+    """Write the state after `epochs` epochs to an npz file, atomically."""
     npz.save(path, to_arrays(state, epochs))
 
 
 def load(path: Path) -> tuple[State, int]:
-    """Read what `save` wrote: the state, and after how many epochs it was."""
+    """Read what `save` wrote: the state, and the number of epochs."""
     return from_arrays(npz.load(path))
 
 
 def to_arrays(state: State, epochs: int) -> dict[str, npt.NDArray[Any]]:
-    """The state after so many epochs as arrays by name, as they are kept in a file."""
+    """Return the state after `epochs` epochs as arrays by name, in the form of the file."""
     numbers = {"epochs": np.int64(epochs), "steps": np.int64(state.steps), "rate": np.float64(state.rate)}
     arrays: dict[str, Any] = {name: np.asarray(number) for name, number in numbers.items()}
     arrays |= {f"slots/{name}": array for name, array in state.slots.items()}
@@ -94,7 +97,7 @@ def to_arrays(state: State, epochs: int) -> dict[str, npt.NDArray[Any]]:
 
 
 def from_arrays(arrays: Arrays) -> tuple[State, int]:
-    """What `to_arrays` was given; others among the arrays are passed over."""
+    """Return the state and the number of epochs from the arrays of `to_arrays`; ignores other arrays."""
 
     def below(prefix: str) -> dict[str, npt.NDArray[Any]]:
         return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
@@ -103,9 +106,9 @@ def from_arrays(arrays: Arrays) -> tuple[State, int]:
     return state, int(arrays["epochs"])
 
 
-def _renamed(slots: Arrays, old: str, new: str, factor: float) -> dict[str, npt.NDArray[Any]]:
-    found: dict[str, npt.NDArray[Any]] = {}
+def _converted(slots: Arrays, old: str, new: str, factor: float) -> dict[str, npt.NDArray[Any]]:
+    converted: dict[str, npt.NDArray[Any]] = {}
     for name, array in slots.items():
         weight, _, slot = name.rpartition("/")
-        found[f"{weight}/{new}" if slot == old else name] = array * factor if slot == old else array
-    return found
+        converted[f"{weight}/{new}" if slot == old else name] = array * factor if slot == old else array
+    return converted

@@ -1,8 +1,7 @@
-"""Canonical weights: one array per parameter, made from a seed, the same for every framework.
+"""Compare two sets of canonical weights.
 
-They are drawn here rather than by the frameworks because no two of them draw alike. Each parameter has a
-stream of random numbers that is named after it, so that another layer, or another order of layers, leaves the
-rest as it was. The layout of each array is decided by the layer kinds of `harness/core/network`.
+Canonical weights are one array per parameter, in the layout that the layer kinds of `harness/core/network`
+define, so the weights of any two frameworks can be compared directly.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class WeightDeviation:
-    """How far two sets of weights are apart.
+    """The largest difference between two sets of weights.
 
     mismatches: a description of each parameter that can't be compared. worst: the parameter with the largest
     absolute difference ("" if there is none). largest: that difference; inf if a value is not finite or if
@@ -31,7 +30,7 @@ class WeightDeviation:
 
 
 def compare(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]]) -> WeightDeviation:
-    """The largest absolute differences between two sets of weights, taken in float64."""
+    """Compare two sets of weights by their largest absolute difference, computed in float64."""
     mismatches = [f"{name} is only in the first" for name in a if name not in b]
     mismatches += [f"{name} is only in the second" for name in b if name not in a]
     differences: dict[str, float] = {}

@@ -226,10 +226,10 @@ def test_an_impossible_resume_is_refused(runs: Runs) -> None:
     start = ("framework=torch", *MOONS, f"init.from_run={source}", "init.resume=true")
     mistakes = dict(runs.mistakes(*start, "optimizer=sgd", "precision=float64", *CLASSES))
     assert mistakes.keys() == {"optimizer", "precision", "train.epochs", "init.from_run"}
-    assert "sgd can't go on with the state of adam" in mistakes["optimizer"]
-    assert "float64 can't go on with float32" in mistakes["precision"]
+    assert "sgd can't resume from the state of adam" in mistakes["optimizer"]
+    assert "float64 can't resume from float32" in mistakes["precision"]
     assert (
-        "has trained 1 epochs already" in mistakes["train.epochs"]
+        "has already trained 1 epochs" in mistakes["train.epochs"]
         and "more than 1" in mistakes["train.epochs"]
     )
     assert "2.bias is (3) here, not as in run" in mistakes["init.from_run"]
@@ -239,7 +239,7 @@ def test_an_impossible_resume_is_refused(runs: Runs) -> None:
     (runs.results / "runs" / source / "state.npz").rename(runs.results / "state.npz")
     try:
         messages = " ".join(message for _, message in runs.mistakes(*start, "train.epochs=2"))
-        assert f"run {source} left no state of its optimizer" in messages
+        assert f"run {source} has no optimizer state" in messages
         assert runs.prepared(*start[:-1]).start.taken
     finally:
         (runs.results / "state.npz").rename(runs.results / "runs" / source / "state.npz")
@@ -264,7 +264,7 @@ def test_a_missing_or_unfinished_source_is_refused(runs: Runs) -> None:
         assert f"run {unfinished.name} is not finished" in message
         (twin / "weights.npz").unlink()
         ((_, message),) = runs.mistakes(*MOONS, f"init.from_run={twin.name}")
-        assert "has no weights in its folder any more" in message
+        assert "no longer has weights in its folder" in message
     finally:
         shutil.rmtree(twin)
         shutil.rmtree(unfinished)

@@ -1,1 +1,1 @@
-"""A run on disk: its folder, its checkpoints, where it starts from, how its execution was chosen."""
+"""A run on disk: its folder, its checkpoints, its warm start, its tuned execution."""

@@ -1,9 +1,9 @@
-"""Where a run is in the middle of its training, in one file, from which it goes on after a kill.
+"""Checkpoints: the state of a run in the middle of its training, from which it resumes after a kill.
 
-One file, because two could be of different epochs when the kill comes between them: the weights, the state
-of the training and the events of the epochs up to here are written under another name and renamed. It is on
-the disk before it gets its name, so that what replaces the last one is never less than that, and so that the
-next epoch is not timed beside the writing.
+A checkpoint is one file with the weights, the training state and the events of all epochs so far, since a
+kill between two files could leave them at different epochs. It is written under a temporary name, flushed to
+disk and renamed, so that a complete checkpoint always exists and the next epoch is not timed while data is
+still being written.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ import numpy as np
 from harness.core.adapter import Weights
 from harness.core.config.run_config import CheckpointConfig
 from harness.core.storage import npz
-from harness.core.training import training_state as state
+from harness.core.training import training_state
 from harness.core.training.training_state import State
 
 WEIGHTS, RUN, EVENTS = "weights/", "run_id", "events"
 
 
 class UnusableError(Exception):
-    """A checkpoint that can't be read, or is not this run's; the message says which."""
+    """A checkpoint that cannot be read or belongs to another run; the message says which."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Canonical weights and the state after `epoch`; `events` are those of the epochs so far, as they stand
-    in `events.jsonl`."""
+    """Canonical weights and the state after `epoch`; `events` are those so far, as in `events.jsonl`."""
 
     epoch: int
     weights: Weights
@@ -40,36 +39,38 @@ class Checkpoint:
     events: tuple[dict[str, Any], ...]
 
 
-def save(path: Path, run_id: str, weights: Weights, now: State, events: Sequence[Mapping[str, Any]]) -> None:
-    """Write where a run is after the last of the events; what was there is replaced at once or not at all."""
+def save(
+    path: Path, run_id: str, weights: Weights, state: State, events: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write a run's checkpoint after the epoch of the last event; replaces an earlier one atomically."""
     texts = {RUN: run_id, EVENTS: json.dumps(list(events))}
     arrays = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
-    arrays |= state.to_arrays(now, int(events[-1]["epoch"]))
+    arrays |= training_state.to_arrays(state, int(events[-1]["epoch"]))
     arrays |= {f"{WEIGHTS}{name}": np.asarray(array) for name, array in weights.items()}
     npz.save(path, arrays, durable=True)
 
 
 def load(path: Path, run_id: str) -> Checkpoint | None:
-    """What `save` wrote, or None where there is no file; raises UnusableError."""
+    """Read what `save` wrote; None if the file is missing. Raises UnusableError."""
     try:
         arrays = npz.load(path)
-        owner, events = (arrays[name].tobytes().decode() for name in (RUN, EVENTS))
-        now, epoch = state.from_arrays(arrays)
-        found = tuple(json.loads(events))
-        if found[-1]["epoch"] != epoch:
-            raise ValueError(f"its events end with epoch {found[-1]['epoch']} and not with {epoch}")
+        owner, events_json = (arrays[name].tobytes().decode() for name in (RUN, EVENTS))
+        state, epoch = training_state.from_arrays(arrays)
+        events = tuple(json.loads(events_json))
+        if events[-1]["epoch"] != epoch:
+            raise ValueError(f"its events end with epoch {events[-1]['epoch']} and not with {epoch}")
     except FileNotFoundError:
         return None
-    except Exception as error:  # a file that was damaged raises whatever its reader comes upon
+    except Exception as error:  # a damaged file can raise any exception
         raise UnusableError(f"it can't be read ({type(error).__name__}: {error})") from error
     if owner != run_id:
         raise UnusableError(f"it is of run {owner}")
-    kept = {n.removeprefix(WEIGHTS): array for n, array in arrays.items() if n.startswith(WEIGHTS)}
-    return Checkpoint(epoch, kept, now, found)
+    weights = {n.removeprefix(WEIGHTS): array for n, array in arrays.items() if n.startswith(WEIGHTS)}
+    return Checkpoint(epoch, weights, state, events)
 
 
 class CheckpointTimer:
-    """When a checkpoint is due; times are seconds of a clock that never goes back."""
+    """Decides when a checkpoint is due; times are seconds of a monotonic clock."""
 
     def __init__(self, config: CheckpointConfig, now_s: float) -> None:
         self._every_epochs = config.every_epochs
@@ -77,7 +78,8 @@ class CheckpointTimer:
         self._last_s = now_s
 
     def is_due(self, epoch: int, now_s: float) -> bool:
-        """Whether one is due at the end of an epoch; those by the clock are counted from there on."""
+        """Return whether a checkpoint is due at the end of an epoch; if due by time, restart that
+        interval."""
         late = self._every_s is not None and now_s - self._last_s >= self._every_s
         if late:
             self._last_s = now_s

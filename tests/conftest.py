@@ -7,6 +7,7 @@ tests start inherit it.
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -47,6 +48,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(BENCHMARKS):
             item.add_marker(pytest.mark.bench)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run all files that start adapter processes in one of two xdist workers, so that each framework starts once.
+
+    More than two workers share the files as usual: a start costs less than an idle worker.
+    """
+    if config.option.numprocesses != 2 or config.option.dist != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "adapters" if _starts_adapters(file) else file
+
+    return Scheduling(config, log)
+
+
+@functools.cache
+def _starts_adapters(file: str) -> bool:
+    return "adapters: Adapters" in (ROOT / file).read_text("utf-8")
 
 
 @pytest.fixture(autouse=True)

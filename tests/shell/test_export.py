@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from harness.core.storage import npz
 from harness.core.validation import ConfigError
 from harness.shell.commands import export as exporting
 from harness.shell.commands import main
-from tests.support.adapter_process import CaseError
+from tests.support.adapter_process import Adapters, CaseError
 from tests.support.compose import choices, composing, config_of
 from tests.support.exports import ALONE
 from tests.support.networks import KINDS, ZOO, network_of, random_weights
@@ -111,9 +110,7 @@ def request_of(model: str, name: str, override: str, to: str, folder: Path) -> d
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_models_predict_the_same_without_evenbench(
-    to: str, adapters: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_models_predict_the_same_without_evenbench(to: str, adapters: Adapters, tmp_path: Path) -> None:
     """Catches: a weight in another layout or lost, a permutation before a flatten that is missing, padding
     that is seen, scales that stay behind, a fixed batch size, and whatever needs evenbench to be loaded."""
     with composing():
@@ -152,12 +149,12 @@ def test_models_predict_the_same_without_evenbench(
     [
         ("torch", "float32", 1e-5),
         ("torch", "float64", 1e-10),
-        pytest.param("keras", "float64", 1e-7, marks=pytest.mark.slow),
+        pytest.param("keras", "float64", 1e-7, marks=pytest.mark.exhaustive),
         pytest.param("onnx", "float64", 1e-7, marks=pytest.mark.slow),
     ],
 )
 def test_every_layer_kind_is_exported(
-    to: str, precision: str, bound: float, adapters: Callable[..., Any], tmp_path: Path
+    to: str, precision: str, bound: float, adapters: Adapters, tmp_path: Path
 ) -> None:
     """Catches: an option of a layer kind that the exported model does in another way, or not at all.
 
@@ -187,7 +184,7 @@ def test_every_layer_kind_is_exported(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["images", "padded"])
 def test_what_onnxruntime_can_not_run_is_refused_in_words(
-    name: str, adapters: Callable[..., Any], tmp_path: Path
+    name: str, adapters: Adapters, tmp_path: Path
 ) -> None:
     """Catches: a file that nothing can run, and an error that doesn't say what to do instead: in float64
     onnxruntime has neither convolutions nor LSTMs."""

@@ -52,7 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run all files that start adapter processes in one of two xdist workers, so that each framework starts once.
+    """Run all files that start adapter processes in one of two xdist workers, so that each framework starts
+    once.
 
     More than two workers share the files as usual: a start costs less than an idle worker.
     """

@@ -169,8 +169,8 @@ class TrackingThread:
 
         self._put(call)
 
-    def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until all calls so far were logged or have failed; False after `timeout_s`."""
+    def flush(self) -> None:
+        """Wait until all calls so far were logged or have failed."""
         done = threading.Event()
 
         def call() -> None:
@@ -178,7 +178,7 @@ class TrackingThread:
             done.set()
 
         self._put(call)
-        return done.wait(timeout_s)
+        done.wait()
 
     def close(self) -> UnsyncedRuns:
         """Log the rest, end open studies, stop the thread, and return the runs that MLflow has not got."""

@@ -29,6 +29,7 @@ FIRST_PORT = 5000
 PORTS_TRIED = 50
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 5.0
+TAIL_LINES = 15  # of the server's log
 
 
 class StopRequested(Exception):
@@ -177,5 +178,5 @@ def _stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _tail(path: Path, lines: int = 15) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+def _tail(path: Path) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-TAIL_LINES:])

@@ -1,10 +1,10 @@
-"""Turn plain mappings (YAML, JSON) into frozen dataclasses, and report every mistake at once.
+"""Parse plain mappings (YAML, JSON) into frozen dataclasses, and report all mistakes at once.
 
-A sweep that dies after an hour because of a typo in its last axis is the most expensive kind of typo, so
-nothing starts before everything was read here. The dataclass is the schema: its type hints say what is
-allowed, `Annotated[...]` adds bounds, and a union of dataclasses is told apart by a `kind` (or `name`) key.
-The same reader serves the configuration, the layer trees and the job files that workers read; it knows the
-standard library only, because a worker may live in an interpreter that has little more.
+A typo in the last axis of a sweep must not stop it after an hour, so nothing starts before the whole request
+was parsed here. The dataclass is the schema: its type hints define what is allowed, `Annotated[...]` adds
+bounds, and a `kind` (or `name`) key selects the member of a union of dataclasses. The same parser reads
+configurations, layer trees and the job files of workers. It uses the standard library only, because a
+worker's interpreter may have few packages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, Union
 
 T = TypeVar("T")
 
-TAGS = ("kind", "name")  # class variables that tell the members of a union apart
+TAGS = ("kind", "name")  # class variables that identify the members of a union
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Range:
         high = None if self.max is None else f"{'<' if self.exclusive_max else '<='} {self.max:g}"
         return " and ".join(part for part in (low, high) if part)
 
-    def holds(self, value: float) -> bool:
-        """Whether `value` lies within the bounds."""
+    def contains(self, value: float) -> bool:
+        """Return whether `value` is within the bounds."""
         if self.min is not None and (value < self.min or (self.exclusive_min and value == self.min)):
             return False
         return self.max is None or not (value > self.max or (self.exclusive_max and value == self.max))
@@ -48,19 +48,19 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOf:
-    """The allowed strings, for tables that grow: `Annotated[str, OneOf(tuple(INITIALISERS))]`."""
+    """The allowed strings, computed from a table: `Annotated[str, OneOf(tuple(INITIALISERS))]`."""
 
     values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Unlimited:
-    """Infinity is a value too, for what is computed and not asked for: `Annotated[float, Unlimited()]`."""
+class AllowInfinity:
+    """Allow infinity, for computed values rather than requested ones: `Annotated[float, AllowInfinity()]`."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing that is wrong with a request: where, what, what is allowed, what was probably meant."""
+    """One mistake in a request: its key, the problem, the allowed values, a suggestion, and its source."""
 
     key: str
     problem: str
@@ -83,7 +83,7 @@ class Mistake:
 
 
 class ConfigError(Exception):
-    """A request that can't be carried out, with all of its mistakes. The command line exits with 2."""
+    """A request with mistakes, all of which it contains. The command line exits with status 2."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = tuple(dict.fromkeys(mistakes))
@@ -95,16 +95,16 @@ class ConfigError(Exception):
         return "\n".join([f"{title}; nothing was started:", *(f"  - {m}" for m in self.mistakes)])
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that `word` resembles most, or an empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return the choice most similar to `word`, or an empty string if none is similar."""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return matches[0] if matches else ""
 
 
 def parse(kind: type[T], data: object, key: str = "") -> T:
-    """Read `data` as the dataclass `kind`; `key` is the place that messages name.
+    """Parse `data` as the dataclass `kind`; messages name keys below `key`.
 
-    Raises ConfigError with every mistake found.
+    Raises ConfigError with all mistakes.
     """
     mistakes: list[Mistake] = []
     value = _read(kind, data, key, mistakes)
@@ -114,7 +114,7 @@ def parse(kind: type[T], data: object, key: str = "") -> T:
 
 
 def to_plain(value: object) -> Any:
-    """The JSON form of a parsed value: `parse(type(x), to_plain(x)) == x`."""
+    """Return the JSON form of a parsed value: `parse(type(x), to_plain(x)) == x`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         tag, title = _class_tag(type(value))
         plain: dict[str, Any] = {tag: title} if tag else {}
@@ -128,13 +128,13 @@ def to_plain(value: object) -> Any:
 
 @functools.cache
 def field_types(kind: type) -> Mapping[str, Any]:
-    """The resolved type hints of a dataclass' fields, `Annotated` kept."""
+    """Return the resolved type hints of a dataclass' fields, including `Annotated`."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
 
 
 def members(union: Any) -> dict[str, type]:
-    """The dataclasses of a tagged union by their tag."""
+    """Return the dataclasses of a tagged union by their tag."""
     return {_class_tag(m)[1]: m for m in typing.get_args(union)}
 
 
@@ -149,7 +149,7 @@ def _read(hint: Any, data: object, key: str, mistakes: list[Mistake]) -> object:
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
         base, *rules = typing.get_args(hint)
-        if data in (math.inf, -math.inf) and any(isinstance(rule, Unlimited) for rule in rules):
+        if data in (math.inf, -math.inf) and any(isinstance(rule, AllowInfinity) for rule in rules):
             return data
         before = len(mistakes)
         value = _read(base, data, key, mistakes)
@@ -166,8 +166,8 @@ def _read(hint: Any, data: object, key: str, mistakes: list[Mistake]) -> object:
     if origin is dict or hint is dict:
         if not isinstance(data, Mapping):
             return _refuse(data, "a mapping", key, mistakes)
-        _, of_values = typing.get_args(hint) or (str, Any)
-        return {name: _read(of_values, each, _join(key, str(name)), mistakes) for name, each in data.items()}
+        _, value_hint = typing.get_args(hint) or (str, Any)
+        return {name: _read(value_hint, each, _join(key, str(name)), mistakes) for name, each in data.items()}
     if hint is Any:
         return data
     if dataclasses.is_dataclass(hint):
@@ -181,13 +181,13 @@ def _read_scalar(hint: Any, data: object, key: str, mistakes: list[Mistake]) -> 
     if hint is int and isinstance(data, int) and not isinstance(data, bool):
         return data
     if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
-        if abs(data) <= sys.float_info.max:  # false for NaN, infinity and whole numbers of 400 digits
+        if abs(data) <= sys.float_info.max:  # false for NaN, infinity and integers of 400 digits
             return float(data)
         return _refuse(data, "a finite number", key, mistakes)
     if hint is str and isinstance(data, str):
         return data
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]
-    return _refuse(data, wanted, key, mistakes)
+    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[hint]
+    return _refuse(data, expected, key, mistakes)
 
 
 def _read_union(hint: Any, data: object, key: str, mistakes: list[Mistake]) -> object:
@@ -208,10 +208,10 @@ def _read_union(hint: Any, data: object, key: str, mistakes: list[Mistake]) -> o
     tag = _class_tag(options[0])[0]
     if not isinstance(data, Mapping):
         return _refuse(data, f"a mapping with the key {tag!r}", key, mistakes)
-    chosen = data.get(tag)
-    if not isinstance(chosen, str) or chosen not in table:
-        return _refuse_choice(chosen, list(table), _join(key, tag), mistakes)
-    return _read_dataclass(table[chosen], data, key, mistakes)
+    member = data.get(tag)
+    if not isinstance(member, str) or member not in table:
+        return _refuse_choice(member, list(table), _join(key, tag), mistakes)
+    return _read_dataclass(table[member], data, key, mistakes)
 
 
 def _read_tuple(items: tuple[Any, ...], data: object, key: str, mistakes: list[Mistake]) -> object:
@@ -235,9 +235,9 @@ def _read_dataclass(kind: type, data: object, key: str, mistakes: list[Mistake])
     before = len(mistakes)
     for name in data:
         if name not in hints:
-            where = f"{title} has no such key" if title else "no such key"
+            problem = f"{title} has no such key" if title else "no such key"
             allowed = ", ".join(hints) or "no keys"
-            mistakes.append(Mistake(_join(key, str(name)), where, allowed, nearest(str(name), hints)))
+            mistakes.append(Mistake(_join(key, str(name)), problem, allowed, nearest(str(name), hints)))
     values: dict[str, object] = {}
     for field in dataclasses.fields(kind):
         if not field.init:
@@ -251,22 +251,22 @@ def _read_dataclass(kind: type, data: object, key: str, mistakes: list[Mistake])
 
 def _check(value: object, rules: Sequence[object], key: str, mistakes: list[Mistake]) -> object:
     for rule in rules:
-        if isinstance(rule, Range) and isinstance(value, (int, float)) and not rule.holds(value):
+        if isinstance(rule, Range) and isinstance(value, (int, float)) and not rule.contains(value):
             mistakes.append(Mistake(key, f"{value!r} is out of range", str(rule)))
         if isinstance(rule, OneOf) and value not in rule.values:
             _refuse_choice(value, list(rule.values), key, mistakes)
     return value
 
 
-def _refuse(data: object, wanted: str, key: str, mistakes: list[Mistake]) -> object:
-    got = "nothing" if data is None else f"{data!r}"
-    mistakes.append(Mistake(key, f"{got} is not {wanted}"))
+def _refuse(data: object, expected: str, key: str, mistakes: list[Mistake]) -> object:
+    value = "null" if data is None else f"{data!r}"
+    mistakes.append(Mistake(key, f"{value} is not {expected}"))
     return None
 
 
 def _refuse_choice(data: object, choices: Sequence[str], key: str, mistakes: list[Mistake]) -> object:
     suggestion = nearest(str(data), choices)
-    problem = "nothing was chosen" if data is None else f"{data!r} is not known"
+    problem = "has no value" if data is None else f"{data!r} is not known"
     mistakes.append(Mistake(key, problem, ", ".join(choices), suggestion))
     return None
 

@@ -140,7 +140,7 @@ def test_standardisation_is_fitted_on_the_training_rows_only(name: str) -> None:
 def test_a_constant_feature_is_centred_and_not_divided() -> None:
     """Catches: 0/0, and rounding noise of a constant like 0.1 blown up to the size of a feature."""
     x = np.full((7, 1), 0.1)
-    mean, std = preprocessing.scale(x)
+    mean, std = preprocessing.mean_and_std(x)
     assert std == [1.0] and np.abs(x - mean).max() < 1e-15
     assert np.abs(data.load(DataConfig("digits")).x["train"][:, 0, 0]).max() == 0.0
 
@@ -198,7 +198,7 @@ def test_mistakes_are_found_before_anything_is_loaded(config: DataConfig, says: 
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (DataConfig("iris", val_fraction=0.001), "val_fraction: 0.001 of 150 rows is not even one"),
+        (DataConfig("iris", val_fraction=0.001), "val_fraction: 0.001 of 150 rows is less than one row"),
         (DataConfig("wine", test_fraction=0.49, val_fraction=0.505), "left for the class"),
         (
             DataConfig("make_classification", options={"n_classes": 9}),

@@ -80,8 +80,8 @@ def test_defaults_fill_what_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("title", 3, "3 is not a text"),
-        ("title", None, "nothing is not a text"),
+        ("title", 3, "3 is not a string"),
+        ("title", None, "null is not a string"),
         ("copies", "2", "'2' is not a whole number"),
         ("copies", 2.0, "2.0 is not a whole number"),
         ("copies", True, "True is not a whole number"),
@@ -156,7 +156,7 @@ def test_an_exclusive_bound_excludes_its_value_and_says_so() -> None:
     assert mistake.allowed == "> 0"
     assert parse(Circle, {"radius": 1e-300}).radius == 1e-300
     below_one = Range(min=0.0, max=1.0, exclusive_max=True)
-    assert below_one.holds(0.0) and not below_one.holds(1.0) and str(below_one) == ">= 0 and < 1"
+    assert below_one.contains(0.0) and not below_one.contains(1.0) and str(below_one) == ">= 0 and < 1"
 
 
 def test_a_tag_of_another_member_is_no_key_of_this_one() -> None:

@@ -22,7 +22,7 @@ import pytest
 from harness.core.data import dataset as data
 from harness.core.data.loaders import Task
 from harness.core.export.exporter import Export, Scaling, deviation
-from harness.core.export.refit import preprocessing
+from harness.core.export.refit import refit
 from harness.core.network import Input, ModelSpec, Network
 from harness.core.network.initialisers import initialise
 from harness.core.storage import npz
@@ -93,7 +93,7 @@ def request_of(model: str, name: str, override: str, to: str, folder: Path) -> d
         f"model={model}", f"data={name}", f"framework={framework}", f"execution={execution}", override
     )
     dataset = data.load(config.data)
-    fitted = preprocessing(config.data, config.model.view(dataset))
+    fitted = refit(config.data, config.model.view(dataset))
     raw = fitted.arrays()
     raw |= {key: raw[key][:ROWS] for key in ("x", "lengths") if key in raw}
     few = few_rows(dataset)
@@ -214,13 +214,13 @@ def test_what_was_fitted_gives_the_rows_of_the_data_set() -> None:
     """Catches: words whose ids are not those that were trained on, and rows that are no longer the same."""
     config = data.DataConfig("movie_reviews", options={"vocabulary": 50})
     dataset = data.load(config)
-    fitted = preprocessing(config, dataset)
+    fitted = refit(config, dataset)
     assert len(fitted.words) == 48 and sorted(fitted.words.values()) == list(range(2, 50))
     assert fitted.words["."] == 2 and fitted.words["the"] < 6
     assert np.array_equal(fitted.x, dataset.x["test"])
     other = dataclasses.replace(dataset, x=dataset.x | {"test": dataset.x["test"] + 1.0})
-    with pytest.raises(ConfigError, match="are other ones now"):
-        preprocessing(config, other)
+    with pytest.raises(ConfigError, match="differ from those that the run was trained on"):
+        refit(config, other)
 
 
 @pytest.fixture(scope="module")

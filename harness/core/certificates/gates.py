@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.training import weights
-from harness.core.validation import Unlimited
+from harness.core.validation import AllowInfinity
 
 Trace = Mapping[str, NDArray[Any]]
 """The arrays recorded while a framework trained a case, by name: see `harness/worker/trace.py`."""
@@ -26,7 +26,7 @@ BOUND = (
     1e-10  # one bound for all, in float64: larger deviations come from different mathematics, not rounding
 )
 
-Deviation = Annotated[float, Unlimited()]
+Deviation = Annotated[float, AllowInfinity()]
 """A largest difference; infinite if a value is not finite or has no counterpart."""
 
 GATES = ("parameters", "logits", "gradients", "losses", "weights", "evaluation")

@@ -248,7 +248,7 @@ def resolve_model(
     task = sample.task
     if model.reconstructs:
         with _as_misfits(model, sample):
-            task = data.reconstruction(sample)
+            task = data.reconstruction_task(sample)
     loss = losses.default_loss(task) if loss == "auto" else loss
     mistakes = losses.check(task, loss)
     if mistakes:

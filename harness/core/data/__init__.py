@@ -1,1 +1,1 @@
-"""Data sets: where rows come from, how they are split, and what is fitted to them."""
+"""Data sets: loaders, splits, and preprocessing."""

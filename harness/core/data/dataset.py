@@ -1,13 +1,13 @@
-"""From the name of a data set to the arrays that every framework trains on, and the order of the batches.
+"""Load a data set by name as the arrays that every framework trains on.
 
-All of it is made once, with NumPy, and handed to the frameworks: rows, splits, scaling and batches are then
-the same by construction. Means are taken in a fixed order of summation, so that they are the same on every
-machine. Whatever is fitted (standardisation, the choice of words) is fitted on the training rows only.
+The arrays are prepared once, with NumPy, so rows, splits and scaling are the same in all frameworks by
+construction. Means use a fixed order of summation, so that they are the same on every machine.
+Standardisation and vocabulary are fitted to the training rows only.
 
-Sequences of unequal length are padded with zeros at the end and come with their lengths; their features are
-standardised over the valid steps, and the padding stays exactly zero. Token ids are whole numbers in the
-float64 `x` like everything else, exact up to 2**53, and are never standardised: 0 is padding, 1 a word that
-the vocabulary doesn't have, 2 the most frequent word of the training part, and so on.
+Sequences of unequal length are padded with zeros at the end and have lengths; their features are standardised
+over the valid steps, and the padding stays exactly zero. Token ids are integers stored in the float64 `x`,
+exact up to 2**53, and are never standardised: 0 is padding, 1 a word outside the vocabulary, 2 the most
+frequent word of the training part, and so on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.data.loaders import LOADERS, SAMPLES, Raw, Sample, Task
-from harness.core.data.preprocessing import most_frequent, scale, standardise
+from harness.core.data.preprocessing import limit_vocabulary, mean_and_std, standardise
 from harness.core.data.split import SPLITS, split_rows
 from harness.core.network import Input
 from harness.core.storage import npz
@@ -46,7 +46,7 @@ __all__ = [
     "names",
     "open_dataset",
     "read",
-    "reconstruction",
+    "reconstruction_task",
     "sample",
     "save",
 ]
@@ -55,15 +55,15 @@ Fraction = Annotated[float, Range(min=0.0, max=1.0, exclusive_min=True, exclusiv
 
 
 FORMAT = 3
-"""Of the file that `save` writes; counts up when what is in it changes."""
+"""The version of the file that `save` writes; incremented when its content changes."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """The section `data` of a configuration: which data set, how it is split and scaled.
 
-    A set that was published with a test part keeps it: `test_fraction` is then without effect, and
-    `val_fraction` is of the other rows. `standardise` is without effect on token ids.
+    A set that was published with a test part keeps it: `test_fraction` then has no effect, and
+    `val_fraction` refers to the other rows. `standardise` has no effect on token ids.
     """
 
     name: Annotated[str, OneOf(tuple(LOADERS))]
@@ -77,14 +77,14 @@ class DataConfig:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set that is ready to be trained on.
+    """A data set ready for training.
 
     x: float64 [rows, *sample_shape] by split. y by split: int64 class numbers [rows], or float64
-    [rows, targets] in training units; `y * target_std + target_mean` gives the original ones.
-    target_mean, target_std: float64 [task.outputs]; 0 and 1 where targets are not standardised.
-    lengths: valid steps by split, int64 [rows], where rows are sequences [steps, ...] of unequal length; what
-    comes after them is 0. vocabulary: how many token ids there are (0: x are measurements). sequence: rows
-    are [steps, features], or [steps] of token ids.
+    [rows, targets] in training units; `y * target_std + target_mean` gives the original units.
+    target_mean, target_std: float64 [task.outputs]; 0 and 1 if targets are not standardised.
+    lengths: valid steps by split, int64 [rows], if rows are sequences [steps, ...] of unequal length; later
+    steps are 0. vocabulary: the number of token ids (0: x are measurements). sequence: rows are
+    [steps, features], or [steps] of token ids.
     """
 
     name: str
@@ -104,20 +104,20 @@ class Dataset:
 
     @property
     def input(self) -> Input:
-        """What one row is, as networks are told."""
+        """The description of one row for a network."""
         return Input(self.sample_shape, self.vocabulary, self.lengths is not None, self.sequence)
 
     @property
     def sample(self) -> Sample:
-        """What one row is, and what is to be predicted from it."""
+        """The description of one row and its task."""
         return Sample(self.name, self.input, self.task)
 
     def rows(self, split: str) -> int:
-        """The number of rows of a split."""
+        """Return the number of rows of a split."""
         return len(self.x[split])
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of everything that a training sees: task, shapes, values, scaling."""
+        """Return the SHA-256 (hex) of everything that a training uses: task, shapes, values, scaling."""
         digest = hashlib.sha256(_description(self).encode())
         for name, array in _arrays(self).items():
             digest.update(f"{name} {array.shape} {array.dtype.str}".encode())
@@ -126,12 +126,12 @@ class Dataset:
 
 
 def names() -> tuple[str, ...]:
-    """The data sets that can be loaded."""
+    """Return the names of all data sets."""
     return tuple(LOADERS)
 
 
 def check(config: DataConfig) -> list[Mistake]:
-    """What is wrong with `config`, as far as it shows without loading: name, options, fractions."""
+    """Return the mistakes in `config` that show without loading: name, options, fractions."""
     mistakes: list[Mistake] = []
     if config.name in LOADERS:
         try:
@@ -139,8 +139,8 @@ def check(config: DataConfig) -> list[Mistake]:
         except ConfigError as error:
             mistakes.extend(error.mistakes)
     else:
-        problem, known = f"{config.name!r} is not known", names()
-        mistakes.append(Mistake("data.name", problem, ", ".join(known), nearest(config.name, known)))
+        problem, suggestion = f"{config.name!r} is not known", nearest(config.name, names())
+        mistakes.append(Mistake("data.name", problem, ", ".join(names()), suggestion))
     if config.test_fraction + config.val_fraction >= 1.0:
         problem = (
             f"test_fraction {config.test_fraction:g} and val_fraction {config.val_fraction:g} "
@@ -151,8 +151,9 @@ def check(config: DataConfig) -> list[Mistake]:
 
 
 def sample(config: DataConfig) -> Sample:
-    """What one row of the data set will be, without loading it: no class names, and the vocabulary's limit
-    for its size. Raises ConfigError for whatever `check` finds.
+    """Describe one row of the data set without loading it. Raises ConfigError with the mistakes of `check`.
+
+    The description has no class names, and the limit of the vocabulary instead of its size.
     """
     mistakes = check(config)
     if mistakes:
@@ -161,7 +162,7 @@ def sample(config: DataConfig) -> Sample:
 
 
 def read(config: DataConfig) -> Raw:
-    """The rows as they come from their source. Raises ConfigError for whatever `check` finds."""
+    """Read the raw rows from their source. Raises ConfigError with the mistakes of `check`."""
     mistakes = check(config)
     if mistakes:
         raise ConfigError(mistakes)
@@ -169,7 +170,7 @@ def read(config: DataConfig) -> Raw:
 
 
 def load(config: DataConfig) -> Dataset:
-    """Load, split and standardise. Raises ConfigError for whatever `check` finds or the rows don't allow."""
+    """Load, split and standardise. Raises ConfigError with the mistakes of `check` or those of a split."""
     raw = read(config)
     parts = split_rows(raw, config.test_fraction, config.val_fraction, config.split_seed)
     x = {split: raw.x[rows] for split, rows in parts.items()}
@@ -177,43 +178,44 @@ def load(config: DataConfig) -> Dataset:
     lengths = None if raw.lengths is None else {split: raw.lengths[rows] for split, rows in parts.items()}
     vocabulary = 0
     if raw.vocabulary:
-        x, vocabulary = most_frequent(x, raw.vocabulary)
+        x, vocabulary = limit_vocabulary(x, raw.vocabulary)
     elif config.standardise:
         x = standardise(x, raw.sequence, lengths)
     target_mean, target_std = np.zeros(raw.task.outputs), np.ones(raw.task.outputs)
     if raw.task.kind == "regression" and config.standardise_targets:
-        target_mean, target_std = scale(y["train"])
+        target_mean, target_std = mean_and_std(y["train"])
         y = {split: (values - target_mean) / target_std for split, values in y.items()}
     sequence = raw.sequence or vocabulary > 0
     return Dataset(config.name, raw.task, x, y, target_mean, target_std, lengths, vocabulary, sequence)
 
 
 def as_reconstruction(dataset: Dataset) -> Dataset:
-    """The same rows for an autoencoder: y is x, flattened to float64 [rows, outputs], in training units.
+    """Return the same rows for an autoencoder: y is x, flattened to float64 [rows, outputs], in training
+    units.
 
-    Raises ConfigError where `reconstruction` does.
+    Raises ConfigError like `reconstruction_task`.
     """
-    task = reconstruction(dataset.sample)
+    task = reconstruction_task(dataset.sample)
     y = {split: values.reshape(len(values), -1) for split, values in dataset.x.items()}
     mean, std = np.zeros(task.outputs), np.ones(task.outputs)
     return dataclasses.replace(dataset, task=task, y=y, target_mean=mean, target_std=std)
 
 
-def reconstruction(sample: Sample) -> Task:
-    """The task of an autoencoder on such rows: to give them back.
+def reconstruction_task(sample: Sample) -> Task:
+    """Return the task of an autoencoder on such rows: to reconstruct them.
 
-    Raises ConfigError for token ids, which a squared error says nothing about, and for sequences of unequal
-    length, whose padding would count as something to be given back.
+    Raises ConfigError for token ids, for which a squared error is meaningless, and for sequences of unequal
+    length, whose padding would be reconstructed too.
     """
     if sample.input.vocabulary or sample.input.lengths:
-        what = "token ids" if sample.input.vocabulary else "sequences of unequal length"
-        problem = f"an autoencoder can't give back {what}"
+        rows = "token ids" if sample.input.vocabulary else "sequences of unequal length"
+        problem = f"an autoencoder can't reconstruct {rows}"
         raise ConfigError([Mistake("data.name", problem, "data of measurements, all of one shape")])
     return Task("reconstruction", math.prod(sample.input.shape), ())
 
 
 def save(dataset: Dataset, path: Path) -> None:
-    """Write `dataset` to an npz file, at once or not at all; nothing is pickled."""
+    """Write `dataset` to an npz file, atomically; nothing is pickled."""
     description = {"description": np.array(_description(dataset)), "sequence": np.array(dataset.sequence)}
     npz.save(path, {**description, **_arrays(dataset)})
 
@@ -253,7 +255,7 @@ def _arrays(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _options(config: DataConfig) -> Any:
-    """The options as the dataclass that the loader's signature describes, defaults filled in."""
+    """Parse the options into a dataclass derived from the loader's signature, with its defaults."""
     return parse(_options_type(LOADERS[config.name]), config.options, "data.options")
 
 

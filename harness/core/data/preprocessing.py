@@ -1,6 +1,6 @@
-"""What is fitted to the training rows and applied to all: scales of numbers, vocabularies of words.
+"""Preprocessing fitted to the training rows and applied to all: standardisation, vocabularies.
 
-Sums are taken in a fixed order, so that the same rows give the same bits on every machine.
+Sums use a fixed order of additions, so that the same rows give the same bits on every machine.
 """
 
 from __future__ import annotations
@@ -8,59 +8,60 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-UNKNOWN = 1  # the id of a word that is not in the vocabulary; 0 is padding
+UNKNOWN = 1  # the id of words outside the vocabulary; 0 is padding
 
 
 def standardise(
     x: dict[str, NDArray[np.float64]], sequence: bool, lengths: dict[str, NDArray[np.int64]] | None
 ) -> dict[str, NDArray[np.float64]]:
-    """x with mean 0 and deviation 1 over the training rows, for every place of a sample.
+    """Scale x to mean 0 and standard deviation 1 over the training rows, for each element of a sample.
 
-    For sequences it is for every feature, over all valid steps; the padding stays 0.
+    For sequences, each feature is scaled over all valid steps; padding stays 0.
     """
-    mean, std = scale(fitting_rows(x["train"], sequence, None if lengths is None else lengths["train"]))
+    mean, std = mean_and_std(rows_to_fit(x["train"], sequence, None if lengths is None else lengths["train"]))
     scaled = {split: (values - mean) / std for split, values in x.items()}
     if lengths is None:
         return scaled
     return {
-        split: np.where(_valid(values, lengths[split])[:, :, None], values, 0.0)
+        split: np.where(_valid_steps(values, lengths[split])[:, :, None], values, 0.0)
         for split, values in scaled.items()
     }
 
 
-def fitting_rows(
+def rows_to_fit(
     x: NDArray[np.float64], sequence: bool, lengths: NDArray[np.int64] | None
 ) -> NDArray[np.float64]:
-    """What the scale of rows is fitted to: for sequences all valid steps, one below the other."""
+    """Return the rows that a scale is fitted to; for sequences, all valid steps as [steps, features]."""
     if lengths is not None:
-        return x[_valid(x, lengths)]
+        return x[_valid_steps(x, lengths)]
     return x.reshape(-1, x.shape[-1]) if sequence else x
 
 
-def _valid(x: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which steps are no padding: bool [rows, steps]."""
+def _valid_steps(x: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which steps are not padding: bool [rows, steps]."""
     steps: NDArray[np.bool_] = np.arange(x.shape[1]) < lengths[:, None]
     return steps
 
 
-def most_frequent(
+def limit_vocabulary(
     x: dict[str, NDArray[np.float64]], limit: int
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
-    """Number words anew by their frequency in the training part, from 2 on; those that are left out get 1.
+    """Renumber words by their frequency in the training part, starting from 2; all others become UNKNOWN.
 
-    The vocabulary is learnt from the training part, so that a word that only the test part has is as unknown
-    as it would be in use. Returned with the number of ids, at most `limit`, those of padding and of the
-    unknown word included. Equally frequent words keep the order of the source.
+    The vocabulary comes from the training part only, so words that occur only in the test part are unknown,
+    as they would be in use. Returns x and the number of ids, at most `limit`, including those of padding and
+    of unknown words. Equally frequent words keep the order of the source.
     """
     largest = max(int(values.max()) for values in x.values())
     ids = word_ids(x["train"], largest, limit)
-    # without a word that is known there still are the ids of padding and of the unknown one
+    # the ids of padding and of unknown words exist even without any known word
     vocabulary = max(int(ids.max()), UNKNOWN) + 1
     return {split: ids[values.astype(np.int64)] for split, values in x.items()}, vocabulary
 
 
 def word_ids(train: NDArray[np.float64], largest: int, limit: int) -> NDArray[np.float64]:
-    """The id that `most_frequent` gives to each number of a word, 0 to `largest`: float64 [largest + 1]."""
+    """Return the id that `limit_vocabulary` assigns to each word number 0 ... `largest`: float64 [largest +
+    1]."""
     counts = np.bincount(train.astype(np.int64).ravel(), minlength=largest + 1)
     counts[0] = 0
     words = np.argsort(-counts, kind="stable")
@@ -71,10 +72,10 @@ def word_ids(train: NDArray[np.float64], largest: int, limit: int) -> NDArray[np
     return ids
 
 
-def scale(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of every column; a constant column gets the deviation 1.
+def mean_and_std(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of every column; a constant column gets a standard deviation of 1.
 
-    Running sums have one possible order of additions; `np.mean` has one per processor type.
+    Cumulative sums have a fixed order of additions, while that of `np.mean` depends on the processor.
     """
     rows = len(values)
     mean = np.cumsum(values, axis=0)[-1] / rows

@@ -1,7 +1,7 @@
-"""Which rows are trained on, which choose between models, and which are looked at last.
+"""Split a data set into training, validation and test rows.
 
-The splits come from `harness/core/rng.py` rather than from scikit-learn, so that they are the same for every
-version, and are stratified: classes are as frequent in each part as in the whole.
+The splits use `harness/core/rng.py` rather than scikit-learn, so that they never change with its version.
+They are stratified: classes are as frequent in each part as in the whole set.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SPLITS = ("train", "val", "test")
 def split_rows(
     raw: Raw, test_fraction: float, val_fraction: float, seed: int
 ) -> dict[str, NDArray[np.int64]]:
-    """Row numbers by split, each in shuffled order.
+    """Return row numbers by split, each in shuffled order.
 
-    A test part that was published with the set is left as it is, and the fractions are of the other rows.
-    Raises ConfigError where a part or a class has no row.
+    A test part that was published with the set stays as it is, and the fractions refer to the other rows.
+    Raises ConfigError if a part has no row, or a class no training row.
     """
     if raw.whole:
         return dict.fromkeys(SPLITS, np.arange(len(raw.x)))
@@ -31,14 +31,14 @@ def split_rows(
     stratum = raw.y[:rows] if raw.task.kind == "classification" else np.zeros(rows, dtype=np.int64)
     counts = np.bincount(stratum, minlength=strata)
     fractions = {"test": 0.0 if raw.test_from else test_fraction, "val": val_fraction}
-    held_back = {split: _apportion(counts, round(part * rows)) for split, part in fractions.items()}
+    held_out = {split: _apportion(counts, round(part * rows)) for split, part in fractions.items()}
     order = rng.permutation(rows, "split", seed)
     part = np.full(rows, "train", dtype="<U5")
     for number in range(strata):
-        of_stratum = order[stratum[order] == number]
-        test, val = int(held_back["test"][number]), int(held_back["val"][number])
-        part[of_stratum[:test]] = "test"
-        part[of_stratum[test : test + val]] = "val"
+        members = order[stratum[order] == number]
+        test, val = int(held_out["test"][number]), int(held_out["val"][number])
+        part[members[:test]] = "test"
+        part[members[test : test + val]] = "val"
     parts = {split: order[part[order] == split] for split in SPLITS}
     if raw.test_from:
         parts["test"] = np.arange(raw.test_from, len(raw.x))
@@ -56,7 +56,7 @@ def _refuse_empty(
     mistakes = [
         Mistake(
             f"data.{split}_fraction",
-            f"{fraction:g} of {rows} rows is not even one",
+            f"{fraction:g} of {rows} rows is less than one row",
             f">= {1 / rows:.2g}",
         )
         for split, fraction in fractions.items()
@@ -64,16 +64,16 @@ def _refuse_empty(
     ]
     missing = sorted(set(range(task.outputs)) - set(stratum[parts["train"]].tolist()))
     if task.kind == "classification" and missing:
-        lost = ", ".join(task.names[number] for number in missing)
+        classes = ", ".join(task.names[number] for number in missing)
         mistakes.append(
-            Mistake("data", f"no row to train on is left for the class {lost}", "smaller fractions")
+            Mistake("data", f"no training row is left for the class {classes}", "smaller fractions")
         )
     if mistakes:
         raise ConfigError(mistakes)
 
 
 def _apportion(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Spread `total` over strata in proportion to `counts` by largest remainders (Hamilton's method)."""
+    """Distribute `total` over strata in proportion to `counts` by largest remainders (Hamilton's method)."""
     shares, remainders = np.divmod(counts * total, counts.sum())
     extra = np.argsort(-remainders, kind="stable")[: total - int(shares.sum())]
     shares[extra] += 1

@@ -1,1 +1,1 @@
-"""Exporting a trained network as a model of its own: the interface, and its preprocessing."""
+"""Export a trained network as a standalone model: the exporter protocol, and the refitted preprocessing."""

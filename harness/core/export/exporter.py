@@ -1,8 +1,8 @@
-"""What an adapter needs to write a trained network as a model of its framework, and what it promises.
+"""The protocol for exporting a trained network as a standalone model of a framework.
 
-An exported model stands alone: it takes rows as they come from their source and gives answers in the source's
-units, so the scales that were fitted to the training part travel inside of it. It is loaded anew right after
-it was written, and must then predict what the run's network does.
+An exported model takes raw rows and returns outputs in the units of the source, so it contains the scales
+that were fitted to the training part. Right after it is written, it is loaded again and must predict the same
+as the run's network.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ Target = Literal["torch", "keras", "onnx"]
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """Mean and scale, float64, of every place of a sample or of every feature (the last axis)."""
+    """Mean and scale, float64, of every element of a sample or of every feature (the last axis)."""
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
 
-    def spread(self, shape: Shape) -> Scaling:
-        """The same for every place of a sample of `shape`, flattened."""
+    def broadcast(self, shape: Shape) -> Scaling:
+        """Return it for every element of a sample of `shape`, flattened."""
         return Scaling(*(np.broadcast_to(part, shape).ravel() for part in (self.mean, self.scale)))
 
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """A trained network. `inputs` is how the rows of its source are scaled (`(x - mean) / scale`), None where
-    they are taken as they are; `outputs` gives its answers the source's units (`y * scale + mean`)."""
+    """A trained network to export.
+
+    `inputs`: the scaling of raw rows, `(x - mean) / scale`; None if they are not scaled. `outputs`: the
+    scaling to the source's units, `y * scale + mean`.
+    """
 
     run_id: str
     model: str
@@ -52,30 +55,33 @@ class Export:
 
 
 class Exporter(Protocol):
-    """One format of one framework. The module `<adapter>.export` has `exporter(target: Target) -> Exporter`,
-    which raises ConfigError for what the framework doesn't write."""
+    """One format of one framework.
+
+    The module `<adapter>.export` has a function `exporter(target: Target) -> Exporter`, which raises
+    ConfigError for targets that the framework cannot write.
+    """
 
     def write(self, export: Export, folder: Path) -> None:
         """Write the model's files into an empty folder."""
         ...
 
     def predict(self, folder: Path, inputs: tuple[NDArray[Any], ...]) -> Float:
-        """Load the model anew, with nothing but its framework, and give its outputs `[rows, outputs]`.
+        """Load the model again, using only its framework, and return its outputs `[rows, outputs]`.
 
-        `inputs` are x `[rows, *sample]`, in the dtype of `input_dtype`, and lengths int64 `[rows]` where the
+        `inputs` are x `[rows, *sample]`, in the dtype of `input_dtype`, and lengths int64 `[rows]` if the
         network takes them.
         """
         ...
 
 
 def bound(export: Export, to: Target) -> float:
-    """Of `deviation`, in the run's precision.
+    """Return the bound of `deviation` for the run's precision.
 
-    float32 resolves 6e-8: the sums of a deep network, taken in another order, and scaling in float32 what
-    training scaled in float64 leave some ten to a hundred times that. In float64 it is the bound of a
-    certificate, but for attention, whose scale is rounded to float32 by who runs the file (up to 5e-8 off):
-    Keras on TensorFlow, which the adapter puts right and a file for plain Keras can't, and onnxruntime, which
-    folds it into a float32 attribute (without its MatMulScaleFusion the same file is 4e-16 off).
+    float32 resolves 6e-8. Sums of a deep network in another order, and scaling in float32 instead of float64,
+    cause about ten to a hundred times that. In float64 it is the bound of a certificate, except for
+    attention, whose scale is rounded to float32 by some runtimes (an error of up to 5e-8): Keras on
+    TensorFlow, which the adapter corrects but a file for plain Keras cannot, and onnxruntime, which folds it
+    into a float32 attribute (without its MatMulScaleFusion the error of the same file is 4e-16).
     """
     if export.precision == "float32":
         return 1e-5
@@ -84,19 +90,19 @@ def bound(export: Export, to: Target) -> float:
 
 
 def input_dtype(export: Export) -> str:
-    """The dtype of x: whole numbers for token ids, else the run's precision."""
+    """Return the dtype of x: int64 for token ids, otherwise the run's precision."""
     return "int64" if export.network.input.vocabulary else export.precision
 
 
-def deviation(export: Export, found: Float, expected: Float) -> float:
-    """The largest difference between a model's outputs and the network's own, `[rows, outputs]`.
+def deviation(export: Export, outputs: Float, expected: Float) -> float:
+    """Return the largest difference between a model's outputs and the network's own, `[rows, outputs]`.
 
-    Relative to the largest output, which is at least taken as 1, in the network's units; infinite where
-    something is not finite or shapes differ.
+    It is in the network's units, relative to the largest output or 1, whichever is larger; infinite if a
+    value is not finite or shapes differ.
     """
-    if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
+    if outputs.shape != expected.shape or not (np.isfinite(outputs).all() and np.isfinite(expected).all()):
         return float("inf")
-    values = found.astype(np.float64)
+    values = outputs.astype(np.float64)
     if export.outputs is not None:
         values = (values - export.outputs.mean) / export.outputs.scale
     size = max(1.0, float(np.abs(expected).max(initial=0.0)))
@@ -104,23 +110,23 @@ def deviation(export: Export, found: Float, expected: Float) -> float:
 
 
 def describe_inputs(export: Export) -> list[str]:
-    """What the model takes, a line each."""
-    given = export.network.input
-    shape = ", ".join(["rows", *map(str, given.shape)])
+    """Describe the model's inputs, one line each."""
+    sample = export.network.input
+    shape = ", ".join(["rows", *map(str, sample.shape)])
     lines = [f"x: {input_dtype(export)} [{shape}]"]
-    if given.vocabulary:
-        lines[0] += f", token ids below {given.vocabulary}: 0 is padding, 1 an unknown word"
+    if sample.vocabulary:
+        lines[0] += f", token ids below {sample.vocabulary}: 0 is padding, 1 an unknown word"
     elif export.inputs is not None:
         lines[0] += f", as {export.data} has it: the model standardises it itself"
     else:
         lines[0] += f", as {export.data} has it"
-    if given.lengths:
+    if sample.lengths:
         lines.append("lengths: int64 [rows], the valid steps of each row; those after them are not looked at")
     return lines
 
 
 def describe_outputs(export: Export) -> str:
-    """What the model gives, in one line."""
+    """Describe the model's outputs in one line."""
     outputs = f"[rows, {export.network.out_shape[0]}]"
     names = ", ".join(export.task.names)
     if export.task.kind == "reconstruction":

@@ -1,8 +1,8 @@
-"""How the rows of a data set, as they come from their source, became what a network was trained on.
+"""Refit the preprocessing of a trained network, for a model that is used outside of the project.
 
-A trained network is worth nothing without it, so it is fitted once more, from the same rows, where a model
-leaves the project. What comes out is applied to the test rows and must give those of the data set bit for
-bit: whatever `harness/core/data/dataset.py` does to rows, this can't silently miss.
+A trained network is useless without its preprocessing, so an export fits it again from the same raw rows. The
+result is applied to the raw test rows and must reproduce those of the data set bit for bit, so a change of
+`harness/core/data/dataset.py` that is missing here cannot go unnoticed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.data import preprocessing as fitted
+from harness.core.data import preprocessing
 from harness.core.data.dataset import DataConfig, Dataset, read
-from harness.core.data.loaders import Raw
 from harness.core.data.split import split_rows
 from harness.core.export.exporter import Scaling
 from harness.core.validation import ConfigError, Mistake
@@ -23,12 +22,12 @@ from harness.core.validation import ConfigError, Mistake
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
-    """What was fitted, and the test rows that it is for.
+    """The fitted preprocessing, and the raw test rows.
 
-    x: float64 [rows, *sample], as they come (token ids where the source has words: nothing scales those).
-    lengths: int64 [rows] where they differ. inputs, outputs: see `harness.core.export.exporter.Export`.
-    words: the ids of the words of the vocabulary, where the source spells them. pattern: the regular
-    expression whose matches in a lower-case text are its words.
+    x: float64 [rows, *sample], raw (token ids if the source has words, which are not scaled).
+    lengths: int64 [rows] if they differ. inputs, outputs: see `harness.core.export.exporter.Export`.
+    words: the ids of the words of the vocabulary, if the source has their spelling. pattern: the regular
+    expression that matches words in lower-case text.
     """
 
     x: NDArray[np.float64]
@@ -39,20 +38,20 @@ class Preprocessing:
     pattern: str
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All but the words, by name, for a file."""
-        found: dict[str, NDArray[Any]] = {"x": self.x}
+        """Return all arrays by name, for a file."""
+        arrays: dict[str, NDArray[Any]] = {"x": self.x}
         if self.lengths is not None:
-            found["lengths"] = self.lengths
+            arrays["lengths"] = self.lengths
         for name, scaling in (("input", self.inputs), ("output", self.outputs)):
             if scaling is not None:
-                found |= {f"{name}_mean": scaling.mean, f"{name}_scale": scaling.scale}
-        return found
+                arrays |= {f"{name}_mean": scaling.mean, f"{name}_scale": scaling.scale}
+        return arrays
 
 
-def preprocessing(config: DataConfig, dataset: Dataset) -> Preprocessing:
-    """What was fitted for `dataset`, which is the view of a model on what `config` describes.
+def refit(config: DataConfig, dataset: Dataset) -> Preprocessing:
+    """Fit the preprocessing of `dataset`, a model's view of the data set that `config` describes, again.
 
-    Raises ConfigError where the source gives other rows than those of `dataset`.
+    Raises ConfigError if the source no longer has the rows of `dataset`.
     """
     raw = read(config)
     parts = split_rows(raw, config.test_fraction, config.val_fraction, config.split_seed)
@@ -60,18 +59,14 @@ def preprocessing(config: DataConfig, dataset: Dataset) -> Preprocessing:
     lengths = None if raw.lengths is None else raw.lengths[test]
     x, inputs, words = raw.x[test], None, {}
     if raw.vocabulary:
-        ids = fitted.word_ids(raw.x[train], int(raw.x.max()), raw.vocabulary)
+        ids = preprocessing.word_ids(raw.x[train], int(raw.x.max()), raw.vocabulary)
         x = ids[x.astype(np.int64)]
-        known = np.flatnonzero(ids > fitted.UNKNOWN)
-        words = {raw.words[number - 1]: int(ids[number]) for number in known} if raw.words else {}
+        in_vocabulary = np.flatnonzero(ids > preprocessing.UNKNOWN)
+        words = {raw.words[number - 1]: int(ids[number]) for number in in_vocabulary} if raw.words else {}
     elif config.standardise:
-        inputs = Scaling(
-            *fitted.scale(
-                fitted.fitting_rows(
-                    raw.x[train], raw.sequence, None if raw.lengths is None else raw.lengths[train]
-                )
-            )
-        )
+        train_lengths = None if raw.lengths is None else raw.lengths[train]
+        rows = preprocessing.rows_to_fit(raw.x[train], raw.sequence, train_lengths)
+        inputs = Scaling(*preprocessing.mean_and_std(rows))
     _check(x, lengths, inputs, dataset)
     return Preprocessing(x, lengths, inputs, _outputs(dataset, inputs), words, raw.pattern if words else "")
 
@@ -84,19 +79,16 @@ def _check(
         valid = np.arange(x.shape[1]) < lengths[:, None]
         scaled = np.where(valid[:, :, None], scaled, 0.0)
     if not np.array_equal(scaled, dataset.x["test"]):
-        problem = f"the rows of {dataset.name} are other ones now than those that were prepared"
+        problem = f"the rows of {dataset.name} differ from those that the run was trained on"
         raise ConfigError([Mistake("data.name", problem)])
 
 
 def _outputs(dataset: Dataset, inputs: Scaling | None) -> Scaling | None:
     match dataset.task.kind:
         case "regression":
-            found = Scaling(dataset.target_mean, dataset.target_std)
+            scaling = Scaling(dataset.target_mean, dataset.target_std)
         case "reconstruction" if inputs is not None:
-            found = inputs.spread(dataset.sample_shape)
+            scaling = inputs.broadcast(dataset.sample_shape)
         case _:
             return None
-    return found if np.any(found.mean != 0.0) or np.any(found.scale != 1.0) else None
-
-
-__all__ = ["Preprocessing", "Raw", "preprocessing"]
+    return scaling if np.any(scaling.mean != 0.0) or np.any(scaling.scale != 1.0) else None

@@ -187,7 +187,8 @@ class RunFolder:
             file.write(json.dumps(event) + "\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """Read the events in `events.jsonl`, without a partial last line (a kill) and damaged lines (a crash)."""
+        """Read `events.jsonl`, skipping a partial last line (after a kill) and damaged lines (after a
+        crash)."""
         try:
             text = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:

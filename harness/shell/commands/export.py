@@ -22,7 +22,7 @@ from typing import Any
 from harness.core.adapter import Precision, storage
 from harness.core.config.run_config import FrameworkConfig, RunConfig
 from harness.core.export.exporter import Target
-from harness.core.export.refit import Preprocessing, preprocessing
+from harness.core.export.refit import Preprocessing, refit
 from harness.core.runs.run_folder import Job, RunFolder
 from harness.core.storage import npz
 from harness.core.storage.dates import today
@@ -75,7 +75,7 @@ def export(results_dir: Path, name: str, to: Target, output: Path | None) -> tup
     datasets = DatasetCache()
     dataset, file = datasets.get(config.data, results_dir)
     datasets.write(results_dir)
-    fitted = preprocessing(config.data, config.model.view(dataset))
+    fitted = refit(config.data, config.model.view(dataset))
     precision: Precision = storage(config.precision)
     own = replace(config, framework=framework, execution=framework.execution)
     request = replace(own, device="cpu", precision=precision)

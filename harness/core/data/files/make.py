@@ -1,8 +1,8 @@
-"""Makes the data files of this folder from the packages that ship the originals (see SOURCES.md).
+"""Create the data files of this folder from the packages that contain the originals (see SOURCES.md).
 
     python -m harness.core.data.files.make aeon-1.6.0-py3-none-any.whl vaderSentiment-3.3.2.tar.gz
 
-The files are the same to the byte each time, as long as zlib is.
+The files are reproducible to the byte with the same version of zlib.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ TOKEN = re.compile(WORD)
 
 
 def main(wheel: str, archive: str) -> None:
-    """Write all files. `wheel` is that of aeon, `archive` the source archive of vaderSentiment."""
+    """Write all files. `wheel` is aeon's wheel, `archive` the source archive of vaderSentiment."""
     with zipfile.ZipFile(wheel) as aeon:
         series, speakers = _ts_files(aeon, "JapaneseVowels")
         np.savez_compressed(
             HERE / "japanese_vowels.npz",
             steps=np.concatenate(series),
-            lengths=np.array([len(one) for one in series], dtype=np.uint8),
+            lengths=np.array([len(each) for each in series], dtype=np.uint8),
             speaker=speakers,
         )
         series, halves = _ts_files(aeon, "ItalyPowerDemand")
@@ -41,7 +41,7 @@ def main(wheel: str, archive: str) -> None:
 
 
 def _ts_files(wheel: zipfile.ZipFile, name: str) -> tuple[list[NDArray[np.float32]], NDArray[np.uint8]]:
-    """The series [steps, channels] and class numbers from 0 of a set in .ts form, the training part first."""
+    """Read the series [steps, channels] and class numbers (from 0) of a .ts data set, training part first."""
     series, labels = [], []
     for part in ("TRAIN", "TEST"):
         text = wheel.read(f"aeon/datasets/data/{name}/{name}_{part}.ts").decode()
@@ -54,7 +54,7 @@ def _ts_files(wheel: zipfile.ZipFile, name: str) -> tuple[list[NDArray[np.float3
 
 
 def _snippets(archive: str) -> list[tuple[float, str]]:
-    """Score (-4 ... 4, the mean of 15 people or more) and text of every sentence."""
+    """Read score (-4 ... 4, the mean of at least 15 people) and text of every sentence."""
     with tarfile.open(archive) as package:
         inner = package.extractfile("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz")
         assert inner is not None
@@ -66,22 +66,22 @@ def _snippets(archive: str) -> list[tuple[float, str]]:
 
 
 def _reviews(snippets: list[tuple[float, str]]) -> dict[str, NDArray[Any]]:
-    """Sentences one after the other as numbers of words; 1 is the most frequent word of the file.
+    """Return the sentences, concatenated, as word numbers; 1 is the most frequent word of the file.
 
-    Left out are sentences whose score is 0, and those whose tokens are the same as an earlier one's.
+    Sentences with a score of 0, and those with the same tokens as an earlier one, are left out.
     """
-    kept: dict[tuple[str, ...], bool] = {}
+    positive: dict[tuple[str, ...], bool] = {}
     for score, text in snippets:
         tokens = tuple(TOKEN.findall(text.lower()))
         if score != 0 and tokens:
-            kept.setdefault(tokens, score > 0)
-    counts = Counter(token for tokens in kept for token in tokens)
+            positive.setdefault(tokens, score > 0)
+    counts = Counter(token for tokens in positive for token in tokens)
     words = sorted(counts, key=lambda word: (-counts[word], word))
-    number = {word: place for place, word in enumerate(words, start=1)}
+    number = {word: index for index, word in enumerate(words, start=1)}
     return {
-        "words": np.array([number[token] for tokens in kept for token in tokens], dtype=np.uint16),
-        "lengths": np.array([len(tokens) for tokens in kept], dtype=np.uint8),
-        "positive": np.array(list(kept.values()), dtype=np.uint8),
+        "words": np.array([number[token] for tokens in positive for token in tokens], dtype=np.uint16),
+        "lengths": np.array([len(tokens) for tokens in positive], dtype=np.uint8),
+        "positive": np.array(list(positive.values()), dtype=np.uint8),
         "spelling": np.frombuffer("\n".join(words).encode(), dtype=np.uint8),
     }
 

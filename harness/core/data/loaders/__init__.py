@@ -1,9 +1,9 @@
-"""The data sets that are there without the internet: one small function each.
+"""Loaders of the data sets, one small function each; none needs the internet.
 
-A loader returns the raw rows. Splitting and standardising are the same for all and live in
+A loader returns the raw rows. Splitting and standardising are the same for all and are in
 `harness/core/data/dataset.py`. A loader's keyword parameters are its options: their names, types, bounds
-(`Annotated[...]`) and defaults are what `data.options` in a configuration may hold. To add a data set: one
-function, one line in LOADERS, one in SAMPLES, one `conf/data/<name>.yaml`.
+(`Annotated[...]`) and defaults define what `data.options` in a configuration may contain. To add a data set,
+write one function, one line in LOADERS, one in SAMPLES, and one `conf/data/<name>.yaml`.
 """
 
 from __future__ import annotations

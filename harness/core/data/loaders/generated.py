@@ -1,4 +1,4 @@
-"""Data sets that are computed, from the literature: small exact ones, and tasks made for sequences."""
+"""Generated data sets from the literature: small exact ones, and tasks for sequence models."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def adding_problem(
     """The sum of two marked numbers of a sequence (Hochreiter & Schmidhuber 1997), in [rows, steps, 2].
 
     The first feature is uniform in [0, 1), the second is 1 at one step of each half and 0 elsewhere; the
-    target is the sum of the two numbers that are marked. This is the form of Le, Jaitly & Hinton (2015),
-    whose targets have variance 1/6: who ignores the input and always says 1 has an MSE of 0.167.
+    target is the sum of the two marked numbers. This is the form of Le, Jaitly & Hinton (2015), whose targets
+    have variance 1/6: a model that always predicts 1 has an MSE of 0.167.
     """
     half = steps // 2
     values = rng.uniform((rows, steps), "adding_problem", seed, "values")
-    place = rng.uniform((rows, 2), "adding_problem", seed, "places")
-    first = (place[:, 0] * half).astype(np.int64)
-    second = half + (place[:, 1] * (steps - half)).astype(np.int64)
-    every = np.arange(rows)
+    position = rng.uniform((rows, 2), "adding_problem", seed, "places")
+    first = (position[:, 0] * half).astype(np.int64)
+    second = half + (position[:, 1] * (steps - half)).astype(np.int64)
+    row = np.arange(rows)
     marks = np.zeros((rows, steps))
-    marks[every, first] = marks[every, second] = 1.0
-    total = values[every, first] + values[every, second]
+    marks[row, first] = marks[row, second] = 1.0
+    total = values[row, first] + values[row, second]
     return targets(np.stack([values, marks], axis=2), total, ("sum",), sequence=True)
 
 
@@ -71,9 +71,10 @@ _PADDING, _SHIFTS = (36, 60), 48
 def mnist_1d() -> Raw:
     """MNIST-1D (Greydanus & Kobak, ICML 2024): 4000 + 1000 signals [40, 1], 10 classes, as published.
 
-    The same steps and draws as `make_dataset()` of the package mnist1d 0.0.2 with its own arguments (seed
-    42); NumPy keeps the streams of `RandomState` for ever (NEP 19). The C library's logarithm and exponential
-    function are in it, whose last bits differ between machines: hence the values are rounded to float32.
+    Uses the same steps and random draws as `make_dataset()` of the package mnist1d 0.0.2 with its default
+    arguments (seed 42); NumPy guarantees the streams of `RandomState` permanently (NEP 19). The C library's
+    logarithm and exponential function differ in their last bits between machines, so the values are rounded
+    to float32.
     """
     draw = np.random.RandomState(42)
     templates = np.array(_TEMPLATES)
@@ -90,7 +91,7 @@ def mnist_1d() -> Raw:
 
 
 def _signal(template: NDArray[np.float64], draw: np.random.RandomState) -> NDArray[np.float64]:
-    """A template padded, dilated, scaled, shifted, with noise, sheared and sampled at 40 places."""
+    """Return a template padded, dilated, scaled, shifted, with noise, sheared and sampled at 40 points."""
     low, high = _PADDING
     padding = low + int(draw.rand() * (high - low + 1))
     x = _resample(np.concatenate([template + 1e-8, np.zeros(padding)]), _DILATED)
@@ -107,13 +108,13 @@ def _resample(x: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 
 
 def _blurred(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A Gaussian filter of deviation 2, cut off at 8, reflected at the ends; as `scipy.ndimage` does it."""
+    """Apply a Gaussian filter of deviation 2, cut off at 8, reflected at the ends, like `scipy.ndimage`."""
     radius = 8
     kernel = np.exp(-0.125 * np.arange(-radius, radius + 1) ** 2)
     kernel /= kernel.sum()
     padded = np.pad(x, radius, mode="symmetric")
-    places = np.arange(len(x))
-    total: NDArray[np.float64] = padded[places + radius] * kernel[radius]
+    index = np.arange(len(x))
+    total: NDArray[np.float64] = padded[index + radius] * kernel[radius]
     for k in range(radius):
-        total += (padded[places + k] + padded[places + 2 * radius - k]) * kernel[k]
+        total += (padded[index + k] + padded[index + 2 * radius - k]) * kernel[k]
     return total

@@ -1,4 +1,4 @@
-"""What a loader gives: rows as they come, and what is to be predicted from them."""
+"""The result of a loader: raw rows, and the task to learn from them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Seed = Annotated[int, Range(min=0, max=2**32 - 1)]
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be predicted: one of `outputs` classes, or `outputs` numbers, with a name each.
+    """The values to predict: one of `outputs` classes, or `outputs` numbers, with a name each.
 
-    A reconstruction gives back its own input, flattened to `outputs` numbers, which have no names.
+    A reconstruction predicts its own input, flattened to `outputs` numbers, which have no names.
     """
 
     kind: Literal["classification", "regression", "reconstruction"]
@@ -29,7 +29,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one row of a data set is, and what is to be predicted from it."""
+    """The description of one row of a data set and of its task."""
 
     name: str
     input: Input
@@ -38,16 +38,15 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """Rows as they come: x float64 [rows, *sample_shape]; y int64 [rows] or float64 [rows, targets].
+    """Raw rows: x float64 [rows, *sample_shape]; y int64 [rows] or float64 [rows, targets].
 
-    `whole`: too few rows to hold any back, so each of train, validation and test is the whole set.
-    `test_from`: where not 0, the rows from this one on are the test part that was published with the set.
-    `sequence`: samples are [steps, features], so a feature has one scale for all steps. `lengths` int64
-    [rows]: how many steps of a row are valid, at least one; the others, at its end, are 0. `vocabulary`:
-    where not 0, samples are [steps] numbers of words (1, 2, ...; 0 is padding), whole numbers in the float64
-    x, of which at most so many different ones shall be kept (see `harness/core/data/dataset.py`). `words`:
-    how the words 1, 2, ... are spelled; `pattern`: the regular expression that finds them in a text in lower
-    case.
+    `whole`: the set is too small to split, so train, validation and test are each the whole set. `test_from`:
+    if not 0, the rows from this one on are the published test part. `sequence`: samples are [steps,
+    features], so a feature has one scale for all steps. `lengths`: int64 [rows], the number of valid steps of
+    each row, at least 1; later steps are 0. `vocabulary`: if not 0, samples are [steps] word numbers (1, 2,
+    ...; 0 is padding), integers in the float64 x, of which at most this many are distinguished (see
+    `harness/core/data/dataset.py`). `words`: the spelling of the words 1, 2, ...; `pattern`: the regular
+    expression that matches words in lower-case text.
     """
 
     x: NDArray[np.float64]
@@ -73,15 +72,15 @@ def classes(
     lengths: NDArray[np.int64] | None = None,
     vocabulary: int = 0,
 ) -> Raw:
-    """Rows of a classification; `names` are those of the classes 0, 1, ..."""
+    """Return the rows of a classification; `names` are those of the classes 0, 1, ..."""
     task = Task("classification", len(names), names)
-    rows, truth = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.int64)
-    return Raw(rows, truth, task, whole, test_from, sequence, lengths, vocabulary)
+    rows, labels = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.int64)
+    return Raw(rows, labels, task, whole, test_from, sequence, lengths, vocabulary)
 
 
 def targets(x: Any, y: Any, names: tuple[str, ...], *, sequence: bool = False) -> Raw:
-    """Rows of a regression; `names` are those of the targets."""
+    """Return the rows of a regression; `names` are those of the targets."""
     task = Task("regression", len(names), names)
     rows = np.asarray(x, dtype=np.float64)
-    truth = np.asarray(y, dtype=np.float64).reshape(len(rows), len(names))
-    return Raw(rows, truth, task, sequence=sequence)
+    values = np.asarray(y, dtype=np.float64).reshape(len(rows), len(names))
+    return Raw(rows, values, task, sequence=sequence)

@@ -1,8 +1,8 @@
-"""What a row of each data set is, said without loading it.
+"""Descriptions of the rows of each data set, without loading it.
 
-Loading takes up to seconds, and a request that asks for an image network on a table of numbers should be
-refused at once, with the data sets that such a network does take. Each entry is a function of the loader's
-options; a test holds it against what the loader gives.
+Loading takes up to seconds, and a request for an image network on tabular data should be refused at once,
+with the data sets that fit such a network. Each entry is a function of the loader's options; a test compares
+it with the loader's result.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from collections.abc import Callable
 from harness.core.data.loaders.raw import Task
 from harness.core.network import Input, Shape
 
-Given = tuple[Input, Task]
+Description = tuple[Input, Task]
 
 
-def _classes(shape: Shape, count: int) -> Given:
+def _classes(shape: Shape, count: int) -> Description:
     return Input(shape), Task("classification", count, ())
 
 
-def _number(shape: Shape) -> Given:
+def _number(shape: Shape) -> Description:
     return Input(shape), Task("regression", 1, ())
 
 
-def _sequences(steps: int, features: int, classes: int, *, lengths: bool = False) -> Given:
-    given = Input((steps, features), lengths=lengths, sequence=True)
-    return given, Task("classification", classes, ())
+def _sequences(steps: int, features: int, classes: int, *, lengths: bool = False) -> Description:
+    sample = Input((steps, features), lengths=lengths, sequence=True)
+    return sample, Task("classification", classes, ())
 
 
-def _adding_problem(steps: int, **options: object) -> Given:
+def _adding_problem(steps: int, **options: object) -> Description:
     return Input((steps, 2), sequence=True), Task("regression", 1, ())
 
 
-def _movie_reviews(vocabulary: int, max_length: int) -> Given:
-    # the vocabulary is at most so large; which layers can take the ids doesn't depend on it
+def _movie_reviews(vocabulary: int, max_length: int) -> Description:
+    # the vocabulary may be smaller; which layers accept the ids does not depend on its size
     return Input((max_length,), vocabulary, True, True), Task("classification", 2, ())
 
 
-SAMPLES: dict[str, Callable[..., Given]] = {
+SAMPLES: dict[str, Callable[..., Description]] = {
     "digits": lambda: _classes((8, 8), 10),
     "breast_cancer": lambda: _classes((30,), 2),
     "wine": lambda: _classes((13,), 3),

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.keras import losses
-from adapters.keras.program import Array, Inputs, Parts, native
+from adapters.keras.parts import Array, Inputs, Parts, native
 from harness.core.adapter import Epoch
 
 MAX_EPOCHS = 10**9
@@ -99,7 +99,7 @@ class _EpochFeed(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Fit:
-    """A loop that calls `fit`; see `adapters.keras.program.Loop`.
+    """A loop that calls `fit`; see `adapters.keras.parts.Loop`.
 
     `predict` returns the raw outputs of a chunk, `seed` is called with the seed at the start of a run, `sync`
     waits for the device, `compilations` is the backend's count, `source` the data that `fit` reads.

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.monitoring
 
-from adapters.keras.program import Array, Inputs, Loop
+from adapters.keras.parts import Array, Inputs, Loop
 from harness.core.adapter import Epoch
 
 

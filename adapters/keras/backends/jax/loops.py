@@ -18,7 +18,8 @@ from adapters.keras.backends.jax.compilations import CountedLoop
 from adapters.keras.backends.jax.xla_options import cpu_options
 from adapters.keras.fit import ArraySource, Fit
 from adapters.keras.layer_parts import TUNED_LAYERS
-from adapters.keras.program import Array, Inputs, Parts, Program, build_parts, native
+from adapters.keras.parts import Array, Inputs, Parts, build_parts, native
+from adapters.keras.program import Program
 from harness.core.adapter import Epoch, Execution, Plan
 
 State = tuple[list[Any], list[Any], list[Any]]

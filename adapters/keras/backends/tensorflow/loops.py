@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from adapters.keras.backends.tensorflow import adam_kernel
 from adapters.keras.fit import Fit
-from adapters.keras.program import Array, Inputs, Parts, Program, build_parts, native
+from adapters.keras.parts import Array, Inputs, Parts, build_parts, native
+from adapters.keras.program import Program
 from harness.core.adapter import Epoch, Execution, Plan
 from harness.core.network import Conv1D, Conv2D, Embedding
 

@@ -13,7 +13,8 @@ from torch.nn import functional
 from adapters.keras import losses
 from adapters.keras.backends.torch.device import wait
 from adapters.keras.fit import ArraySource, Fit
-from adapters.keras.program import Array, Inputs, Parts, Program, build_parts, native
+from adapters.keras.parts import Array, Inputs, Parts, build_parts, native
+from adapters.keras.program import Program
 from harness.core.adapter import Epoch, Execution, Loss, Plan
 from harness.core.network import Conv2D
 
@@ -152,7 +153,7 @@ def _seed(seed: int) -> None:
 
 
 class _DeviceRng:
-    """torch's generator of a device, see `adapters.keras.program.DropoutRng`."""
+    """torch's generator of a device, see `adapters.keras.parts.DropoutRng`."""
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)

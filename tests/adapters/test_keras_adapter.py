@@ -173,11 +173,11 @@ XLA_ONCE = """
 import numpy as np
 from harness.core.adapter import AdapterOptions
 from adapters.keras import adapter
-from tests import cases
+from tests.support import adapter_cases
 from tests.support.tasks import make_run, make_task
 task = make_task({execution!r}, precision="float32", xla=True)
 runs = [make_run(task, rate, seed=seed) for seed, rate in enumerate((0.02, 0.01))]
-cases.train(adapter(AdapterOptions("tensorflow", "float32", 1, "cpu")), task, {rule!r}, runs)
+adapter_cases.train(adapter(AdapterOptions("tensorflow", "float32", 1, "cpu")), task, {rule!r}, runs)
 """
 
 

@@ -78,7 +78,10 @@ WRONG = {
     ),
     "unknown layer": (
         ["init.freeze=[1.0.1x]"],
-        ["init.freeze: '1.0.1x' is not a layer of the model; did you mean '1.0.1'?", "the override init.freeze"],
+        [
+            "init.freeze: '1.0.1x' is not a layer of the model; did you mean '1.0.1'?",
+            "the override init.freeze",
+        ],
     ),
     "a layer without weights": (
         ["init.freeze=[0]"],
@@ -89,7 +92,10 @@ WRONG = {
         ["init.freeze=[1.0]"],
         ["init.freeze: 1.0 is read as a number", "'init.freeze=[\"1.10\"]'"],
     ),
-    "on from nowhere": (["init.resume=true"], ["init.resume: needs a run to resume, and init.from_run is not set"]),
+    "on from nowhere": (
+        ["init.resume=true"],
+        ["init.resume: needs a run to resume, and init.from_run is not set"],
+    ),
     "unknown run": (
         ["init.from_run=abc"],
         ["init.from_run: there are no runs in", "the override init.from_run=abc"],

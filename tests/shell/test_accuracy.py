@@ -134,7 +134,7 @@ def reports(workspace: Workspace) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_command(workspace: Workspace) -> None:
     """Catches: trainings in float64 or with other seeds in one framework, a wrong exit status, a report that
     is not stored, finished runs that are repeated, invalid JSON with `--json`; a framework that trains

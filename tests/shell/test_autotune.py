@@ -283,7 +283,7 @@ def test_by_the_command(workspace: Workspace) -> None:
     assert again.folder.path == run.folder.path and not again.attempts
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_xla_is_a_choice_where_it_is_open(tmp_path: Path) -> None:
     """Catches: TensorFlow's XLA tried only as the adapter has it by default, or tried where it was asked for;
     torch's unrolled steps, of which it refuses more than 64, taken for an execution."""

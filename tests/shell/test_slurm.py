@@ -68,7 +68,7 @@ def test_loss_of_a_job(workspace: Workspace) -> None:
     check_clean(workspace)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_loss_without_retries_left(workspace: Workspace) -> None:
     """Catches: a run that is repeated forever; one that ends without a result or a reason."""
     process = workspace.sweep(*LOCAL, *SWEEP, "hydra.launcher.retries=0")

@@ -130,7 +130,7 @@ def describe_outputs(export: Export) -> str:
     outputs = f"[rows, {export.network.out_shape[0]}]"
     names = ", ".join(export.task.names)
     if export.task.kind == "reconstruction":
-        return f"outputs: {outputs}, x given back, flattened, in the units of x"
+        return f"outputs: {outputs}, the reconstruction of x, flattened, in the units of x"
     if export.task.kind == "regression" and export.loss == "mse":
         return f"outputs: {outputs}, {names}, in the units of {export.data}"
     if export.loss == "binary_cross_entropy":

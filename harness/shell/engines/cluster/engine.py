@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from harness.core.config.run_config import RunConfig
 from harness.core.validation import ConfigError, Mistake, to_plain
@@ -262,9 +261,13 @@ class ClusterEngine:
         try:
             attempt.execute()
         except WorkerDiedError as error:
-            lost_runs.write_result(placed, error.exit, attempt.started_event)
+            attempt.write_result(error.exit)
         except SlotLostError as error:
-            if self._record_loss(placed, attempt.started_event, portion, slot, error):
+            if self._stopped:
+                with contextlib.suppress(BlockingIOError):
+                    attempt.write_result(lost_runs.INTERRUPTED, wait=False)
+                self._ended(placed, portion)
+            elif attempt.record_loss(error, self._retries):
                 self._requeue(run, portion)
             else:
                 self._ended(placed, portion)
@@ -273,28 +276,6 @@ class ClusterEngine:
             self._requeue(run, portion)
             raise
         self._ended(placed, portion)
-
-    def _record_loss(
-        self,
-        run: PreparedRun,
-        started: Mapping[str, Any] | None,
-        portion: Portion,
-        slot: RemoteSlot,
-        error: SlotLostError,
-    ) -> bool:
-        """Record an attempt whose slot was lost; returns whether the run is to be repeated."""
-        if self._stopped:
-            with contextlib.suppress(BlockingIOError):
-                lost_runs.write_result(run, lost_runs.INTERRUPTED, started, wait=False)
-            return False
-        losses = portion.losses[run.job.run_id] = portion.losses.get(run.job.run_id, 0) + 1
-        repeat = losses <= self._retries
-        total = f" (lost {losses} times in total)" if not repeat and losses > 1 else ""
-        message = f"{slot.name} was lost in the middle of the run{total}: {error}"
-        lost_runs.write_result(run, WorkerExit("killed", "node", message), started)
-        if repeat:
-            self._note(f"{slot.name} was lost ({error}); {run.config.label()} is repeated")
-        return repeat
 
     def _requeue(self, run: PreparedRun, portion: Portion) -> None:
         with self._changed:

@@ -14,6 +14,7 @@ from typing import Any
 from harness.core.runs.run_folder import CONCLUSIVE
 from harness.core.storage.atomic import atomic_write
 from harness.core.validation import parse, to_plain
+from harness.shell.engines import lost_runs
 from harness.shell.engines.cluster.node import RETURNED
 from harness.shell.engines.cluster.portion import Portion
 from harness.shell.engines.cluster.protocol import NodeRefusedError, RemoteSlot, SlotLostError
@@ -51,6 +52,22 @@ class RemoteRun:
                 raise SlotLostError("it reported the end of the run without sending a result")
             if folder.status() in CONCLUSIVE:
                 folder.checkpoint.unlink(missing_ok=True)
+
+    def write_result(self, exit: WorkerExit, wait: bool = True) -> None:
+        """Write the result that the worker could not write; see `lost_runs.write_result`."""
+        lost_runs.write_result(self.run, exit, self.started_event, wait)
+
+    def record_loss(self, error: SlotLostError, retries: int) -> bool:
+        """Record the attempt as killed, because its slot was lost; returns whether the run is repeated."""
+        losses, run_id, name = self._portion.losses, self.run.job.run_id, self._slot.name
+        losses[run_id] = losses.get(run_id, 0) + 1
+        repeat = losses[run_id] <= retries
+        total = f" (lost {losses[run_id]} times in total)" if not repeat and losses[run_id] > 1 else ""
+        message = f"{name} was lost in the middle of the run{total}: {error}"
+        self.write_result(WorkerExit("killed", "node", message))
+        if repeat:
+            self._note(f"{name} was lost ({error}); {self.run.config.label()} is repeated")
+        return repeat
 
     def _receive_all(self) -> WorkerExit | None:
         """Process the node's messages until the run has ended; returns how its worker died, if it did."""

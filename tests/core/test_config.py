@@ -57,10 +57,10 @@ def sweep_of(experiment: str) -> Iterator[list[str]]:
 def test_every_run_of_every_experiment_is_valid_and_gets_its_own_settings(experiment: str) -> None:
     """Catches: an experiment with a typo, or whose settings `config.yaml` overrules."""
     runs = list(sweep_of(experiment))
-    shelf = DatasetCache()
+    datasets = DatasetCache()
     for run in runs:
         config = config_of(f"experiment={experiment}", *run)
-        config.plan(shelf.get(config.data, CONF)[0])
+        config.plan(datasets.get(config.data, CONF)[0])
     config = config_of(f"experiment={experiment}", *runs[0])
     assert config.study == experiment
     assert config.study != config_of().study
@@ -154,10 +154,10 @@ def test_every_execution_that_a_file_names_can_be_asked_for_and_no_other(framewo
 
 
 def test_an_execution_can_have_an_environment_of_its_own() -> None:
-    """Catches: runs of another execution in it, or in one worker with those that need it; one that counts for
-    runs that don't have it, or not for those that do; a name that nobody will ever ask for."""
+    """Catches: runs of another execution in it, or in one worker with those that need it; one that changes
+    the ids of runs that don't use it, or not those of runs that do; an execution that does not exist."""
     more = ("++framework.execution_env.eager.A=1", "execution=eager")
-    with_it, without = (WorkerKey.of(config_of(*asked)) for asked in (more, more[1:]))
+    with_it, without = (WorkerKey.of(config_of(*overrides)) for overrides in (more, more[1:]))
     assert with_it.environment()["A"] == "1" and with_it != without
     assert WorkerKey.of(config_of(*more, "++framework.env.A=2")).environment()["A"] == "2"
     elsewhere = (more[0], "execution=compiled")
@@ -168,10 +168,10 @@ def test_an_execution_can_have_an_environment_of_its_own() -> None:
 
 
 def test_a_job_file_reads_back_as_the_configuration_it_was_written_from() -> None:
-    """Catches: a worker that is told something else than what was checked."""
+    """Catches: a worker that gets another configuration than the one that was checked."""
     config = config_of("data=make_classification", "train.target={metric: val/accuracy, value: 0.9}")
     assert RunConfig.parse(json.loads(json.dumps(config.to_plain()))) == config
-    assert config.to_plain()["model"]["units"] == [64, 32]  # beside the layers, as in YAML
+    assert config.to_plain()["model"]["units"] == [64, 32]  # next to the layers, as in YAML
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_loss_for_another_task_is_refused_with_those_that_suit() -> None:
 
 
 def test_sections_are_checked_against_the_data_even_where_others_cannot_be_read() -> None:
-    """Catches: a second message, after the first was attended to, for what could have been said at once."""
+    """Catches: a mistake that is reported only after another one was corrected."""
     raw = config_of("data=digits").to_plain()
     raw["train"] = {"epochs": "many", "loss": "mse"}
     raw["framework"]["distributions"] = ["no-such-package"]

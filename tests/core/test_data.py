@@ -101,8 +101,8 @@ def test_classes_are_as_frequent_in_each_split_as_in_the_whole(name: str) -> Non
     whole = np.bincount(loaders.LOADERS[name]().y)
     for split in SPLITS:
         expected = whole * dataset.rows(split) / whole.sum()
-        found = np.bincount(dataset.y[split], minlength=len(whole))
-        assert np.abs(found - expected).max() < 2.0
+        counts = np.bincount(dataset.y[split], minlength=len(whole))
+        assert np.abs(counts - expected).max() < 2.0
 
 
 def test_the_split_of_a_seed_is_pinned() -> None:
@@ -173,7 +173,7 @@ def test_options_reach_the_loader() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "parts"),
     [
         (DataConfig("digit"), ["data.name", "did you mean 'digits'"]),
         (DataConfig("linear", options={"slop": 1.0}), ["data.options.slop", "did you mean 'slope'"]),
@@ -186,17 +186,17 @@ def test_options_reach_the_loader() -> None:
         (DataConfig("iris", test_fraction=0.6, val_fraction=0.5), ["leave no rows", "sum is below 1"]),
     ],
 )
-def test_mistakes_are_found_before_anything_is_loaded(config: DataConfig, says: list[str]) -> None:
+def test_mistakes_are_found_before_anything_is_loaded(config: DataConfig, parts: list[str]) -> None:
     """Catches: a typo that is ignored, or that shows only when the worker has started."""
     message = str(ConfigError(data.check(config)))
-    for part in says:
+    for part in parts:
         assert part in message
     with pytest.raises(ConfigError):
         data.load(config)
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "parts"),
     [
         (DataConfig("iris", val_fraction=0.001), "val_fraction: 0.001 of 150 rows is less than one row"),
         (DataConfig("wine", test_fraction=0.49, val_fraction=0.505), "left for the class"),
@@ -206,10 +206,10 @@ def test_mistakes_are_found_before_anything_is_loaded(config: DataConfig, says: 
         ),
     ],
 )
-def test_mistakes_that_only_the_rows_show_are_said_in_words(config: DataConfig, says: str) -> None:
+def test_mistakes_that_only_the_rows_show_are_explained(config: DataConfig, parts: str) -> None:
     """Catches: a split without rows, a class that nothing is learnt about, a traceback of the generator."""
     assert data.check(config) == []
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=parts):
         data.load(config)
 
 

@@ -1,4 +1,4 @@
-"""Quick imports: what is left out, and that all is as before when they are over."""
+"""Fast imports: which packages they hide, and that everything is restored afterwards."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("ends", ["well", "with an error"])
 def test_what_is_left_out_can_be_imported_afterwards(package: str, ends: str) -> None:
-    """Catches: a package that stays hidden, after an error too; one that is hidden from those who have it;
-    parts of it that get through."""
+    """Catches: a package that stays hidden, also after an error; one that is hidden although it was imported
+    before; submodules that are not hidden."""
     before = set(sys.modules)
     try:
         with fast_imports.fast_import(without=(package, "sys")):
@@ -47,7 +47,7 @@ def test_what_is_left_out_can_be_imported_afterwards(package: str, ends: str) ->
 
 
 def test_a_collector_that_was_off_stays_off() -> None:
-    """Catches: a collector that starts in the middle of what is timed."""
+    """Catches: a collector that is switched on inside timed code."""
     gc.disable()
     try:
         with fast_imports.fast_import():
@@ -57,9 +57,9 @@ def test_a_collector_that_was_off_stays_off() -> None:
         gc.enable()
 
 
-def said_by(code: str, *arguments: str) -> str:
-    asked = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+def output_of(code: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -71,8 +71,8 @@ from harness.shell.tracking.store import open_store
 store = open_store(Path(sys.argv[1]))
 run = store.client.create_run(store.experiment_id)
 store.client.log_metric(run.info.run_id, "loss", 0.5)
-found = store.client.search_runs([store.experiment_id], order_by=["metrics.loss"])
-print(found[0].data.metrics, "pandas" in sys.modules)
+runs = store.client.search_runs([store.experiment_id], order_by=["metrics.loss"])
+print(runs[0].data.metrics, "pandas" in sys.modules)
 import mlflow
 mlflow.set_tracking_uri(store.uri)
 print(len(mlflow.search_runs([store.experiment_id])), "pandas" in sys.modules)
@@ -80,8 +80,9 @@ print(len(mlflow.search_runs([store.experiment_id])), "pandas" in sys.modules)
 
 
 def test_mlflow_works_without_data_frames_and_then_with_them(tmp_path: Path) -> None:
-    """Catches: half a second of pandas in every command; a store that needs it, or has lost it for good."""
-    assert said_by(MLFLOW, str(tmp_path)) == "{'loss': 0.5} False\n1 True\n"
+    """Catches: half a second of pandas in every command; a store that needs it, or a pandas that stays
+    hidden."""
+    assert output_of(MLFLOW, str(tmp_path)) == "{'loss': 0.5} False\n1 True\n"
 
 
 KERAS = """
@@ -95,8 +96,8 @@ print(left_out, {name for name in left_out.split(", ") if name in sys.modules})
 
 
 def test_a_worker_has_no_more_of_keras_than_it_needs() -> None:
-    """Catches: an import that takes twice as long, for plots and data frames that no training has; one that
-    is shortened and does not say so."""
+    """Catches: an import that takes twice as long because of plots and data frames that training never uses;
+    hidden packages that are not recorded."""
     if find_spec("jax") is None or find_spec("keras") is None:
         pytest.skip("needs Keras and JAX, which are not installed")
-    assert said_by(KERAS) == "matplotlib, pandas, sklearn set()\n"
+    assert output_of(KERAS) == "matplotlib, pandas, sklearn set()\n"

@@ -1,4 +1,4 @@
-"""The statistics of timings, on synthetic times whose truth is known; and the peak of memory."""
+"""Statistics of timings, on synthetic times with a true ratio; disturbances; and the peak of memory."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ EXPERIMENTS = 200
 def _times(truth: float, pairs: int, seed: int) -> tuple[list[float], list[float]]:
     """Paired times of a disturbed machine, whose true ratio is `truth`.
 
-    What disturbs a pair (a factor of up to 4) disturbs both sides of it; 3 % of their own come on top, and
-    one time in fifty is five times as long as it should be.
+    A disturbance (a factor of up to 4) affects both sides of a pair. Each time also has noise of 3 % of its
+    own, and one in fifty is five times too long.
     """
     random = np.random.default_rng(seed)
-    disturbed = np.exp(random.uniform(0.0, math.log(4.0), pairs))
+    disturbance = np.exp(random.uniform(0.0, math.log(4.0), pairs))
     own = np.exp(random.normal(0.0, 0.03, (2, pairs))) * np.where(random.random((2, pairs)) < 0.02, 5.0, 1.0)
-    return (0.02 * truth * disturbed * own[0]).tolist(), (0.02 * disturbed * own[1]).tolist()
+    return (0.02 * truth * disturbance * own[0]).tolist(), (0.02 * disturbance * own[1]).tolist()
 
 
 @pytest.mark.parametrize("truth", [1.0, 1.1, 0.25], ids=["A/A", "10 % slower", "four times as fast"])
-def test_the_interval_holds_the_true_ratio_as_often_as_it_says(truth: float) -> None:
-    """Catches: a / b turned round, pairs torn apart (the disturbance is then fifty times the effect), the
-    wrong quantiles, an interval of single pairs instead of their median."""
-    held = 0
+def test_the_interval_contains_the_true_ratio_in_95_percent_of_cases(truth: float) -> None:
+    """Catches: b / a instead of a / b, unpaired resampling (the disturbance is then fifty times the effect),
+    the wrong quantiles, an interval of single pairs instead of their median."""
+    covered = 0
     for seed in range(EXPERIMENTS):
         a, b = _times(truth, 40, seed)
-        found = statistics.ratio(a, b, resamples=400)
-        assert found.pairs == 40
-        assert found.low <= found.estimate <= found.high < 1.1 * found.low
-        held += found.low <= truth <= found.high
+        interval = statistics.ratio(a, b, resamples=400)
+        assert interval.pairs == 40
+        assert interval.low <= interval.estimate <= interval.high < 1.1 * interval.low
+        covered += interval.low <= truth <= interval.high
     # 95 % of 200 is 190, with a standard deviation of 3
-    assert 180 <= held <= 199
+    assert 180 <= covered <= 199
 
 
-def test_a_planted_slowdown_is_found_and_none_is_made_up() -> None:
+def test_a_planted_slowdown_is_detected_without_false_alarms() -> None:
     """Catches: an interval so wide that it never shows a difference, or so narrow that it always does."""
     intervals = {
         truth: [statistics.ratio(*_times(truth, 40, seed), resamples=400) for seed in range(EXPERIMENTS)]
         for truth in (1.0, 1.1)
     }
-    assert all(found.low > 1.0 for found in intervals[1.1])
-    made_up = sum(not found.low <= 1.0 <= found.high for found in intervals[1.0])
-    assert made_up <= EXPERIMENTS // 10
+    assert all(interval.low > 1.0 for interval in intervals[1.1])
+    false_alarms = sum(not interval.low <= 1.0 <= interval.high for interval in intervals[1.0])
+    assert false_alarms <= EXPERIMENTS // 10
 
 
 def test_the_interval_narrows_with_the_root_of_the_number_of_pairs() -> None:
     """Catches: resampling fewer or more pairs than there are."""
 
     def width(pairs: int) -> float:
-        found = [statistics.ratio(*_times(1.0, pairs, seed), resamples=400) for seed in range(30)]
-        return float(np.median([each.high - each.low for each in found]))
+        intervals = [statistics.ratio(*_times(1.0, pairs, seed), resamples=400) for seed in range(30)]
+        return float(np.median([interval.high - interval.low for interval in intervals]))
 
     assert width(25) / width(400) == pytest.approx(4.0, rel=0.25)
 
 
 def test_the_ratio_is_the_same_for_the_same_times() -> None:
-    """Catches: an interval that is drawn anew each time somebody looks."""
+    """Catches: an interval that differs between two calls with the same times."""
     a, b = _times(1.1, 300, 0)
     assert statistics.ratio(a, b, resamples=40) == statistics.ratio(a, b, resamples=40)
 
@@ -92,8 +92,8 @@ print(before, timing.peak_memory_mb(), int(reset))
 
 
 def test_a_reset_forgets_the_peak_of_the_run_before() -> None:
-    """Catches: a peak in the wrong unit, and a run that is charged with the memory of another one before it
-    in the same worker. Where the system can't reset the peak, that has to be said."""
+    """Catches: a peak in the wrong unit, a run that is charged with the memory of an earlier run of the same
+    worker, and a failed reset that is not reported."""
     command = [sys.executable, "-c", MEMORY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     before, after, reset = map(float, done.stdout.split())
@@ -101,9 +101,10 @@ def test_a_reset_forgets_the_peak_of_the_run_before() -> None:
     assert after < before - 150.0 if reset else after >= before
 
 
-def test_a_timing_is_disturbed_where_wall_and_cpu_time_part() -> None:
-    """Catches: a run that shared its core and passes for a clean one, a GPU's run that is blamed for waiting,
-    several threads (more CPU than wall time) that hide nothing, a system that says nothing of stolen time."""
+def test_a_timing_is_disturbed_if_wall_and_cpu_time_differ() -> None:
+    """Catches: a run that shared its core and counts as clean, a GPU's run that counts as disturbed for
+    waiting, a false alarm for several threads (more CPU than wall time), a system that does not report stolen
+    time."""
     assert timing.disturbances(1.0, 0.97, 0.001) == []
     assert timing.disturbances(1.0, 3.6, None) == []
     (waited,) = timing.disturbances(2.0, 1.5, None)

@@ -37,20 +37,20 @@ def test_class_metrics_agree_with_scikit_learn(never: int | None) -> None:
     if never is not None:
         outputs[:, never] = -20.0
     predicted = outputs.argmax(axis=1)
-    found = metrics.evaluate(FIVE, "cross_entropy", outputs, truth, ZERO, ONE)
-    np.testing.assert_allclose([found[k] for k in metrics.CLASSIFICATION], _classification(truth, predicted))
+    values = metrics.evaluate(FIVE, "cross_entropy", outputs, truth, ZERO, ONE)
+    np.testing.assert_allclose([values[k] for k in metrics.CLASSIFICATION], _classification(truth, predicted))
     np.testing.assert_array_equal(
         metrics.confusion_matrix(FIVE, "cross_entropy", outputs, truth),
         oracle.confusion_matrix(truth, predicted, labels=range(5)),
     )
-    assert found["loss"] == pytest.approx(oracle.log_loss(truth, _softmax(outputs), labels=range(5)))
+    assert values["loss"] == pytest.approx(oracle.log_loss(truth, _softmax(outputs), labels=range(5)))
 
 
 def test_a_class_that_a_split_lacks_does_not_lower_a_perfect_score() -> None:
     """Catches: averaging over classes that a small validation part doesn't have."""
     truth = np.array([0, 1, 1, 4])
-    found = metrics.evaluate(FIVE, "cross_entropy", 9.0 * np.eye(5)[truth], truth, ZERO, ONE)
-    assert [found[k] for k in metrics.CLASSIFICATION] == [1.0, 1.0, 1.0, 1.0]
+    values = metrics.evaluate(FIVE, "cross_entropy", 9.0 * np.eye(5)[truth], truth, ZERO, ONE)
+    assert [values[k] for k in metrics.CLASSIFICATION] == [1.0, 1.0, 1.0, 1.0]
 
 
 def test_binary_metrics_agree_with_scikit_learn() -> None:
@@ -58,10 +58,10 @@ def test_binary_metrics_agree_with_scikit_learn() -> None:
     random = np.random.default_rng(2)
     truth = random.integers(0, 2, 200)
     outputs = random.normal(size=(200, 1)) + truth[:, None] * 0.8
-    found = metrics.evaluate(TWO, "binary_cross_entropy", outputs, truth, ZERO, ONE)
+    values = metrics.evaluate(TWO, "binary_cross_entropy", outputs, truth, ZERO, ONE)
     predicted = (outputs[:, 0] > 0).astype(int)
-    np.testing.assert_allclose([found[k] for k in metrics.CLASSIFICATION], _classification(truth, predicted))
-    assert found["loss"] == pytest.approx(oracle.log_loss(truth, 1 / (1 + np.exp(-outputs[:, 0]))))
+    np.testing.assert_allclose([values[k] for k in metrics.CLASSIFICATION], _classification(truth, predicted))
+    assert values["loss"] == pytest.approx(oracle.log_loss(truth, 1 / (1 + np.exp(-outputs[:, 0]))))
 
 
 def test_regression_metrics_are_in_original_units_and_agree_with_scikit_learn() -> None:
@@ -70,12 +70,12 @@ def test_regression_metrics_are_in_original_units_and_agree_with_scikit_learn() 
     mean, std = np.array([10.0, -5.0, 0.0]), np.array([2.0, 30.0, 0.1])
     targets = random.normal(size=(80, 3))
     outputs = targets + 0.3 * random.normal(size=(80, 3))
-    found = metrics.evaluate(NUMBERS, "mse", outputs, targets, mean, std)
+    values = metrics.evaluate(NUMBERS, "mse", outputs, targets, mean, std)
     true, predicted = targets * std + mean, outputs * std + mean
-    assert found["mse"] == pytest.approx(oracle.mean_squared_error(true, predicted))
-    assert found["mae"] == pytest.approx(oracle.mean_absolute_error(true, predicted))
-    assert found["r2"] == pytest.approx(oracle.r2_score(true, predicted))
-    assert found["loss"] == pytest.approx(oracle.mean_squared_error(targets, outputs))
+    assert values["mse"] == pytest.approx(oracle.mean_squared_error(true, predicted))
+    assert values["mae"] == pytest.approx(oracle.mean_absolute_error(true, predicted))
+    assert values["r2"] == pytest.approx(oracle.r2_score(true, predicted))
+    assert values["loss"] == pytest.approx(oracle.mean_squared_error(targets, outputs))
 
 
 @pytest.mark.filterwarnings("error")
@@ -85,11 +85,11 @@ def test_outputs_that_are_not_finite_give_nan(bad: float) -> None:
     outputs = np.zeros((6, 5))
     outputs[2, 1] = bad
     truth = np.array([0, 1, 2, 3, 4, 0])
-    found = metrics.evaluate(FIVE, "cross_entropy", outputs, truth, ZERO, ONE)
-    assert all(math.isnan(figure) for figure in found.values())
+    values = metrics.evaluate(FIVE, "cross_entropy", outputs, truth, ZERO, ONE)
+    assert all(math.isnan(figure) for figure in values.values())
     assert metrics.confusion_matrix(FIVE, "cross_entropy", outputs, truth).sum() == 5
-    found = metrics.evaluate(NUMBERS, "mse", outputs[:, :3], np.zeros((6, 3)), np.zeros(3), np.ones(3))
-    assert all(math.isnan(figure) for figure in found.values())
+    values = metrics.evaluate(NUMBERS, "mse", outputs[:, :3], np.zeros((6, 3)), np.zeros(3), np.ones(3))
+    assert all(math.isnan(figure) for figure in values.values())
 
 
 @pytest.mark.filterwarnings("error")
@@ -145,7 +145,7 @@ def test_each_task_has_a_loss_and_a_number_of_outputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "loss", "says"),
+    ("task", "loss", "message"),
     [
         (FIVE, "binary_cross_entropy", "classification with 2 classes; the task is classification with 5"),
         (TWO, "mse", "mse is for regression"),
@@ -153,9 +153,9 @@ def test_each_task_has_a_loss_and_a_number_of_outputs() -> None:
         (FIVE, "crossentropy", "did you mean 'cross_entropy'"),
     ],
 )
-def test_a_loss_that_does_not_fit_is_refused_in_words(task: Task, loss: str, says: str) -> None:
+def test_a_loss_that_does_not_fit_is_refused_in_words(task: Task, loss: str, message: str) -> None:
     """Catches: a pair of task and loss that would train without error and mean nothing."""
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         losses.outputs(task, loss)
     assert losses.default_loss(task) in caught.value.mistakes[0].allowed
 

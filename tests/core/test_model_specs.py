@@ -32,14 +32,14 @@ IMAGE_NETWORK = ({"kind": "to_image"}, {"kind": "flatten"}, {"kind": "output"})
 
 @pytest.mark.parametrize("options", [{}, OTHER_OPTIONS], ids=["defaults", "options"])
 @pytest.mark.parametrize("name", LOADERS)
-def test_what_is_said_of_a_row_is_what_the_loader_gives(name: str, options: dict[str, Any]) -> None:
+def test_the_description_of_a_row_matches_the_loader(name: str, options: dict[str, Any]) -> None:
     """Catches: a pair that is refused, or let through, because of a shape that the data don't have."""
     if options and name not in options:
         pytest.skip("no option changes the shape of its rows")
     config = DataConfig(name, options=options.get(name, {}))
-    said, real = data.sample(config), data.load(config).sample
-    assert (said.name, said.input) == (real.name, real.input)
-    assert (said.task.kind, said.task.outputs) == (real.task.kind, real.task.outputs)
+    described, real = data.sample(config), data.load(config).sample
+    assert (described.name, described.input) == (real.name, real.input)
+    assert (described.task.kind, described.task.outputs) == (real.task.kind, real.task.outputs)
     assert SAMPLES.keys() == LOADERS.keys()
 
 
@@ -77,12 +77,12 @@ def test_a_misfit_knows_its_model_and_data_and_is_one_for_all_seeds() -> None:
 
 
 def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
-    """The lines with which a command refuses."""
+    """Return the error lines of a refused command."""
     with contextlib.suppress(SystemExit):
         assert main.main(arguments) == 2
-    said = capfd.readouterr()
-    assert said.out == ""
-    return said.err.splitlines()
+    output = capfd.readouterr()
+    assert output.out == ""
+    return output.err.splitlines()
 
 
 @pytest.mark.parametrize("command", [(), ("show",), ("certify",)])
@@ -98,9 +98,7 @@ def test_a_refusal_names_the_data_and_the_models_that_go_together(
     assert list(workdir.iterdir()) == []
 
 
-def test_ones_own_files_are_among_those_that_are_named(
-    workdir: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_users_own_files_are_suggested_too(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Catches: only our files; a file that is built on another or has a mistake that hides all the others."""
     files = {
         "model/mine.yaml": "defaults: [cnn]\npool: 9\n",
@@ -145,7 +143,7 @@ def test_a_model_that_takes_nothing_as_it_is_configured(
 
 
 def test_nothing_is_loaded_for_a_refusal(workdir: Path) -> None:
-    """Catches: seconds of loading data before a word on what can be seen from shapes."""
+    """Catches: seconds of loading data before a mistake is reported that shapes alone show."""
     program = (
         "import sys; from harness.shell.commands import main; status = main.main(sys.argv[1:]); "
         "sys.exit(status if not {'sklearn', 'mlxtend', 'mlflow', 'torch'} & set(sys.modules) else 'loaded')"
@@ -157,12 +155,12 @@ def test_nothing_is_loaded_for_a_refusal(workdir: Path) -> None:
 
 
 def test_the_table_is_that_of_the_code() -> None:
-    """Catches: a model or data set without its place in the table, and a cell that is no longer so."""
+    """Catches: a model or data set that is missing in the table, and an outdated cell."""
     spec = importlib.util.spec_from_file_location("models_table", ROOT / "tests/bench/pages/models.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     text = (ROOT / "docs/reference/models.md").read_text("utf-8")
-    assert module.page(text) == text, "python tests/bench/pages/models.py writes it anew"
+    assert module.page(text) == text, "python tests/bench/pages/models.py rewrites it"
     rows = [row for row in text.splitlines() if re.match(r"\| `\w+` \|", row)]
     assert [row.split("`")[1] for row in rows] == sorted(LOADERS)

@@ -27,9 +27,9 @@ def network(*tree: dict[str, Any], shape: tuple[int, ...] = (64,), outputs: int 
 def mistakes(*tree: Any) -> dict[str, Mistake]:
     with pytest.raises(ConfigError) as caught:
         ModelSpec.parse(list(tree))
-    found = {mistake.key: mistake for mistake in caught.value.mistakes}
-    assert len(found) == len(caught.value.mistakes)
-    return found
+    by_key = {mistake.key: mistake for mistake in caught.value.mistakes}
+    assert len(by_key) == len(caught.value.mistakes)
+    return by_key
 
 
 def test_parameters_and_operations_of_a_feed_forward_network_are_the_closed_forms() -> None:
@@ -38,35 +38,35 @@ def test_parameters_and_operations_of_a_feed_forward_network_are_the_closed_form
     64-64-32-10: 64*64 + 64*32 + 32*10 = 6,464 multiply-adds, 12,928 operations; and 106 biases.
     """
     relu = {"kind": "activation", "function": "relu"}
-    found = network(dense(64), relu, dense(32), relu, {"kind": "dropout", "rate": 0.1}, OUTPUT)
-    assert found.flops() == 12_928
-    assert found.size() == 6_464 + 64 + 32 + 10
-    assert found.out_shape == (10,)
-    kernel = found.params()["2.kernel"]
+    net = network(dense(64), relu, dense(32), relu, {"kind": "dropout", "rate": 0.1}, OUTPUT)
+    assert net.flops() == 12_928
+    assert net.size() == 6_464 + 64 + 32 + 10
+    assert net.out_shape == (10,)
+    kernel = net.params()["2.kernel"]
     assert (kernel.shape, kernel.fan_in, kernel.fan_out) == ((64, 32), 64, 32)
 
 
 def test_dense_acts_on_the_last_axis() -> None:
     """Catches: a dense layer that flattens, and operations that forget the other axes."""
-    found = network(dense(5), {"kind": "flatten"}, OUTPUT, shape=(7, 3), outputs=2)
-    first = found.nodes[0]
+    net = network(dense(5), {"kind": "flatten"}, OUTPUT, shape=(7, 3), outputs=2)
+    first = net.nodes[0]
     assert first.out_shape == (7, 5)
     assert first.flops == 2 * 7 * 3 * 5
-    assert found.params()["0.kernel"].shape == (3, 5)
-    assert [node.out_shape for node in found.nodes] == [(7, 5), (35,), (2,)]
+    assert net.params()["0.kernel"].shape == (3, 5)
+    assert [node.out_shape for node in net.nodes] == [(7, 5), (35,), (2,)]
 
 
 def test_weights_are_named_by_place_and_keep_the_order_of_the_layers() -> None:
     """Catches: names that change with the number of copies, and two layers that share a name."""
-    found = network(
+    net = network(
         {"kind": "flatten"}, repeat(2, dense(4), dense(3, use_bias=False)), OUTPUT, shape=(2, 3), outputs=1
     )
-    assert list(found.params()) == [
+    assert list(net.params()) == [
         *("1.0.0.kernel", "1.0.0.bias", "1.0.1.kernel"),
         *("1.1.0.kernel", "1.1.0.bias", "1.1.1.kernel"),
         *("2.kernel", "2.bias"),
     ]
-    assert found.params()["1.1.0.kernel"].shape == (3, 4)
+    assert net.params()["1.1.0.kernel"].shape == (3, 4)
 
 
 def test_the_output_layer_is_a_dense_layer_of_the_tasks_size_without_activation() -> None:
@@ -86,20 +86,20 @@ def test_repeat_is_its_body_so_many_times() -> None:
 
 def test_repeats_nest() -> None:
     """Catches: an inner repeat that is not unrolled, or whose paths are those of the outer one."""
-    found = network(repeat(2, repeat(2, dense(4)), dense(8)), OUTPUT)
-    assert [node.path for node in found.nodes] == [
+    net = network(repeat(2, repeat(2, dense(4)), dense(8)), OUTPUT)
+    assert [node.path for node in net.nodes] == [
         *("0.0.0.0.0", "0.0.0.1.0", "0.0.1"),
         *("0.1.0.0.0", "0.1.0.1.0", "0.1.1"),
         "1",
     ]
-    assert [node.out_shape for node in found.nodes[:3]] == [(4,), (4,), (8,)]
+    assert [node.out_shape for node in net.nodes[:3]] == [(4,), (4,), (8,)]
 
 
 @pytest.mark.parametrize("times", [2, None])
 def test_a_list_in_the_body_gives_each_copy_its_own(times: int | None) -> None:
     """Catches: every copy with the first value, and lists that say nothing about the number of copies."""
-    found = network(repeat(times, dense([7, 5]), {"kind": "dropout", "rate": 0.5}), OUTPUT)
-    assert [node.out_shape for node in found.nodes] == [(7,), (7,), (5,), (5,), (10,)]
+    net = network(repeat(times, dense([7, 5]), {"kind": "dropout", "rate": 0.5}), OUTPUT)
+    assert [node.out_shape for node in net.nodes] == [(7,), (7,), (5,), (5,), (10,)]
 
 
 def test_one_number_and_a_depth_are_the_same_network_as_a_list() -> None:
@@ -109,16 +109,16 @@ def test_one_number_and_a_depth_are_the_same_network_as_a_list() -> None:
 
 def test_lists_of_the_wrong_length_are_refused() -> None:
     """Catches: values that are silently left over, or an IndexError."""
-    found = mistakes(repeat(3, dense([64, 32])), OUTPUT)
-    assert "3 copies, but a list in the body has 2 values" in found["model.layers[0].times"].problem
+    problems = mistakes(repeat(3, dense([64, 32])), OUTPUT)
+    assert "3 copies, but a list in the body has 2 values" in problems["model.layers[0].times"].problem
     two = mistakes(repeat(None, dense([64, 32]), {"kind": "dropout", "rate": [0.1, 0.2, 0.3]}), OUTPUT)
     assert "2, 3 values" in two["model.layers[0].times"].problem
     assert "how many copies" in mistakes(repeat(None, dense(64)), OUTPUT)["model.layers[0].times"].problem
 
 
 def test_all_mistakes_of_a_tree_come_at_once_and_those_of_a_body_once() -> None:
-    """Catches: stopping at the first layer, and a mistake in a body said again for every copy."""
-    found = mistakes(
+    """Catches: stopping at the first layer, and a mistake in a body repeated for every copy."""
+    problems = mistakes(
         {"kind": "flaten"},
         repeat(4, dense(0), {"kind": "activation", "function": "rleu"}),
         dense(8, unit=3),
@@ -127,7 +127,7 @@ def test_all_mistakes_of_a_tree_come_at_once_and_those_of_a_body_once() -> None:
         {"kind": "dropout", "rate": 1.0},
         OUTPUT,
     )
-    assert set(found) == {
+    assert set(problems) == {
         "model.layers[0].kind",
         "model.layers[1].body[0].units",
         "model.layers[1].body[1].function",
@@ -136,9 +136,9 @@ def test_all_mistakes_of_a_tree_come_at_once_and_those_of_a_body_once() -> None:
         "model.layers[4].kind",
         "model.layers[5].rate",
     }
-    assert found["model.layers[0].kind"].suggestion == "flatten"
-    assert "repeat" in found["model.layers[0].kind"].allowed
-    assert found["model.layers[1].body[1].function"].suggestion == "relu"
+    assert problems["model.layers[0].kind"].suggestion == "flatten"
+    assert "repeat" in problems["model.layers[0].kind"].allowed
+    assert problems["model.layers[1].body[1].function"].suggestion == "relu"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def test_rule_works_on_other_tensors(name: str) -> None:
 
 
 def test_a_deviating_rule_differs_in_what_it_is_named_for() -> None:
-    """Catches: a rule that excuses more than its name says: each becomes the paper's where that is undone."""
+    """Catches: a rule that excuses more than its name says: without the deviation it must equal the paper's
+    rule."""
     start = np.random.default_rng(0).normal(size=(3, 4))
     falling, constant = 0.05 * np.linspace(1.0, 0.2, STEPS), np.full(STEPS, 0.02)
     for name, deviation in native_rules.DEVIATING_RULES:
@@ -103,8 +104,8 @@ def test_a_deviating_rule_differs_in_what_it_is_named_for() -> None:
 
 
 def test_what_is_not_written_as_a_rule_has_none() -> None:
-    """Catches: a deviation that is taken for proven because another one beside it is, or that of another
-    rule."""
+    """Catches: a deviation that counts as proven because another one of the same optimizer is, or the same
+    deviation of another rule."""
     adam, inside = PAIRS["adam"][0], "epsilon_inside_bias_correction"
     assert isinstance(native_rules.deviating_rule(adam, [inside]), native_rules.EpsilonHatAdam)
     assert native_rules.deviating_rule(adam, [inside, "squares_each_occurrence_of_a_token"]) is None
@@ -113,7 +114,7 @@ def test_what_is_not_written_as_a_rule_has_none() -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    """Catches: a rule that was added without being held against anything."""
+    """Catches: a new rule without a test."""
     assert {type(rule) for rule, _, _ in PAIRS.values()} == set(Rule.__args__)  # type: ignore[attr-defined]
 
 
@@ -132,9 +133,9 @@ def test_schedule_is_its_closed_form(schedule: Schedule, factor: Any) -> None:
     that has reached its end before the last step."""
     epochs, steps = 8, 5
     rates = schedules.learning_rates(schedule, 0.4, epochs, steps)
-    wanted = [[0.4 * factor(epoch + step / steps) for step in range(steps)] for epoch in range(epochs)]
+    expected = [[0.4 * factor(epoch + step / steps) for step in range(steps)] for epoch in range(epochs)]
     assert rates.dtype == np.float64
-    assert np.allclose(rates, wanted, rtol=1e-13, atol=0)
+    assert np.allclose(rates, expected, rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("schedule", [Constant(1.5), Cosine(1.5), Step(1.5, 2.0, 0.1), Exponential(1.5, 0.9)])

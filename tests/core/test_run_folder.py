@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def test_half_a_line_is_passed_over(folder: RunFolder) -> None:
+def test_a_partial_line_is_ignored(folder: RunFolder) -> None:
     """Catches: a folder that can't be read because its process was killed while it wrote."""
     assert folder.events() == []
     folder.append_event({"event": "started"})
@@ -35,8 +35,8 @@ def test_half_a_line_is_passed_over(folder: RunFolder) -> None:
 
 
 def test_an_attempt_is_set_aside_whole(folder: RunFolder) -> None:
-    """Catches: an earlier attempt's file in the new one, an attempt that is lost or overwritten, also after
-    somebody deleted one, and what a kill between writing and renaming leaves lying about for ever."""
+    """Catches: an earlier attempt's file in the new one, an attempt that is lost or overwritten (also after a
+    user deleted one), and temporary files that a kill between writing and renaming leaves for ever."""
     folder.set_aside()
     assert not (folder.path / "attempts").exists()
     for attempt in (1, 2, 3):
@@ -47,11 +47,11 @@ def test_an_attempt_is_set_aside_whole(folder: RunFolder) -> None:
         (folder.path / f".result.json.{attempt}.tmp").write_text('{"stat')
         folder.set_aside()
         assert sorted(path.name for path in folder.path.iterdir()) == ["attempts", "job.json"]
-        kept = RunFolder(folder.path / "attempts" / str(attempt))
-        assert kept.events() == [{"event": "started", "attempt": attempt}]
-        assert kept.result() == {"status": "failed", "attempt": attempt}
-        assert kept.log_tail() == "words"
-        assert (kept.path / "weights.npz").exists() and (kept.path / "state.npz").exists()
+        stored = RunFolder(folder.path / "attempts" / str(attempt))
+        assert stored.events() == [{"event": "started", "attempt": attempt}]
+        assert stored.result() == {"status": "failed", "attempt": attempt}
+        assert stored.log_tail() == "words"
+        assert (stored.path / "weights.npz").exists() and (stored.path / "state.npz").exists()
         if attempt == 2:
             for path in (folder.path / "attempts" / "1").iterdir():
                 path.unlink()
@@ -81,8 +81,8 @@ def test_a_kill_while_writing(folder: RunFolder) -> None:
     assert len((folder.result() or {})["metrics"]) == 2000
 
 
-def test_the_lock_is_let_go(folder: RunFolder) -> None:
-    """Catches: a lock that a forked process, such as a data loader's, goes on holding."""
+def test_the_lock_is_released(folder: RunFolder) -> None:
+    """Catches: a lock that a forked process, such as a data loader's, continues to hold."""
     with folder.locked(), pytest.raises(BlockingIOError), folder.locked(wait=False):
         pass
     with folder.locked():
@@ -98,7 +98,8 @@ def test_the_lock_is_let_go(folder: RunFolder) -> None:
 
 
 def test_the_end_of_a_long_log(folder: RunFolder) -> None:
-    """Catches: a log of gigabytes read whole, more or other lines than the last, bytes that are no text."""
+    """Catches: a log of gigabytes read whole, lines other than the last ones, bytes that are not valid
+    UTF-8."""
     log = io.BytesIO(b"start\n" + b"\xff" * 3 * TAIL_BYTES + b"\nlast\n")
     tail = last_lines(log)
     assert tail.endswith("\nlast")
@@ -108,7 +109,7 @@ def test_the_end_of_a_long_log(folder: RunFolder) -> None:
 
 
 def test_runs_are_folders_with_a_job(folder: RunFolder, tmp_path: Path) -> None:
-    """Catches: a folder of something else, or one that a kill left empty, taken for a run."""
+    """Catches: an unrelated folder, or one that a kill left empty, that counts as a run."""
     (tmp_path / "runs" / "empty").mkdir()
     (tmp_path / "runs" / "file").write_text(json.dumps({}))
-    assert [found.run_id for found in run_folder.runs(tmp_path)] == ["a"]
+    assert [run.run_id for run in run_folder.runs(tmp_path)] == ["a"]

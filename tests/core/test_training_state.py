@@ -1,4 +1,4 @@
-"""The state of a training in its common form: kept whole on disk, translated where frameworks differ."""
+"""The state of a training in its common form: saved without loss, converted where frameworks differ."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     training_state.save(tmp_path / "state.npz", State(7, 0.1, slots, masks), 3)
     read, epochs = training_state.load(tmp_path / "state.npz")
     assert (read.steps, read.rate, epochs) == (7, 0.1, 3)
-    for found, given in ((read.slots, slots), (read.masks, masks)):
-        assert found.keys() == given.keys()
-        assert all(found[n].dtype == a.dtype and np.array_equal(found[n], a) for n, a in given.items())
+    for arrays, expected in ((read.slots, slots), (read.masks, masks)):
+        assert arrays.keys() == expected.keys()
+        assert all(arrays[n].dtype == a.dtype and np.array_equal(arrays[n], a) for n, a in expected.items())
 
 
 def test_a_velocity_is_a_displacement_by_the_last_rate() -> None:
     """Catches: a sign or a rate the wrong way round, a division by no rate at all, other slots changed."""
     v = np.array([1.0, -2.0])
-    given = State(3, 0.5, {"0.kernel/velocity": v, "0.bias/m": v}, {})
-    moved = displacements(given)
-    assert np.array_equal(moved["0.kernel/displacement"], [-0.5, 1.0]) and moved["0.bias/m"] is v
-    assert np.array_equal(velocities(State(3, 0.5, moved, {}))["0.kernel/velocity"], v)
+    state = State(3, 0.5, {"0.kernel/velocity": v, "0.bias/m": v}, {})
+    converted = displacements(state)
+    assert np.array_equal(converted["0.kernel/displacement"], [-0.5, 1.0]) and converted["0.bias/m"] is v
+    assert np.array_equal(velocities(State(3, 0.5, converted, {}))["0.kernel/velocity"], v)
     still = State(0, 0.0, {"0.kernel/displacement": np.zeros(2)}, {})
     assert np.array_equal(velocities(still)["0.kernel/velocity"], np.zeros(2))
 

@@ -36,7 +36,7 @@ PACKAGED = ("digits", "breast_cancer", "wine", "iris", "diabetes", "mnist_5k")
     ],
 )
 def test_where_it_is(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches: a cache in the working folder, or where its user did not say."""
+    """Catches: a cache in the working folder, or in another place than the variables say."""
     for name in ("EVENBENCH_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/home/me", **variables}.items():
@@ -50,8 +50,8 @@ def full(path: Path) -> None:
 
 
 def cut_off(path: Path) -> None:
-    for kept in path.rglob("*.*"):
-        kept.write_bytes(kept.read_bytes()[:100])
+    for file in path.rglob("*.*"):
+        file.write_bytes(file.read_bytes()[:100])
 
 
 @pytest.mark.parametrize("name", PACKAGED)
@@ -59,8 +59,8 @@ def cut_off(path: Path) -> None:
 def test_data_of_packages_are_the_same_with_and_without_it(
     own_cache: Path, name: str, spoil: Callable[[Path], None] | None
 ) -> None:
-    """Catches: rows, kinds of numbers or names that the file changes; a file that can't be read, for good; a
-    cache that can't be written to and stops a run."""
+    """Catches: rows, dtypes or names that differ in the file; an unreadable file that is never replaced; a
+    read-only cache that stops a run."""
     if spoil is full:
         full(own_cache)
     fresh = dataset.read(DataConfig(name))
@@ -80,36 +80,36 @@ def test_the_second_time_the_package_is_not_imported(own_cache: Path) -> None:
         "import sys; from harness.core.data.dataset import *; "
         "load(DataConfig('iris')); print('sklearn' in sys.modules)"
     )
-    asked = [sys.executable, "-c", code]
-    said = [subprocess.run(asked, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout for _ in range(2)]
-    assert said == ["True\n", "False\n"]
+    command = [sys.executable, "-c", code]
+    outputs = [subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout for _ in range(2)]
+    assert outputs == ["True\n", "False\n"]
 
 
 def test_a_new_results_folder_has_the_limits_of_others(own_cache: Path, tmp_path: Path) -> None:
-    """Catches: a limit that every results folder measures anew; runs of one folder that are held against two
-    numbers; a disturbed limit that spreads, or is preferred to a folder's own."""
+    """Catches: a limit that every results folder measures again; runs of one folder that are compared with
+    two limits; a disturbed limit that spreads, or is preferred to a folder's own."""
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
-    asked = (CPU, LIMIT.precision, LIMIT.threads)
-    assert matmul_limits.stored_limit(first, *asked) is None
+    key = (CPU, LIMIT.precision, LIMIT.threads)
+    assert matmul_limits.stored_limit(first, *key) is None
     store_limit(own_cache, CPU, LIMIT)
-    assert matmul_limits.stored_limit(first, *asked) == LIMIT == read_limit(first, *asked)
+    assert matmul_limits.stored_limit(first, *key) == LIMIT == read_limit(first, *key)
     store_limit(own_cache, CPU, replace(LIMIT, gflops=LIMIT.gflops + 1))
-    assert matmul_limits.stored_limit(first, *asked) == LIMIT
+    assert matmul_limits.stored_limit(first, *key) == LIMIT
     disturbed = replace(LIMIT, gflops=LIMIT.gflops - 1, disturbed=True)
     store_limit(second, CPU, disturbed)
-    found = matmul_limits.stored_limit(second, *asked)
-    assert found is not None and found.gflops == LIMIT.gflops + 1 and not found.disturbed
+    limit = matmul_limits.stored_limit(second, *key)
+    assert limit is not None and limit.gflops == LIMIT.gflops + 1 and not limit.disturbed
     (own_cache / "machine" / f"{CPU.id}.json").unlink()
     store_limit(own_cache, CPU, disturbed)
-    assert matmul_limits.stored_limit(third, *asked) is None
+    assert matmul_limits.stored_limit(third, *key) is None
 
 
-def test_who_waits_for_a_measurement_takes_what_came_of_it(
+def test_a_command_that_waits_for_a_measurement_uses_its_result(
     own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: two commands at once that each measure beside the other; one that waits for another's
-    measurement though its own limit is kept."""
-    told, waited = list[str](), list[Path]()
+    """Catches: two commands that measure at the same time; a command that waits for another's measurement
+    although its own limit is stored."""
+    messages, waited = list[str](), list[Path]()
     with composing():
         config = config_of("data=iris")
     (first,) = matmul_limits.measuring_frameworks([config.framework])
@@ -122,8 +122,8 @@ def test_who_waits_for_a_measurement_takes_what_came_of_it(
 
     monkeypatch.setattr(locks, "exclusive_lock", after_another)
     for name in ("first", "second"):
-        assert matmul_limits.MatmulLimits(told.append).get(tmp_path / name, config, {}) == LIMIT.gflops
-    assert waited == [own_cache / "limit.lock"] and told == []
+        assert matmul_limits.MatmulLimits(messages.append).get(tmp_path / name, config, {}) == LIMIT.gflops
+    assert waited == [own_cache / "limit.lock"] and messages == []
 
 
 @pytest.mark.parametrize("spoil", [full, None])
@@ -131,19 +131,21 @@ def test_the_second_store_is_a_copy_of_the_first(
     own_cache: Path, tmp_path: Path, spoil: Callable[[Path], None] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches: migrations for each new results folder; a copy with the first store's experiments or runs in
-    it, or one that MLflow takes for an old one; a cache that can't be written to and stops a command."""
+    it, or one that MLflow considers outdated; a read-only cache that stops a command."""
     from mlflow.store.db import utils
 
-    made = []
+    initialised = []
     original = utils._initialize_tables
-    monkeypatch.setattr(utils, "_initialize_tables", lambda engine: (made.append(engine), original(engine)))
+    monkeypatch.setattr(
+        utils, "_initialize_tables", lambda engine: (initialised.append(engine), original(engine))
+    )
     if spoil is not None:
         spoil(own_cache)
     stores = []
     for name in ("first", "second"):
         stores.append(store.open_store(tmp_path / name))
         stores[-1].client.create_run(stores[-1].experiment_id)
-    assert len(made) == (2 if spoil else 1)
+    assert len(initialised) == (2 if spoil else 1)
     assert stores[0].id != stores[1].id
     for opened in stores:
         assert len(opened.client.search_runs([opened.experiment_id])) == 1

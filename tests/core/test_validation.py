@@ -1,4 +1,4 @@
-"""Mappings to dataclasses: what is read, what is refused, and that everything wrong is said at once."""
+"""Mappings to dataclasses: what is read, what is refused, and that all mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def refused(**changes: Any) -> dict[str, Mistake]:
     """The mistakes that `WHOLE` with these changes has, by their keys."""
     with pytest.raises(ConfigError) as caught:
         parse(Drawing, WHOLE | changes, "drawing")
-    found = {mistake.key: mistake for mistake in caught.value.mistakes}
-    assert len(found) == len(caught.value.mistakes)
-    return found
+    by_key = {mistake.key: mistake for mistake in caught.value.mistakes}
+    assert len(by_key) == len(caught.value.mistakes)
+    return by_key
 
 
 def test_what_is_read_is_typed_and_comes_back_from_its_plain_form() -> None:
@@ -113,7 +113,7 @@ def test_a_whole_number_too_large_for_a_float_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cirle", None, ["circle"], {"a": 1}])
-def test_an_unknown_member_of_a_union_names_those_that_there_are(kind: object) -> None:
+def test_an_unknown_member_of_a_union_is_answered_with_all_members(kind: object) -> None:
     """Catches: a KeyError or a TypeError (a list can't be looked up) where a kind is not one."""
     mistake = refused(shape={"kind": kind})["drawing.shape.kind"]
     assert mistake.allowed == "circle, square"
@@ -123,7 +123,7 @@ def test_an_unknown_member_of_a_union_names_those_that_there_are(kind: object) -
 def test_all_mistakes_come_at_once_with_their_places() -> None:
     """Catches: stopping at the first mistake, in a mapping, in a list, in a nested dataclass or in the
     values of a mapping."""
-    found = refused(
+    problems = refused(
         copies=0,
         colours=["red", "gren", 3],
         corner=["a", "b"],
@@ -131,7 +131,7 @@ def test_all_mistakes_come_at_once_with_their_places() -> None:
         sizes={"page": 3, "margin": [1, 2.5]},
         titel=1,
     )
-    assert set(found) == {
+    assert set(problems) == {
         "drawing.copies",
         "drawing.colours[1]",
         "drawing.colours[2]",
@@ -143,11 +143,11 @@ def test_all_mistakes_come_at_once_with_their_places() -> None:
         "drawing.sizes.margin[1]",
         "drawing.titel",
     }
-    assert found["drawing.shape.radius"].problem == "is missing"
-    assert found["drawing.shape.radios"].suggestion == "radius"
-    assert found["drawing.titel"].suggestion == "title"
-    assert found["drawing.colours[1]"].suggestion == "green"
-    assert found["drawing.copies"].allowed == ">= 1 and <= 9"
+    assert problems["drawing.shape.radius"].problem == "is missing"
+    assert problems["drawing.shape.radios"].suggestion == "radius"
+    assert problems["drawing.titel"].suggestion == "title"
+    assert problems["drawing.colours[1]"].suggestion == "green"
+    assert problems["drawing.copies"].allowed == ">= 1 and <= 9"
 
 
 def test_an_exclusive_bound_excludes_its_value_and_says_so() -> None:
@@ -166,8 +166,8 @@ def test_a_tag_of_another_member_is_no_key_of_this_one() -> None:
 
 
 def test_the_message_is_for_people() -> None:
-    """Catches: a message that lacks the count, the place, what is allowed, what was meant or where it stands;
-    and the same mistake said twice."""
+    """Catches: a message that lacks the count, the place, what is allowed, what was meant or its source;
+    and the same mistake reported twice."""
     mistake = Mistake("train.epoch", "no such key", "epochs, loss", "epochs", "my/conf.yaml")
     lines = str(ConfigError([mistake, mistake, Mistake("", "b")])).splitlines()
     assert lines == [

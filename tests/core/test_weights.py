@@ -1,4 +1,4 @@
-"""Canonical weights: the same for a seed on every machine, distributed as the papers say, kept safely."""
+"""Canonical weights: the same for a seed on every machine, distributed as in the papers, saved exactly."""
 
 from __future__ import annotations
 

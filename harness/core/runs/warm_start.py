@@ -47,10 +47,10 @@ class SourceRun:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """How a run starts: the paths of layers whose weights come from the source (`taken`), are `new`, are
-    `frozen`.
+    """The start of a run, in paths of layers.
 
-    `epochs`: those trained before. The field names are keys of `result.json`.
+    `taken`: layers with weights from the source. `new`: newly initialised layers. `frozen`: layers that are not
+    trained. `epochs`: those trained before. The field names are keys of `result.json`.
     """
 
     from_run: str | None

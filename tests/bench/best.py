@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.core.machine import statistics
-from tests.bench.contest import Side, contest, train_s
+from tests.bench.comparison import Side, measure_in_turns, train_s
 
 EXECUTIONS = {
     "torch": ("eager", "compiled"),
@@ -30,7 +30,7 @@ def fastest(model: str, folder: Path, settings: tuple[str, ...] = (), turn_s: fl
     Refused executions are left out, and frameworks that refuse all of them.
     """
     sides = candidates(model, settings=settings)
-    measured = contest(sides, folder, seconds=0.0, least=5, turn_s=turn_s).epochs
+    measured = measure_in_turns(sides, folder, seconds=0.0, least=5, turn_s=turn_s).epochs
     times = {
         side: statistics.median(train_s(epochs))
         for side, epochs in zip(sides, measured, strict=True)

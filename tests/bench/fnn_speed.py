@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from harness.core.machine import statistics
-from tests.bench.contest import Side, bare, contest, train_s
+from tests.bench.comparison import Side, bare, measure_in_turns, train_s
 from tests.bench.overhead import interval
 from tests.bench.report import Report, Table, command, plain
 
@@ -37,7 +37,7 @@ SIDES = {
 def measure_speed(seconds: float = 40.0) -> Report:
     """Measure all executions in one comparison."""
     with tempfile.TemporaryDirectory(prefix="fnn-speed-") as name:
-        result = contest(list(SIDES.values()), Path(name, "contest"), seconds)
+        result = measure_in_turns(list(SIDES.values()), Path(name, "contest"), seconds)
     all_epochs, steps = result.epochs, result.steps
     fit = train_s(all_epochs[0])
     jax = train_s(all_epochs[1])

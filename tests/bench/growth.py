@@ -27,7 +27,7 @@ from harness.core.machine import statistics
 from tests.bench import warm_trials
 from tests.bench.best import candidates
 from tests.bench.chart import Panel, Series, chart
-from tests.bench.contest import contest, train_s
+from tests.bench.comparison import measure_in_turns, train_s
 from tests.bench.overhead import selected
 from tests.bench.report import Report, Table, command, plain, say
 
@@ -114,7 +114,7 @@ def _sweeps(framework: str, counts: Sequence[int], folder: Path) -> dict[int, fl
 
 def _points(axis: Axis, value: int, folder: Path, seconds: float) -> list[Point]:
     sides = candidates(axis.model, settings=axis.overrides(value))
-    result = contest(sides, folder, seconds, least=5, most=60, learns=False)
+    result = measure_in_turns(sides, folder, seconds, least=5, most=60, learns=False)
     best: dict[str, Point] = {}
     for side, epochs in zip(sides, result.epochs, strict=True):
         if not epochs:

@@ -36,7 +36,17 @@ from scipy import stats
 
 from harness.core.machine import statistics
 from harness.core.machine.statistics import Interval
-from tests.bench.contest import Contest, Epoch, Side, bare, contest, cpu_s, flat, train_s, whole_s
+from tests.bench.comparison import (
+    Epoch,
+    Side,
+    TurnResults,
+    bare,
+    cpu_s,
+    flat,
+    measure_in_turns,
+    train_s,
+    whole_s,
+)
 from tests.bench.report import Report, Table, command, plain, say
 
 GOAL, LIMIT = 1.02, 1.05
@@ -84,11 +94,11 @@ def compare(
     sides: tuple[Side, Side], folder: Path, rounds: int, seconds: float, most: int = 0
 ) -> tuple[Comparison, list[list[float]]] | None:
     """A comparison, and the ratios of pairs of epochs by round; None if the framework refuses a side."""
-    results: list[Contest] = []
+    results: list[TurnResults] = []
     while len(results) < max(FEWEST, rounds) or (len(results) < most and _undecided(results)):
         one_core = results[0].one_core if results else None
         round_of = folder / f"round-{len(results)}"
-        results.append(contest(sides, round_of, seconds, least=8, one_core=one_core))
+        results.append(measure_in_turns(sides, round_of, seconds, least=8, one_core=one_core))
         if not all(results[-1].epochs):
             return None
     a, b = (flat([each.epochs[i] for each in results]) for i in (0, 1))
@@ -113,18 +123,18 @@ def compare(
     return row, _pairs(results, train_s)
 
 
-def _undecided(results: Sequence[Contest]) -> bool:
+def _undecided(results: Sequence[TurnResults]) -> bool:
     """Whether the goal lies within the interval over all rounds."""
     ratio = over_rounds(_ratios(results, train_s))
     return ratio.low <= GOAL <= ratio.high
 
 
-def _ratios(results: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[float]:
+def _ratios(results: Sequence[TurnResults], of: Callable[[Sequence[Epoch]], list[float]]) -> list[float]:
     """The ratio of each round: the median over its pairs of epochs."""
     return [statistics.median(pairs) for pairs in _pairs(results, of)]
 
 
-def _pairs(results: Sequence[Contest], of: Callable[[Sequence[Epoch]], list[float]]) -> list[list[float]]:
+def _pairs(results: Sequence[TurnResults], of: Callable[[Sequence[Epoch]], list[float]]) -> list[list[float]]:
     """The ratio of each pair of epochs, by round."""
     return [[one / other for one, other in zip(*map(of, each.epochs), strict=True)] for each in results]
 

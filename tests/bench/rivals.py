@@ -23,7 +23,7 @@ from pathlib import Path
 from harness.core.machine import statistics
 from harness.core.machine.statistics import Interval
 from tests.bench.best import fastest
-from tests.bench.contest import Side, contest, whole_s
+from tests.bench.comparison import Side, measure_in_turns, whole_s
 from tests.bench.overhead import MODELS, interval, selected
 from tests.bench.report import Report, Table, command, plain, say
 
@@ -90,7 +90,7 @@ def measure_rivals(only: str = "", seconds: float = 20.0) -> Report:
             ours = list(dict.fromkeys((of_torch, of_all)))
             say(f"{model}: {', '.join(side.label for side in ours)} against {len(present)} others")
             sides = [*ours, *(rival.side(model) for rival in present)]
-            result = contest(sides, Path(name, model, "contest"), seconds)
+            result = measure_in_turns(sides, Path(name, model, "contest"), seconds)
             times = [whole_s(epochs) for epochs in result.epochs]
             torch_s, best_s = times[0], times[len(ours) - 1]
             for rival, theirs in zip(present, times[len(ours) :], strict=True):

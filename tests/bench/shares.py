@@ -23,7 +23,7 @@ from pathlib import Path
 
 from harness.core.machine import statistics
 from tests.bench.best import fastest
-from tests.bench.contest import contest, train_s
+from tests.bench.comparison import measure_in_turns, train_s
 from tests.bench.overhead import selected
 from tests.bench.report import Report, Table, command, plain, say
 
@@ -62,7 +62,7 @@ def measure_shares(only: str = "", seconds: float = 10.0) -> Report:
                 fastest(model, Path(name, model, "fastest"), settings=settings, turn_s=TURN_S).values()
             )
             say(f"{model}: {', '.join(side.label for side in sides)}")
-            result = contest(sides, Path(name, model, "contest"), seconds, turn_s=TURN_S, limit=True)
+            result = measure_in_turns(sides, Path(name, model, "contest"), seconds, turn_s=TURN_S, limit=True)
             limits += result.limits
             for side, epochs in zip(sides, result.epochs, strict=True):
                 rates = [result.flops * result.steps / train / 1e9 for train in train_s(epochs)]

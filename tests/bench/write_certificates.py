@@ -256,14 +256,14 @@ def _verdict(values: dict[str, Any]) -> str:
 def _made(values: dict[str, Any], on: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in values["versions"].items())
     load = "{}, {}, {}".format(*on["load_average"])
-    made = (
+    line = (
         f"Made on {' and '.join(values['made'])} with {versions}, Python {on['python']}. "
         f"{values['certificates']} certificates over {', '.join(values['frameworks'])} took "
         f"{values['wall_s']} s, and {values['cpu_s']} s of processor time in all processes together, on "
         f"{on['processor']} with {on['cores']} cores. The load at the start was {load} over 1, 5 and 15 "
         "minutes; other work on the same cores makes the first of the two times too long."
     )
-    return f"{fill(made, WIDTH)}\n"
+    return f"{fill(line, WIDTH)}\n"
 
 
 def _frameworks(certificates: Sequence[Certificate]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import overhead
-from tests.bench.contest import Child, _alone
+from tests.bench.comparison import Child, _alone
 from tests.bench.overhead import over_rounds
 from tests.bench.report import RefusedError, Report, Table, with_rows
 from tests.bench.write_docs import MEASURED, Part, _with_rows

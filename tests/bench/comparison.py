@@ -189,7 +189,7 @@ def bare(framework: str, execution: str, model: str = "fnn", settings: tuple[str
 
 
 @dataclass(frozen=True)
-class Contest:
+class TurnResults:
     """The result: the epochs of each side, and their plan.
 
     Element i of a side's epochs was measured next to element i of the others and of `limits`, the matrix
@@ -213,7 +213,7 @@ class Contest:
         return 3 * self.plan.network.flops() * self.plan.batch_size
 
 
-def contest(
+def measure_in_turns(
     sides: Sequence[Side],
     folder: Path,
     seconds: float,
@@ -223,7 +223,7 @@ def contest(
     turn_s: float = 0.0,
     limit: bool = False,
     one_core: bool | None = False,
-) -> Contest:
+) -> TurnResults:
     """Measure epochs of each side in turns for about `seconds`, with `least` to `most` turns each, reversing
     the order of the sides every time. A turn is one epoch, or as many as fill `turn_s`: the first epoch after
     other processes ran finds its caches empty, unlike the epochs of an uninterrupted training. (Scripts
@@ -280,7 +280,7 @@ def contest(
             if learns and not epochs[-1].loss < LEARNED * first.loss:
                 change = f"{first.loss:g} to {epochs[-1].loss:g}"
                 raise RuntimeError(f"{child.name} does not learn: its loss went from {change}")
-    return Contest([epochs[WARM:] for epochs in measured], runs[0].plan, limits[WARM:], bool(one_core))
+    return TurnResults([epochs[WARM:] for epochs in measured], runs[0].plan, limits[WARM:], bool(one_core))
 
 
 def _alone(before_ns: Mapping[int, int], after_ns: Mapping[int, int]) -> bool:

@@ -22,9 +22,8 @@ from harness.core.validation import AllowInfinity
 Trace = Mapping[str, NDArray[Any]]
 """The arrays recorded while a framework trained a case, by name: see `harness/worker/trace.py`."""
 
-BOUND = (
-    1e-10  # one bound for all, in float64: larger deviations come from different mathematics, not rounding
-)
+BOUND = 1e-10
+"""One bound for all gates, in float64: larger deviations come from different mathematics, not from rounding."""
 
 Deviation = Annotated[float, AllowInfinity()]
 """A largest difference; infinite if a value is not finite or has no counterpart."""
@@ -86,25 +85,25 @@ class NativeOptimizerCheck:
         return "deviates" if self.known and (proven or self.unproven) else "fails"
 
 
-def compare(reference: str, a: Trace, framework: str, b: Trace, bound: float = BOUND) -> Comparison:
+def compare(reference: str, a: Trace, framework: str, b: Trace) -> Comparison:
     """Compare two traces of a case, gate by gate."""
     return Comparison(
         reference,
         framework,
         (
             _parameters(a, b),
-            _array_gate("logits", a, b, bound),
-            _weights_gate("gradients", "gradient/", a, b, bound),
-            _array_gate("losses", a, b, bound),
-            _weights_gate("weights", "weights/", a, b, bound),
-            _array_gate("evaluation", a, b, bound),
+            _array_gate("logits", a, b),
+            _weights_gate("gradients", "gradient/", a, b),
+            _array_gate("losses", a, b),
+            _weights_gate("weights", "weights/", a, b),
+            _array_gate("evaluation", a, b),
         ),
     )
 
 
 def training_gap(a: Trace, b: Trace) -> float:
     """Return the largest difference between two traces in the loss of a step or in a weight after it."""
-    gates = _array_gate("losses", a, b, BOUND), _weights_gate("weights", "weights/", a, b, BOUND)
+    gates = _array_gate("losses", a, b), _weights_gate("weights", "weights/", a, b)
     return max(gate.deviation for gate in gates)
 
 
@@ -117,19 +116,19 @@ def _parameters(a: Trace, b: Trace) -> Gate:
     )
 
 
-def _array_gate(name: str, a: Trace, b: Trace, bound: float) -> Gate:
+def _array_gate(name: str, a: Trace, b: Trace) -> Gate:
     if a[name].shape != b[name].shape:
-        return Gate(name, math.inf, bound, f"shapes {a[name].shape} and {b[name].shape}")
+        return Gate(name, math.inf, BOUND, f"shapes {a[name].shape} and {b[name].shape}")
     with np.errstate(invalid="ignore"):
         difference = np.abs(a[name] - b[name])
     if not np.isfinite(difference).all():
-        return Gate(name, math.inf, bound, "not finite")
+        return Gate(name, math.inf, BOUND, "not finite")
     where = f"step {1 + int(np.argmax(difference))}" if name == "losses" else ""
-    return Gate(name, float(difference.max(initial=0.0)), bound, where)
+    return Gate(name, float(difference.max(initial=0.0)), BOUND, where)
 
 
-def _weights_gate(name: str, prefix: str, a: Trace, b: Trace, bound: float) -> Gate:
+def _weights_gate(name: str, prefix: str, a: Trace, b: Trace) -> Gate:
     first, second = ({n: v for n, v in t.items() if n.startswith(prefix)} for t in (a, b))
     deviation = weights.compare(first, second)
     where = deviation.mismatches[0] if deviation.mismatches else deviation.worst
-    return Gate(name, deviation.largest, bound, where.removeprefix(prefix))
+    return Gate(name, deviation.largest, BOUND, where.removeprefix(prefix))

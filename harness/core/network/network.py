@@ -12,6 +12,8 @@ from harness.core.network.layers import Concrete, Output, Reconstruction, Residu
 from harness.core.network.tree import LayerEntry, read_layers
 from harness.core.validation import ConfigError, Mistake, nearest
 
+LAYERS, FREEZE = "model.layers", "init.freeze"  # the configuration keys that mistakes name
+
 
 @dataclass(frozen=True)
 class Node:
@@ -130,12 +132,12 @@ class ModelSpec:
         return isinstance(self.layers[-1].layer, Reconstruction)
 
     @classmethod
-    def parse(cls, tree: object, key: str = "model.layers") -> ModelSpec:
+    def parse(cls, tree: object) -> ModelSpec:
         """Parse a list of layers as read from YAML; raises ConfigError with all mistakes."""
         mistakes: list[Mistake] = []
-        layers = tuple(read_layers(tree, "", key, mistakes))
+        layers = tuple(read_layers(tree, "", LAYERS, mistakes))
         if not mistakes and not (layers and isinstance(layers[-1].layer, Output | Reconstruction)):
-            mistakes.append(Mistake(key, "the last layer must be of kind 'output' or 'reconstruction'"))
+            mistakes.append(Mistake(LAYERS, "the last layer must be of kind 'output' or 'reconstruction'"))
         for entry in _all(layers[:-1]):
             if isinstance(entry.layer, Output | Reconstruction):
                 mistakes.append(Mistake(entry.key, f"{entry.layer.kind!r} can only be the last layer"))
@@ -150,7 +152,7 @@ class ModelSpec:
         """
         return frozenset(_paths_of(self.layers, name, False))
 
-    def freeze(self, names: Iterable[str], key: str = "init.freeze") -> ModelSpec:
+    def freeze(self, names: Iterable[str]) -> ModelSpec:
         """Return the tree with the named layers frozen; raises ConfigError for names that match no layer."""
         mistakes: list[Mistake] = []
         frozen: set[str] = set()
@@ -159,7 +161,7 @@ class ModelSpec:
             paths = self.paths_of(name)
             if not paths:
                 problem, allowed = f"{name!r} is not a layer of the model", ", ".join(valid_names)
-                mistakes.append(Mistake(key, problem, allowed, nearest(name, valid_names)))
+                mistakes.append(Mistake(FREEZE, problem, allowed, nearest(name, valid_names)))
             frozen |= paths
         if mistakes:
             raise ConfigError(mistakes)

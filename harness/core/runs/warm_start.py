@@ -49,8 +49,8 @@ class SourceRun:
 class WarmStart:
     """The start of a run, in paths of layers.
 
-    `taken`: layers with weights from the source. `new`: newly initialised layers. `frozen`: layers that are not
-    trained. `epochs`: those trained before. The field names are keys of `result.json`.
+    `taken`: layers with weights from the source. `new`: newly initialised layers. `frozen`: layers that are
+    not trained. `epochs`: those trained before. The field names are keys of `result.json`.
     """
 
     from_run: str | None

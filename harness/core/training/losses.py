@@ -62,6 +62,7 @@ _LOSSES = {
 }
 
 NAMES = tuple(_LOSSES)
+KEY = "train.loss"
 
 
 def default_loss(task: Task) -> str:
@@ -71,16 +72,16 @@ def default_loss(task: Task) -> str:
     return "binary_cross_entropy" if task.outputs == 2 else "cross_entropy"
 
 
-def check(task: Task, loss: str, key: str = "train.loss") -> list[Mistake]:
-    """Return the mistakes of using this loss for this task; messages name `key`."""
+def check(task: Task, loss: str) -> list[Mistake]:
+    """Return the mistakes of using this loss for this task."""
     suitable = [name for name, entry in _LOSSES.items() if entry.suits(task)]
     if loss in suitable:
         return []
     if loss not in _LOSSES:
-        return [Mistake(key, f"{loss!r} is not known", ", ".join(suitable), nearest(loss, NAMES))]
+        return [Mistake(KEY, f"{loss!r} is not known", ", ".join(suitable), nearest(loss, NAMES))]
     unit = "classes" if task.kind == "classification" else "targets"
     problem = f"{loss} is for {_LOSSES[loss].needs}; the task is {task.kind} with {task.outputs} {unit}"
-    return [Mistake(key, problem, ", ".join(suitable))]
+    return [Mistake(KEY, problem, ", ".join(suitable))]
 
 
 def outputs(task: Task, loss: str) -> int:

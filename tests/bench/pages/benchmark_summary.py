@@ -95,7 +95,7 @@ def _two_workers(page_tables: list[PageTable]) -> str:
 def _kills(page_tables: list[PageTable]) -> str:
     (table,) = page_tables
     wrong = table.column("wrong")
-    return f"{len(wrong)} kills, {len(wrong) - wrong.count('-')} of them with anything wrong afterwards"
+    return f"{len(wrong)} kills, {len(wrong) - wrong.count('-')} of them with errors afterwards"
 
 
 def _quiet(page_tables: list[PageTable]) -> str:

@@ -1,9 +1,9 @@
-"""What is special to Keras: where its float64 leaks, and where its optimizers differ from the rules.
+"""What is specific to Keras: where its float64 leaks, and where its optimizers differ from the rules.
 
-The contract suite holds every Keras backend to the reference at 1e-10 under shared rules. Here the leaks are
-planted again, to show that this bound sees them, and each native optimizer that is not the paper's rule must
-be the one that `harness.core.certificates.native_rules` has for what the adapter names, to 1e-10, in every
-execution.
+The contract suite checks every Keras backend against the reference to 1e-10 with shared rules. Here the leaks
+are reopened to show that this bound catches them, and each native optimizer that differs from the paper's
+rule must match the one that `harness.core.certificates.native_rules` has for the deviations that the adapter
+names, to 1e-10, in every execution.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support import adapter_cases, numpy_training
 from tests.support.adapter_process import Adapters, frameworks
 from tests.support.tasks import BOUND, RULES, Task, expected, make_run, make_task, shared
 
-KERAS = [name for name, found in frameworks().items() if found.adapter == "adapters.keras"]
+KERAS = [name for name, framework in frameworks().items() if framework.adapter == "adapters.keras"]
 ALL = [(name, execution) for name in KERAS for execution in frameworks()[name].executions]
 
 
@@ -43,8 +43,9 @@ def trained(task: dict[str, Any], rule: Any, run: dict[str, Any]) -> dict[str, A
 def test_native_deviations_are_the_named_ones(
     framework: str, execution: str, name: str, adapters: Adapters
 ) -> None:
-    """Catches: a number that reaches Keras' optimizer as float32 (2e-8 off), decoupled weight decay, a rate
-    of another step, and a deviation that `settings` doesn't name or that is gone in another Keras."""
+    """Catches: a number that reaches Keras' optimizer as float32 (2e-8 off), decoupled weight decay, the rate
+    of another step, a deviation missing in `settings`, and a named one that another version of Keras
+    lacks."""
     task, raw = make_task(execution), {"name": name} | RULES[name]
     run = make_run(task, raw["learning_rate"])
     process = adapters(framework, "float64")
@@ -81,9 +82,9 @@ def _keras_own_activations() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("execution", frameworks()["keras_torch"].executions)
-def test_keras_finds_what_it_asks_its_thread_for(execution: str, adapters: Adapters) -> None:
-    """Catches: a name that Keras asks for at each operation and does not find, which costs an exception each
-    time (256 in an FNN's step), be it one that a newer Keras has added."""
+def test_keras_state_has_every_attribute_that_a_step_reads(execution: str, adapters: Adapters) -> None:
+    """Catches: an attribute of the thread that Keras reads at each operation and that is missing, which costs
+    an exception each time (256 in an FNN's step), including one that a newer Keras has added."""
     layers: list[dict[str, Any]] = [
         {"kind": "dense", "units": 6},
         {"kind": "dropout", "rate": 0.5},
@@ -92,44 +93,44 @@ def test_keras_finds_what_it_asks_its_thread_for(execution: str, adapters: Adapt
     ]
     task, rule = make_task(execution, layers=layers), RULES["adam"] | {"name": "adam"}
     arguments = {"task": task, "rule": rule, "runs": [make_run(task, 0.01)]}
-    asked, missed = adapters("keras_torch", "float64").call(
-        "tests.adapters.test_keras_adapter:asked_for", **arguments
+    read, missing = adapters("keras_torch", "float64").call(
+        "tests.adapters.test_keras_adapter:state_reads", **arguments
     )
-    assert missed == []
-    assert {"stateless_scope", "torch_device"} <= set(asked)
+    assert missing == []
+    assert {"stateless_scope", "torch_device"} <= set(read)
 
 
-class _Noting:
-    """In the child: stands for the attributes of Keras' thread, and notes which are read."""
+class _RecordingState:
+    """In the child: wraps the attributes of Keras' thread, and records which are read."""
 
     def __init__(self, attributes: Any) -> None:
-        vars(self).update(attributes=attributes, found=set(), missed=set())
+        vars(self).update(attributes=attributes, present=set(), missing=set())
 
     def __getattr__(self, name: str) -> Any:
-        there = name in vars(self.attributes)
-        (self.found if there else self.missed).add(name)
+        exists = name in vars(self.attributes)
+        (self.present if exists else self.missing).add(name)
         return getattr(self.attributes, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.attributes, name, value)
 
 
-def asked_for(adapter: Adapter, **arguments: Any) -> tuple[list[str], list[str]]:
-    """In the child: what a training asks for and finds, and what it does not find."""
+def state_reads(adapter: Adapter, **arguments: Any) -> tuple[list[str], list[str]]:
+    """In the child: the attributes that a training reads, and those of them that are missing."""
     from keras.src.backend.common import global_state
 
-    adapter_cases.train(adapter, **arguments)  # what is built anew may ask for more
-    noting = _Noting(global_state.GLOBAL_STATE_TRACKER)
-    with mock.patch.object(global_state, "GLOBAL_STATE_TRACKER", noting):
+    adapter_cases.train(adapter, **arguments)  # building a program may read more
+    state = _RecordingState(global_state.GLOBAL_STATE_TRACKER)
+    with mock.patch.object(global_state, "GLOBAL_STATE_TRACKER", state):
         adapter_cases.train(adapter, **arguments)
-    return sorted(noting.found), sorted(noting.missed)
+    return sorted(state.present), sorted(state.missing)
 
 
 LEAKS = {"demotion": _demotion, "activations": _keras_own_activations}
 
 
 def train_with_leak(adapter: Adapter, leak: str, **arguments: Any) -> Any:
-    """In the child: `cases.train` on programs of its own, with a leak of Keras' left open."""
+    """In the child: `adapter_cases.train` on new programs, with a leak of Keras reopened."""
     with mock.patch.object(adapter_cases, "_programs", {}), LEAKS[leak]():
         return adapter_cases.train(adapter, **arguments)
 
@@ -142,10 +143,11 @@ def train_with_leak(adapter: Adapter, leak: str, **arguments: Any) -> Any:
         ("keras", "epoch", "activations", 1e-10),
     ],
 )
-def test_a_leak_of_float64_is_seen(
+def test_a_leak_of_float64_is_caught(
     framework: str, execution: str, leak: str, least: float, adapters: Adapters
 ) -> None:
-    """Catches: remedies that are no longer needed (then they should go), and a bound too wide to see why."""
+    """Catches: a workaround that is no longer needed (and should be removed), and a bound too wide for the
+    leak."""
     layers: list[dict[str, Any]] = [
         {"kind": "dense", "units": 6},
         {"kind": "activation", "function": "gelu"},
@@ -184,8 +186,8 @@ adapter_cases.train(adapter(AdapterOptions("tensorflow", "float32", 1, "cpu")), 
 @pytest.mark.parametrize("execution", ["compiled", "epoch"])
 @pytest.mark.parametrize("impl", ["native", "shared"])
 def test_xla_compiles_a_tensorflow_program_once(execution: str, impl: str, repository: Path) -> None:
-    """Catches: a value that XLA wants at compile time and that changes, such as the step count as the begin
-    of a slice: a whole compilation each epoch, of which TensorFlow's count of tracings knows nothing."""
+    """Catches: a value that XLA needs at compile time and that changes, such as the step count as the start
+    of a slice: one compilation per epoch, which TensorFlow's count of traces does not show."""
     if frameworks()["keras"].missing():
         pytest.skip("TensorFlow is not installed")
     rule = {"name": "adamw", "learning_rate": 0.02, "impl": impl}
@@ -204,9 +206,9 @@ def test_xla_compiles_a_tensorflow_program_once(execution: str, impl: str, repos
     assert done.stderr.count("Compilation of XLA executable") == 1, done.stderr[-4000:]
 
 
-def test_no_pipeline_is_tuned(adapters: Adapters) -> None:
-    """Catches: a pipeline of `fit` on TensorFlow with a thread that tunes it, for which the end of a run
-    waits up to a minute."""
+def test_no_pipeline_is_autotuned(adapters: Adapters) -> None:
+    """Catches: a pipeline of `fit` on TensorFlow with an autotuning thread, for which the end of a run waits
+    up to a minute."""
     if frameworks()["keras"].missing():
         pytest.skip("TensorFlow is not installed")
     rule = {"name": "sgd"} | RULES["sgd"]
@@ -217,27 +219,30 @@ def test_no_pipeline_is_tuned(adapters: Adapters) -> None:
 
 
 def pipeline(adapter: Any, task: Task, rule: dict[str, Any]) -> list[bool]:
-    """The case: whether the pipelines that a run's `fit` reads are tuned."""
+    """The case: whether the pipelines of a run's `fit` are autotuned."""
     program = adapter.build(adapter_cases.plan(task, rule))
     program.trainer(adapter_cases.examples(task), adapter_cases.rule(rule), 0).load(
         make_run(task, 0.1)["weights"]
     )
-    given = program._loop._source.arguments()
-    return [dataset.options().autotune.enabled for dataset in given.values()]
+    arguments = program._loop._source.arguments()
+    return [dataset.options().autotune.enabled for dataset in arguments.values()]
 
 
-@pytest.mark.parametrize(("asked", "found"), [("", True), ("true", True), ("false", False), ("0", False)])
-def test_jax_computes_in_the_thread_that_calls_where_it_is_asked_to(asked: str, found: bool) -> None:
-    """Catches: a variable that nobody reads, or that comes too late, when JAX has made its device."""
+@pytest.mark.parametrize(
+    ("variable", "dispatches"), [("", True), ("true", True), ("false", False), ("0", False)]
+)
+def test_async_dispatch_of_jax_follows_the_environment(variable: str, dispatches: bool) -> None:
+    """Catches: a variable that is ignored, or read too late, after JAX has created its device."""
     pytest.importorskip("jax")
-    environment = os.environ | {"JAX_CPU_ENABLE_ASYNC_DISPATCH": asked, "NPROC": "1"}
+    environment = os.environ | {"JAX_CPU_ENABLE_ASYNC_DISPATCH": variable, "NPROC": "1"}
     code = "from tests.adapters.test_keras_adapter import threads_of_a_call; threads_of_a_call()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == [str(found), str(found)], done.stderr
+    assert done.stdout.split() == [str(dispatches), str(dispatches)], done.stderr
 
 
 def threads_of_a_call() -> None:
-    """In a process of its own: print what the adapter says, and whether a call is back before its result."""
+    """In a process of its own: print what the adapter reports, and whether a call returns before its
+    result."""
     from harness.core.adapter import AdapterOptions
     from harness.worker.serve import import_adapter
 

@@ -1,5 +1,5 @@
-"""What holds for Keras beyond the contract: float64 stays float64 in every layer, nothing is trained that the
-spec does not train, XLA compiles a program once, and what is recorded of a program is what runs."""
+"""Keras beyond the contract: float64 stays float64 in every layer, only the trainable weights of the spec are
+trained, XLA compiles a program once, and the recorded settings are what runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import adapter_cases
 from tests.support.adapter_process import AdapterProcess, Adapters, frameworks
 from tests.support.tasks import EPOCHS, STEPS, Run, Task, make_run, make_task, shared
 
-KERAS = [name for name, found in frameworks().items() if found.adapter == "adapters.keras"]
+KERAS = [name for name, framework in frameworks().items() if framework.adapter == "adapters.keras"]
 PAIRS = [(name, execution) for name in KERAS for execution in frameworks()[name].executions]
 
 # Heads of 3 numbers: one over the root of 3 has no exact float32.
@@ -64,37 +64,37 @@ def task_of(name: str, execution: str, dropout: bool = True, **other: Any) -> Ta
 
 
 def _without_dropout(layers: Any) -> Any:
-    kept = [layer for layer in layers if layer["kind"] != "dropout"]
-    return [layer | {"body": _without_dropout(layer["body"])} if "body" in layer else layer for layer in kept]
+    rest = [layer for layer in layers if layer["kind"] != "dropout"]
+    return [layer | {"body": _without_dropout(layer["body"])} if "body" in layer else layer for layer in rest]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("framework", KERAS)
 def test_float64_does_not_leak(framework: str, name: str, adapters: Adapters) -> None:
     """Catches: a softmax, a scale of attention, a scan or a promotion in float32, each of which is 1e-8 off
-    or more and none of which Keras tells of; a running statistic that differs; a gradient that torch has not
-    for a convolution to one filter. Held against PyTorch, which has none of these."""
+    or more and none of which Keras reports; a running statistic that differs; a gradient that torch lacks for
+    a convolution with one filter. Compared with PyTorch, which has none of these."""
     rule = shared("adam")
     task = task_of(name, frameworks()[framework].executions[-1], dropout=False)
     run = make_run(task, 0.02)
-    (found,) = adapters(framework, "float64").call(
+    (result,) = adapters(framework, "float64").call(
         "tests.support.adapter_cases:train", task=task, rule=rule, runs=[run]
     )
     task["execution"] = "eager"
-    (wanted,) = adapters("torch", "float64").call(
+    (reference,) = adapters("torch", "float64").call(
         "tests.support.adapter_cases:train", task=task, rule=rule, runs=[run]
     )
-    for split, outputs in wanted["before"].items():
-        assert np.abs(outputs - found["before"][split]).max() < 1e-13
-    assert canonical.compare(found["weights"], wanted["weights"]).largest < 1e-11
-    assert np.abs(found["after"] - wanted["after"]).max() < 1e-11
+    for split, outputs in reference["before"].items():
+        assert np.abs(outputs - result["before"][split]).max() < 1e-13
+    assert canonical.compare(result["weights"], reference["weights"]).largest < 1e-11
+    assert np.abs(result["after"] - reference["after"]).max() < 1e-11
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("framework", KERAS)
 def test_optimizers_see_what_the_spec_trains(framework: str, name: str, adapters: Adapters) -> None:
-    """Catches: the attention's key bias or a sinusoidal table among the weights that are trained, which no
-    output would tell; running statistics that an optimizer decays."""
+    """Catches: the attention's key bias or a sinusoidal table among the trained weights, which no output
+    would show; running statistics that an optimizer decays."""
     task = task_of(name, frameworks()[framework].executions[-1])
     sizes = adapters(framework, "float64").call("tests.adapters.test_keras_layers:trained", task=task)
     params = adapter_cases.network(task).params().values()
@@ -102,7 +102,7 @@ def test_optimizers_see_what_the_spec_trains(framework: str, name: str, adapters
 
 
 def trained(adapter: Any, task: Task) -> list[int]:
-    """The case: how many numbers each variable has that the optimizer of a program keeps state for."""
+    """The case: the size of each variable for which the optimizer of a program has state."""
     program = adapter.build(adapter_cases.plan(task, shared("momentum")))
     return [int(np.prod(slot.shape)) for slot in program._parts.optimizer.keras.slots["velocity"]]
 
@@ -111,9 +111,9 @@ def trained(adapter: Any, task: Task) -> list[int]:
 def test_xla_compiles_a_program_once(
     name: str, execution: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches: a value that XLA wants to know when it compiles, such as the begin of a slice that the step
-    count gives. TensorFlow then compiles anew for every new value, which no count of its traces shows; what
-    XLA writes down of each compilation does."""
+    """Catches: a value that XLA needs at compile time, such as the start of a slice by the step count.
+    TensorFlow then compiles again for every new value, which its count of traces does not show; XLA's dump of
+    each compilation does."""
     if missing := frameworks()["keras"].missing():
         pytest.skip(f"keras needs {missing}, which is not installed")
     dump = tmp_path / "xla"
@@ -137,7 +137,7 @@ def test_xla_compiles_a_program_once(
 
 
 def compiled(adapter: Any, task: Task, rule: dict[str, Any], runs: list[Run], dump: str) -> list[int]:
-    """The case: train runs of one program; how many modules XLA has compiled after each epoch."""
+    """The case: train runs of one program, and count the modules that XLA has compiled after each epoch."""
     program = adapter.build(adapter_cases.plan(task, rule))
     counts = []
     for run in runs:
@@ -155,13 +155,13 @@ def compiled(adapter: Any, task: Task, rule: dict[str, Any], runs: list[Run], du
 
 @pytest.mark.parametrize(("framework", "execution"), PAIRS)
 def test_settings_say_how_a_recurrent_layer_runs(framework: str, execution: str, adapters: Adapters) -> None:
-    """Catches: a speed that is recorded for a loop and was that of unrolled steps, or the other way round."""
+    """Catches: a recorded loop where unrolled steps ran, or the other way round."""
     layers = [{"kind": "lstm", "units": 3, "returns": "last"}, {"kind": "output"}]
     for xla in (False, True) if framework == "keras" and execution != "idiomatic" else (False,):
         task = make_task(execution, layers=layers, in_shape=[5, 2], xla=xla)
-        found = adapters(framework, "float64").call("tests.adapters.test_keras_layers:steps_of", task=task)
-        wanted = "unrolled" if framework == "keras" and execution != "idiomatic" and not xla else "loop"
-        assert found == {"said": wanted, "unroll": wanted == "unrolled"}
+        steps = adapters(framework, "float64").call("tests.adapters.test_keras_layers:steps_of", task=task)
+        kernel = "unrolled" if framework == "keras" and execution != "idiomatic" and not xla else "loop"
+        assert steps == {"recorded": kernel, "unroll": kernel == "unrolled"}
 
 
 @pytest.mark.parametrize(
@@ -170,40 +170,41 @@ def test_settings_say_how_a_recurrent_layer_runs(framework: str, execution: str,
 def test_a_simple_network_is_unrolled_on_jax_where_that_pays(
     steps: int, units: int, unrolled: bool, adapters: Adapters
 ) -> None:
-    """Catches: narrow or long layers unrolled, which XLA compiles for many seconds; wide ones not."""
+    """Catches: narrow or long layers that are unrolled, which XLA compiles for many seconds; wide ones that
+    are not."""
     layers = [{"kind": "rnn", "units": units, "returns": "last"}, {"kind": "output"}]
     task = make_task("epoch", layers=layers, in_shape=[steps, 2])
-    found = adapters("keras_jax", "float64").call("tests.adapters.test_keras_layers:steps_of", task=task)
-    assert found == {"said": "unrolled" if unrolled else "loop", "unroll": unrolled}
+    kernel = adapters("keras_jax", "float64").call("tests.adapters.test_keras_layers:steps_of", task=task)
+    assert kernel == {"recorded": "unrolled" if unrolled else "loop", "unroll": unrolled}
 
 
 def steps_of(adapter: Any, task: Task) -> dict[str, Any]:
-    """The case: what the program says of its recurrent layer, and what Keras says."""
+    """The case: how the recurrent layer runs according to the program's settings, and to Keras."""
     program = adapter.build(adapter_cases.plan(task, shared("sgd")))
     (layer,) = [each for each in program._parts.model.keras.layers if hasattr(each, "unroll")]
-    return {"said": program.settings()["recurrent"], "unroll": layer.unroll}
+    return {"recorded": program.settings()["recurrent"], "unroll": layer.unroll}
 
 
 @pytest.mark.parametrize("execution", frameworks()["keras"].executions)
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "momentum"])
 def test_a_token_that_repeats_is_one_gradient(name: str, execution: str, adapters: Adapters) -> None:
-    """Catches: gradients of an embedding that reach an optimizer as one row a token, so that it squares the
-    rows and not their sum; where Keras' own loop does so, that it is not said. (Epsilon is made small, since
-    it is elsewhere in Keras' rules.)"""
+    """Catches: gradients of an embedding that reach an optimizer as one row per token, so that it squares the
+    rows instead of their sum, and a deviation of Keras' own loop in this that the settings do not name.
+    (Epsilon is small, because Keras' rules add it in another place.)"""
     layers = [{"kind": "embedding", "units": 2}, {"kind": "global_pool"}, {"kind": "output"}]
     task = make_task(execution, layers=layers, in_shape=[6], vocabulary=5)
     rule = {"name": name, "learning_rate": 0.02} | ({} if name == "momentum" else {"epsilon": 1e-12})
     # one rate for all steps: the velocity of Keras' momentum carries it, so another one would show
     run = make_run(task, 0.02, rates=np.full((EPOCHS, STEPS), 0.02))
     child = adapters("keras", "float64")
-    (found,) = child.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=[run])
-    (wanted,) = child.call(
+    (result,) = child.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=[run])
+    (reference,) = child.call(
         "tests.support.adapter_cases:train",
         task=task | {"execution": "epoch"},
         rule=rule | {"impl": "shared"},
         runs=[run],
     )
     settings = child.call("tests.support.adapter_cases:description", task=task, rule=rule)["settings"]
-    differs = canonical.compare(found["weights"], wanted["weights"]).largest > 1e-6
+    differs = canonical.compare(result["weights"], reference["weights"]).largest > 1e-6
     assert differs == ("squares_each_occurrence_of_a_token" in settings["deviations"])
     assert not differs or execution == "idiomatic"

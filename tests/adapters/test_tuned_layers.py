@@ -1,4 +1,4 @@
-"""Keras' layers with gradients of the adapter's own: what they compute is what Keras' layers do."""
+"""The tuned layers compute the same outputs and gradients as Keras' layers."""
 
 from __future__ import annotations
 
@@ -52,73 +52,74 @@ CORE = set({kind: name for name, (kind, _, _) in reversed(LAYERS.items())}.value
 
 @pytest.mark.parametrize("name", matrix([*LAYERS, *CALLS], CORE.__contains__))
 def test_outputs_and_gradients_are_those_of_keras(name: str, adapters: Adapters) -> None:
-    """Catches: a term of a gradient left out or with the wrong sign, gates in another order, the first step's
-    state or a layer's direction mixed up, a mask the wrong way round, a bias that is not added, a rounded-off
-    window, a size of a window along the wrong axis."""
+    """Catches: a missing gradient term or one with the wrong sign, gates in another order, the wrong initial
+    state or direction, an inverted mask, a missing bias, an incomplete window, a window size along the wrong
+    axis."""
     kind, options, shape = LAYERS[name.split(",")[0] if name in CALLS else name]
-    found = adapters("keras_jax", "float64").call(
+    results = adapters("keras_jax", "float64").call(
         "tests.adapters.test_tuned_layers:differences",
         kind=kind,
         options=options,
         shape=shape,
         call=CALLS.get(name, {}),
     )
-    assert found["ours"] == [True, False]
-    assert found["gradients"] and max(found["outputs"], *found["gradients"]) < 1e-13
+    assert results["ours"] == [True, False]
+    assert results["gradients"] and max(results["outputs"], *results["gradients"]) < 1e-13
 
 
-def test_of_equal_values_the_first_has_the_gradient(adapters: Adapters) -> None:
-    """Catches: columns before rows, the last one or all of them instead of the first: behind a relu half of
-    all windows have several zeros, and every framework has its gradient for the first."""
-    found = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:ties")
-    assert found["ours"] == found["keras"]
+def test_of_equal_maxima_the_first_gets_the_gradient(adapters: Adapters) -> None:
+    """Catches: columns before rows, and the last or all of them instead of the first: after a relu half of
+    all windows have several zeros, and every framework gives the gradient to the first."""
+    results = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:ties")
+    assert results["ours"] == results["keras"]
 
 
-def test_a_program_says_which_gradients_are_not_of_keras(adapters: Adapters) -> None:
-    """Catches: a result that passes as Keras' own; layers of ours where a user's `fit` has none."""
-    found = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:recorded")
-    assert found["tokens"] == {"idiomatic": None, "compiled": OF_TOKENS}
-    assert found["gelu"] == {"idiomatic": None, "compiled": OF_GELU}
+def test_settings_name_the_tuned_layers(adapters: Adapters) -> None:
+    """Catches: a result that passes as Keras' own; tuned layers in `fit`, which has none."""
+    results = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:recorded")
+    assert results["tokens"] == {"idiomatic": None, "compiled": OF_TOKENS}
+    assert results["gelu"] == {"idiomatic": None, "compiled": OF_GELU}
 
 
 def test_gelu_and_its_slope_are_those_of_keras(adapters: Adapters) -> None:
     """Catches: the approximation by tanh (5e-4 off), a factor in the wrong place, a root that is rounded to
     float32 in float64; far from zero too, where one minus almost one is left."""
-    found = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:gelus")
-    assert max(found["value"], found["slope"]) < 1e-14
+    results = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:gelus")
+    assert max(results["value"], results["slope"]) < 1e-14
 
 
-def test_what_is_flattened_is_computed_in_its_own_shape(adapters: Adapters) -> None:
-    """Catches: a loop over the flat result, which divides for each number: 7 times the time of a pooling.
-    That it is so with Keras' own layer shows that ours is still worth its lines."""
-    found = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:flat_loops")
-    assert not found["ours"] and found["keras"]
+def test_flattened_values_are_computed_in_their_own_shape(adapters: Adapters) -> None:
+    """Catches: a loop over the flat result, which divides for each value: 7 times the time of a pooling.
+    Keras' own layer has such a loop, so the tuned one is still needed."""
+    results = adapters("keras_jax", "float64").call("tests.adapters.test_tuned_layers:flat_loops")
+    assert not results["ours"] and results["keras"]
 
 
 def differences(
     adapter: Any, kind: str, options: dict[str, Any], shape: list[int], call: dict[str, Any]
 ) -> dict[str, Any]:
-    """The case: the largest differences between ours and Keras', of outputs and of each gradient."""
+    """The case: the largest differences between the tuned layer and Keras', of outputs and of each
+    gradient."""
     jax, keras = importlib.import_module("jax"), importlib.import_module("keras")
     own = importlib.import_module("adapters.keras.backends.jax.tuned_layers")
     random = np.random.default_rng(0)
     x = random.normal(size=shape)
     layers = [getattr(home, kind)(**_tuples(options), dtype="float64") for home in (own, keras.layers)]
     attends = kind == "MultiHeadAttention"
-    given = {key: np.array(value) if isinstance(value, list) else value for key, value in call.items()}
+    arguments = {key: np.array(value) if isinstance(value, list) else value for key, value in call.items()}
     results = []
     for layer in layers:
         inputs = (x, x) if attends else (x,)
-        layer(*inputs, **given)
+        layer(*inputs, **arguments)
         if not results:
             weights = [0.5 * random.normal(size=variable.shape) for variable in layer.trainable_variables]
 
         def apply(x: Any, weights: Any, layer: Any = layer) -> Any:
             inputs = (x, x) if attends else (x,)
             if attends:  # as Keras computes it in float64 throughout, see the adapter's `attention`
-                given["return_attention_scores"] = type(layer).__module__.startswith("keras")
+                arguments["return_attention_scores"] = type(layer).__module__.startswith("keras")
             others = [variable.value for variable in layer.non_trainable_variables]
-            outputs, _ = layer.stateless_call(weights, others, *inputs, **given)
+            outputs, _ = layer.stateless_call(weights, others, *inputs, **arguments)
             return outputs[0] if isinstance(outputs, tuple) else outputs
 
         outputs, back = jax.vjp(apply, x, weights)
@@ -140,17 +141,17 @@ def ties(adapter: Any) -> dict[str, Any]:
     many = np.random.default_rng(0).integers(0, 3, (1, 34, 16, 1)).astype(float)
 
     def gradients(home: Any) -> Any:
-        found = []
+        slopes = []
         for x, sizes in ((few, (2, 2)), (many, (17, 16))):
             layer = home.MaxPooling2D(sizes, dtype="float64")
-            found.append(np.asarray(jax.grad(lambda x, layer=layer: layer(x).sum())(x)).ravel().tolist())
-        return found
+            slopes.append(np.asarray(jax.grad(lambda x, layer=layer: layer(x).sum())(x)).ravel().tolist())
+        return slopes
 
     return {"ours": gradients(own), "keras": gradients(keras.layers)}
 
 
 def flat_loops(adapter: Any) -> dict[str, list[str]]:
-    """The case: what XLA computes in a loop over flat rows, of pooled images that go into a product."""
+    """The case: what XLA computes in a loop over flat rows, for pooled images that enter a product."""
     jax, keras = importlib.import_module("jax"), importlib.import_module("keras")
     own = importlib.import_module("adapters.keras.backends.jax.tuned_layers")
     x, kernel = np.ones((8, 6, 6, 4)), np.ones((36, 5))
@@ -166,7 +167,7 @@ def flat_loops(adapter: Any) -> dict[str, list[str]]:
 
 
 def recorded(adapter: Any) -> dict[str, Any]:
-    """The case: what programs of a network say of themselves."""
+    """The case: the tuned layers in the settings of programs."""
     from tests.adapters.test_keras_layers import task_of
     from tests.support import adapter_cases
     from tests.support.tasks import make_task, shared
@@ -186,7 +187,7 @@ def recorded(adapter: Any) -> dict[str, Any]:
 
 
 def gelus(adapter: Any) -> dict[str, float]:
-    """The case: the largest differences between our GELU and Keras', and between their slopes."""
+    """The case: the largest differences between the tuned GELU and Keras', and between their slopes."""
     jax, keras = importlib.import_module("jax"), importlib.import_module("keras")
     own = importlib.import_module("adapters.keras.backends.jax.tuned_layers")
     x = np.linspace(-12.0, 12.0, 10001)

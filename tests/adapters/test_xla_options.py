@@ -1,4 +1,4 @@
-"""What XLA is told when it compiles a training for a CPU, on JAX and on TensorFlow."""
+"""XLA's flags and compiler options for a training on a CPU, on JAX and on TensorFlow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SGD = {"name": "sgd"} | RULES["sgd"]
 OUTPUT, FLATTEN = {"kind": "output"}, {"kind": "flatten"}
 RNN = {"kind": "rnn", "units": 4, "returns": "last"}
 LSTM = RNN | {"kind": "lstm"}
-OWN_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
+XLA_MATMUL = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
 
 
 def dense(units: int) -> dict[str, Any]:
@@ -28,39 +28,41 @@ def dense(units: int) -> dict[str, Any]:
     return {"kind": "dense", "units": units}
 
 
-def test_xla_is_told_of_wide_vectors_where_there_are_any(adapters: Adapters) -> None:
-    """Catches: an option for processors that don't have it; one that a JAX that has never heard of it ends
-    with; programs compiled without it; settings that don't say what was compiled with."""
-    found = adapters("keras_jax", "float64").call(f"{HERE}:wide_vectors", task=make_task("epoch"), rule=SGD)
-    wide, own = {"xla_cpu_prefer_vector_width": "512"}, OWN_PRODUCTS
-    assert found == {"wide": [wide | own] * 2, "narrow": [own] * 2, "unknown": [own] * 2}
+def test_wide_vectors_are_used_if_the_processor_has_them(adapters: Adapters) -> None:
+    """Catches: the option on a processor without wide vectors; a failure of a JAX that does not know the
+    option; programs compiled without it; settings that differ from the options of the compilation."""
+    options = adapters("keras_jax", "float64").call(f"{HERE}:wide_vectors", task=make_task("epoch"), rule=SGD)
+    wide, own = {"xla_cpu_prefer_vector_width": "512"}, XLA_MATMUL
+    assert options == {"wide": [wide | own] * 2, "narrow": [own] * 2, "unknown": [own] * 2}
 
 
 def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, list[Any]]:
-    """The case: what settings say of a program's options and what `jax.jit` was given, by the processor."""
+    """The case: the options in a program's settings and those passed to `jax.jit`, by the processor."""
     import jax
 
     from adapters.keras.backends.jax import loops, xla_options
 
-    found = {}
+    options = {}
     instructions = {"wide": {"avx2", "avx512f"}, "narrow": {"avx2"}, "unknown": {"avx2", "avx512f"}}
-    for name, known in instructions.items():
+    for name, processor in instructions.items():
         option = xla_options.WIDE_VECTORS if name != "unknown" else {"xla_cpu_no_such_option": "512"}
         with (
-            mock.patch.object(xla_options.host, "instructions", lambda known=known: frozenset(known)),
+            mock.patch.object(
+                xla_options.host, "instructions", lambda processor=processor: frozenset(processor)
+            ),
             mock.patch.object(xla_options, "WIDE_VECTORS", option),
             mock.patch.object(loops.jax, "jit", wraps=jax.jit) as jit,
         ):
             xla_options._compiles.cache_clear()
-            said = adapter.build(adapter_cases.plan(task, rule)).settings()["xla_options"]
-            given = [
+            recorded = adapter.build(adapter_cases.plan(task, rule)).settings()["xla_options"]
+            passed = [
                 call.kwargs["compiler_options"]
                 for call in jit.call_args_list
                 if "donate_argnums" in call.kwargs
             ]
-        found[name] = [said, *given]
+        options[name] = [recorded, *passed]
     xla_options._compiles.cache_clear()
-    return found
+    return options
 
 
 @pytest.mark.parametrize(
@@ -78,18 +80,18 @@ def wide_vectors(adapter: Any, task: Task, rule: dict[str, Any]) -> dict[str, li
     ],
     ids=["dense", "rnn", "lstm", "many inputs", "wide", "wide inside", "many columns", "batch", "flags"],
 )
-def test_xla_makes_products_itself_where_that_is_faster(
+def test_xla_computes_products_itself_if_that_is_faster(
     what: dict[str, Any], own: bool, adapters: Adapters
 ) -> None:
-    """Catches: loops of XLA's own for products that a library is faster with, up to 1.5 times, or that XLA's
-    flags don't allow for; and none for those that a feed-forward network has."""
+    """Catches: XLA's own loops for products that a library computes faster, up to 1.5 times, or without the
+    flag that they need; and no such loops for the products of a feed-forward network."""
     flags = what.get("flags", xla_flags.XLA_FLAGS["jax"])
     task = make_task("epoch", **{key: value for key, value in what.items() if key != "flags"})
-    told = adapters("keras_jax", "float64").call(f"{HERE}:told", task=task, rule=SGD, flags=flags)
-    assert (told.items() >= OWN_PRODUCTS.items()) == own
+    options = adapters("keras_jax", "float64").call(f"{HERE}:cpu_options", task=task, rule=SGD, flags=flags)
+    assert (options.items() >= XLA_MATMUL.items()) == own
 
 
-def told(adapter: Any, task: Task, rule: dict[str, Any], flags: str) -> dict[str, Any]:
+def cpu_options(adapter: Any, task: Task, rule: dict[str, Any], flags: str) -> dict[str, Any]:
     """The case: XLA's options for a program in a process with these flags."""
     from adapters.keras.backends.jax import xla_options
 
@@ -98,8 +100,8 @@ def told(adapter: Any, task: Task, rule: dict[str, Any], flags: str) -> dict[str
 
 
 @pytest.mark.parametrize("framework", ["keras", "keras_jax"])
-def test_flags_of_xla_are_there_before_it_is_imported(framework: str) -> None:
-    """Catches: no flags for one thread; and those for one where there are several, or for a card."""
+def test_flags_of_xla_are_set_before_its_import(framework: str) -> None:
+    """Catches: no flags for one thread; and flags for one thread with several threads or on a GPU."""
     backend = {"keras": "tensorflow", "keras_jax": "jax"}[framework]
     code = f"from tests.adapters.test_xla_options import flags; flags({backend!r})"
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
@@ -108,7 +110,7 @@ def test_flags_of_xla_are_there_before_it_is_imported(framework: str) -> None:
 
 
 def flags(backend: str) -> None:
-    """In a process of its own: print XLA's flags as an adapter on one thread sets them, on two, on a card."""
+    """In a process of its own: print XLA's flags as an adapter sets them on one thread, on two, on a GPU."""
     from harness.core.adapter import AdapterOptions
 
     for threads, device in ((1, "cpu"), (2, "cpu"), (1, "cuda")):
@@ -118,7 +120,7 @@ def flags(backend: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("user_flags", "unchanged"),
     [
         ("--xla_dump_to=here", False),
         ("--xla_cpu_multi_thread_eigen=true --xla_dump_to=here", True),
@@ -127,16 +129,20 @@ def flags(backend: str) -> None:
         ("flags.txt", True),
     ],
 )
-def test_a_user_s_flags_of_xla_are_left_as_they_are(given: str, kept: bool) -> None:
-    """Catches: a user's choice that is overruled, or his file of flags that XLA reads no more."""
-    ours = xla_flags.XLA_FLAGS["jax"]
-    assert xla_flags.xla_flags("jax", given) == (given if kept else f"{ours} {given}")
+def test_the_user_s_flags_of_xla_are_unchanged(user_flags: str, unchanged: bool) -> None:
+    """Catches: a user's choice that is overruled, or a user's file of flags that XLA no longer reads."""
+    adapter_flags = xla_flags.XLA_FLAGS["jax"]
+    assert xla_flags.xla_flags("jax", user_flags) == (
+        user_flags if unchanged else f"{adapter_flags} {user_flags}"
+    )
 
 
-def test_a_user_s_width_of_vectors_is_left_as_it_is(adapters: Adapters) -> None:
-    """Catches: an option given with a program, which would overrule the flag."""
+def test_the_user_s_width_of_vectors_is_unchanged(adapters: Adapters) -> None:
+    """Catches: an option of a program, which would overrule the user's flag."""
     flags = "--xla_cpu_prefer_vector_width=256"
     assert (
-        adapters("keras_jax", "float64").call(f"{HERE}:told", task=make_task("epoch"), rule=SGD, flags=flags)
+        adapters("keras_jax", "float64").call(
+            f"{HERE}:cpu_options", task=make_task("epoch"), rule=SGD, flags=flags
+        )
         == {}
     )

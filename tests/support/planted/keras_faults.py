@@ -1,4 +1,4 @@
-"""Mistakes that one could make in the Keras adapter; each function makes one, until `patch` is undone."""
+"""Faults in the Keras adapter; each function plants one until `patch` is undone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bn_momentum(patch: Patch) -> None:
 
 
 def double_softmax(patch: Patch) -> None:
-    """Spelled out: Keras on TensorFlow takes a softmax layer away again before a loss from logits."""
+    """By operations: Keras on TensorFlow removes a softmax layer before a loss from logits."""
 
     def mean(loss: str, y: Any, outputs: Any) -> Any:
         powers = ops.exp(outputs)
@@ -82,7 +82,7 @@ def counts_from_zero(patch: Patch) -> None:
 
 
 class _Earlier:
-    """A rule that is told of the step before."""
+    """A rule that gets the number of the previous step."""
 
     def __init__(self, rule: Any) -> None:
         self.rule = rule
@@ -131,7 +131,7 @@ def own_adam_beta(patch: Patch) -> None:
 
 
 def own_numbers_in_float32(patch: Patch) -> None:
-    """As TensorFlow makes them of Python's."""
+    """As TensorFlow converts Python's numbers."""
 
     def change(optimizer: Any) -> None:
         optimizer.rho, optimizer.epsilon = (
@@ -167,8 +167,8 @@ def _with_own(patch: Patch, change: Callable[[Any], None]) -> None:
     real = optimizers._native
 
     def native(*arguments: Any) -> Any:
-        made = real(*arguments)
-        change(made)
-        return made
+        optimizer = real(*arguments)
+        change(optimizer)
+        return optimizer
 
     patch.setattr(optimizers, "_native", native)

@@ -1,1 +1,1 @@
-"""The core, the worker and the shell of evenbench; `python -m harness` is the command line."""
+"""evenbench: the core, the worker and the shell; `python -m harness` runs the command line."""

@@ -23,7 +23,7 @@ Trace = Mapping[str, NDArray[Any]]
 """The arrays recorded while a framework trained a case, by name: see `harness/worker/trace.py`."""
 
 BOUND = 1e-10
-"""One bound for all gates, in float64: larger deviations come from different mathematics, not from rounding."""
+"""The bound of all gates, in float64: larger deviations come from different mathematics, not rounding."""
 
 Deviation = Annotated[float, AllowInfinity()]
 """A largest difference; infinite if a value is not finite or has no counterpart."""

@@ -159,7 +159,7 @@ def _with_rows(part: Part, section: str, filter_: str, rounds: int) -> tuple[str
     first, _, rest = rest.partition("\n\n")
     again = f"Rows of {filter_} again, in {rounds} rounds or more. {described}"
     others = AGAIN.sub(
-        lambda older: "" if overhead.asked(filter_, *older[1].split()) else older[0],
+        lambda older: "" if overhead.selected(filter_, *older[1].split()) else older[0],
         with_rows(rest, table, keys=3),
     )
     return f"{_head(part)}{measured}{first}\n\n{again}\n\n{others}", report.values

@@ -41,7 +41,9 @@ def test_every_model_with_every_optimizer_is_on_the_page(rows: list[list[str]]) 
 def test_every_deviation_on_the_page_is_proven(rows: list[list[str]]) -> None:
     """Catches: a named deviation that covers more than its name, or that has no rule."""
     named = [row for row in rows if row[0].startswith("`")]
-    assert {row[0].strip("`") for row in named} == {name for _, name in native_rules.DEVIATING_RULES}, OUTDATED
+    assert {row[0].strip("`") for row in named} == {name for _, name in native_rules.DEVIATING_RULES}, (
+        OUTDATED
+    )
     assert all(row[-1] == "proven" and float(row[-2]) <= BOUND for row in named), OUTDATED
 
 

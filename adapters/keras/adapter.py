@@ -22,7 +22,7 @@ _BACKENDS = {
 
 # Packages that Keras imports if they are installed and that no training needs: for its scikit-learn wrappers,
 # plots and data frames. They account for half of its import time on JAX, and two fifths on TensorFlow.
-LEFT_OUT = ("matplotlib", "pandas", "sklearn")
+UNNEEDED_PACKAGES = ("matplotlib", "pandas", "sklearn")
 
 
 class KerasAdapter:
@@ -42,8 +42,8 @@ class KerasAdapter:
         """Versions, threads and devices as Keras and its backend report them."""
         keras = importlib.import_module("keras")
         described: dict[str, object] = self._device.environment(self._options)
-        own = {"keras": keras.__version__, "backend": keras.backend.backend()}
-        return {**own, "imported_without": ", ".join(LEFT_OUT), **described}
+        versions = {"keras": keras.__version__, "backend": keras.backend.backend()}
+        return {**versions, "imported_without": ", ".join(UNNEEDED_PACKAGES), **described}
 
     def build(self, plan: Plan) -> Program:
         """Build the program of a plan; raises ConfigError for a plan that this process cannot run."""
@@ -86,7 +86,7 @@ def adapter(options: AdapterOptions) -> KerasAdapter:
         allowed = ", ".join(_BACKENDS)
         raise ConfigError([Mistake("backend", problem, allowed, nearest(options.backend, _BACKENDS))])
     before_import(options)
-    with fast_imports.fast_import(without=LEFT_OUT):
+    with fast_imports.fast_import(without=UNNEEDED_PACKAGES):
         keras = importlib.import_module("keras")
     if keras.backend.backend() != options.backend:
         problem = (

@@ -1,6 +1,6 @@
 """What every adapter has to compute for each layer kind: `tests/support/numpy_forward.py`, in float64.
 
-The forward pass is held against NumPy to 1e-12, gradients against differences of NumPy's loss, and the
+The forward pass is compared with NumPy to 1e-12, gradients against differences of NumPy's loss, and the
 executions against one another. Frameworks are found in `conf/framework`; one that is added is tested without
 a change here.
 """
@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 from tests.support.tasks import BATCH, BOUND, Task, losses_agree, same, shared
 
 EXACT = 1e-12
-PAIRS = [(name, execution) for name, found in frameworks().items() for execution in found.executions]
+PAIRS = [(name, execution) for name, result in frameworks().items() for execution in result.executions]
 MODELS = sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml"))
 FIRST_ROWS = np.arange(BATCH, dtype=np.int32).reshape(1, 1, BATCH)
 SGD = shared("sgd") | {"weight_decay": 0.0}
@@ -185,16 +185,16 @@ def test_every_execution_trains_alike(name: str, framework: str, execution: str,
         "orders": orders[:, : steps * BATCH].reshape(epochs, steps, BATCH).astype(np.int32),
         "rates": np.full((epochs, steps), 0.02),
     }
-    found = _trained(adapters(framework, "float64"), task, run)
+    result = _trained(adapters(framework, "float64"), task, run)
     wanted = _trained(adapters("torch", "float64"), task | {"execution": "eager"}, run)
-    _agree(task, found, wanted)
+    _agree(task, result, wanted)
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_half_frozen_networks_train_alike(
     name: str, stepwise: tuple[AdapterProcess, str], adapters: Adapters
 ) -> None:
-    """Catches: a kind that trains although it is frozen, or loses its state's layout beside one that is."""
+    """Catches: a kind that trains although it is frozen, or loses its state's layout next to a frozen one."""
     framework, execution = stepwise
     case = ZOO[name]
     network = network_of(case)
@@ -206,9 +206,9 @@ def test_half_frozen_networks_train_alike(
         "orders": orders.astype(np.int32),
         "rates": np.full((1, 3), 0.02),
     }
-    found = _trained(framework, task, run)
-    _agree(task, found, _trained(adapters("torch", "float64"), task | {"execution": "idiomatic"}, run))
-    for weight, value in found["weights"].items():
+    result = _trained(framework, task, run)
+    _agree(task, result, _trained(adapters("torch", "float64"), task | {"execution": "idiomatic"}, run))
+    for weight, value in result["weights"].items():
         still = weight.rpartition(".")[0] in frozen
         assert same(value, run["weights"][weight]) == still, weight
 
@@ -232,9 +232,9 @@ def test_every_model_trains_alike(
         "orders": orders.reshape(4, 5, BATCH).astype(np.int32),
         "rates": np.full((4, 5), 0.003),
     }
-    found = _trained(framework, task, run)
+    result = _trained(framework, task, run)
     wanted = _trained(adapters("torch", "float64"), task | {"execution": "idiomatic"}, run)
-    _agree(task, found, wanted)
+    _agree(task, result, wanted)
 
 
 def _trained(process: AdapterProcess, task: Task, run: dict[str, Any]) -> Any:
@@ -242,13 +242,16 @@ def _trained(process: AdapterProcess, task: Task, run: dict[str, Any]) -> Any:
     return result
 
 
-def _agree(task: Task, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _agree(task: Task, result: dict[str, Any], wanted: dict[str, Any]) -> None:
     """The same losses, weights and optimizer state, and outputs that are NumPy's with these weights."""
-    assert losses_agree(found["losses"], wanted["losses"])
-    for a, b in ((found["weights"], wanted["weights"]), (found["state"]["slots"], wanted["state"]["slots"])):
+    assert losses_agree(result["losses"], wanted["losses"])
+    for a, b in (
+        (result["weights"], wanted["weights"]),
+        (result["state"]["slots"], wanted["state"]["slots"]),
+    ):
         deviation = canonical.compare(a, b)
         assert deviation.largest <= BOUND, deviation
     outputs, _ = forward(
-        adapter_cases.network(task), found["weights"], task["x"]["test"], lengths_of(task, "test")
+        adapter_cases.network(task), result["weights"], task["x"]["test"], lengths_of(task, "test")
     )
-    assert np.abs(found["after"] - outputs).max() <= BOUND
+    assert np.abs(result["after"] - outputs).max() <= BOUND

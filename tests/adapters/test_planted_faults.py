@@ -26,8 +26,8 @@ def is_core(fault: Fault) -> bool:
 )
 def test_a_planted_fault_is_caught(fault: Fault, adapters: Adapters) -> None:
     """Catches: a gate that cannot fail, or one that notices only what an earlier gate should have."""
-    found = faults.caught(fault, adapters)
-    assert found.gate == fault.gate, found
+    check = faults.caught(fault, adapters)
+    assert check.gate == fault.gate, check
 
 
 CORE_SOUND = {(fault.framework, fault.network, fault.rule) for fault in CORE.values()}
@@ -44,8 +44,8 @@ def test_without_the_fault_every_gate_is_passed(
     that is still there after its test."""
     case = faults.case(network, rule)
     sound, other = (faults.trace(adapters(name, "float64"), case) for name in ("torch", framework))
-    found = gates.compare("torch", sound, framework, other)
-    assert found.passed, found
+    check = gates.compare("torch", sound, framework, other)
+    assert check.passed, check
 
 
 SOUND_OWN = sorted({(fault.framework, fault.rule) for fault in FAULTS if fault.gate == faults.OWN})
@@ -57,20 +57,20 @@ def test_without_the_fault_the_own_optimizer_keeps_the_bound(
 ) -> None:
     """Catches: the same where the framework's own optimizer is compared; a deviation that is not named, or
     that the rule which is written for its name doesn't account for."""
-    found = faults.own(adapters(framework, "float64"), faults.case("dense", rule))
+    check = faults.own(adapters(framework, "float64"), faults.case("dense", rule))
     if framework == "torch":
-        assert found.verdict == "exact" and not found.known, found
+        assert check.verdict == "exact" and not check.known, check
         return
-    assert found.verdict == "deviates" and found.known and not found.unproven, found
-    assert found.remainder is not None and found.remainder <= gates.BOUND < 1e-6 < found.deviation, found
+    assert check.verdict == "deviates" and check.known and not check.unproven, check
+    assert check.remainder is not None and check.remainder <= gates.BOUND < 1e-6 < check.deviation, check
 
 
 @pytest.mark.parametrize("rule", ["adam", "rmsprop"])
 def test_what_no_rule_is_written_for_is_unproven(rule: str, adapters: Adapters) -> None:
     """Catches: a proof that is claimed where there is none. Keras' `fit` on TensorFlow squares the rows of an
     embedding's gradient one by one, which no rule for dense gradients does."""
-    found = faults.own(adapters("keras", "float64"), faults.case("tokens", rule), execution="idiomatic")
-    assert found.verdict == "deviates" and found.unproven and len(found.known) == 2, found
+    check = faults.own(adapters("keras", "float64"), faults.case("tokens", rule), execution="idiomatic")
+    assert check.verdict == "deviates" and check.unproven and len(check.known) == 2, check
     dense = faults.own(adapters("keras", "float64"), faults.case("dense", rule), execution="idiomatic")
     assert dense.verdict == "deviates" and not dense.unproven and len(dense.known) == 1, dense
 
@@ -79,8 +79,8 @@ def test_at_a_constant_rate_a_velocity_may_carry_it(adapters: Adapters) -> None:
     """Catches: a deviation that is named for a run in which it can't show."""
     traced = faults.case("dense", "momentum")
     traced = replace(traced, rates=(traced.rates[0],) * len(traced.rates))
-    found = faults.own(adapters("keras", "float64"), traced)
-    assert found.verdict == "exact" and not found.known, found
+    check = faults.own(adapters("keras", "float64"), traced)
+    assert check.verdict == "exact" and not check.known, check
 
 
 def test_every_gate_has_faults_to_catch() -> None:

@@ -62,14 +62,14 @@ def composable() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def in_float32(composable: None, adapters: Adapters) -> Callable[[str], dict[str, Any]]:
     """The training of a model in float32, in the framework that starts the fastest."""
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
 
     def get(model: str) -> dict[str, Any]:
-        if model not in found:
+        if model not in results:
             plain = config_of(f"model={model}", "framework=torch").to_plain()
             torch = adapters("torch", "float32")
-            found[model] = torch.call("tests.adapters.test_precision:train", plain=plain, epochs=EPOCHS)
-        return found[model]
+            results[model] = torch.call("tests.adapters.test_precision:train", plain=plain, epochs=EPOCHS)
+        return results[model]
 
     return get
 
@@ -82,17 +82,17 @@ def test_bf16_trains_like_float32(
     """Catches: a layer that mixed precision breaks, in one framework alone; weights or optimizer state in
     bfloat16, where small updates vanish; losses or outputs that are not float32; a switch without effect."""
     plain = config_of(f"model={model}", f"framework={framework}", "precision=bf16").to_plain()
-    found = adapters(framework, "bf16").call(
+    results = adapters(framework, "bf16").call(
         "tests.adapters.test_precision:train", plain=plain, epochs=EPOCHS
     )
     reference = in_float32(model)
-    first, last = found["losses"][0], found["losses"][-1]
+    first, last = results["losses"][0], results["losses"][-1]
     assert last < first and last == pytest.approx(reference["losses"][-1], rel=LIKE_FLOAT32)
-    arrays = [found["outputs"], *found["weights"].values(), *found["slots"].values()]
+    arrays = [results["outputs"], *results["weights"].values(), *results["slots"].values()]
     assert {array.dtype.name for array in arrays} == {"float32"}
-    difference = np.abs(found["outputs"] - reference["outputs"]).max() / np.abs(reference["outputs"]).max()
+    difference = np.abs(results["outputs"] - reference["outputs"]).max() / np.abs(reference["outputs"]).max()
     assert difference > ROUNDED, "nothing was computed in bfloat16"
-    settings = found["settings"]
+    settings = results["settings"]
     assert settings.get("autocast", settings.get("dtype_policy")) in ("bfloat16", "mixed_bfloat16")
     assert "outputs" in settings["float32_layers"]
 
@@ -102,9 +102,11 @@ def test_float32_is_float32(framework: str, composable: None, adapters: Adapters
     """Catches: TF32 left on, as TensorFlow and torch's convolutions have it by default; mixed precision that
     a float32 run says it had."""
     plain = config_of("model=fnn", f"framework={framework}").to_plain()
-    found = adapters(framework, "float32").call("tests.adapters.test_precision:train", plain=plain, epochs=1)
-    assert found["environment"]["tf32"] is False
-    assert found["settings"].keys().isdisjoint({"autocast", "dtype_policy", "float32_layers"})
+    results = adapters(framework, "float32").call(
+        "tests.adapters.test_precision:train", plain=plain, epochs=1
+    )
+    assert results["environment"]["tf32"] is False
+    assert results["settings"].keys().isdisjoint({"autocast", "dtype_policy", "float32_layers"})
 
 
 def switches(adapter: Adapter) -> list[list[bool | str]]:
@@ -113,13 +115,13 @@ def switches(adapter: Adapter) -> list[list[bool | str]]:
 
     from adapters.torch.adapter import set_tf32
 
-    found: list[list[bool | str]] = []
+    results: list[list[bool | str]] = []
     for wanted in ("tf32", "float32"):
         set_tf32(wanted)  # type: ignore[arg-type]
         backends = torch.backends
         cuda = [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
-        found.append([*cuda, torch.get_float32_matmul_precision()])
-    return found
+        results.append([*cuda, torch.get_float32_matmul_precision()])
+    return results
 
 
 def test_tf32_is_both_of_torchs_switches(adapters: Adapters) -> None:

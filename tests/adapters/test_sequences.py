@@ -30,7 +30,7 @@ PUBLISHED = {"italy_power_demand": 67, "japanese_vowels": 270, "mnist_1d": 4000}
 
 @cache
 def raw_of(name: str) -> Raw:
-    """The rows of a data set as they come; nobody writes to them."""
+    """The rows of a data set as they come, which no test modifies."""
     return LOADERS[name]()
 
 
@@ -145,9 +145,9 @@ def test_the_vocabulary_is_that_of_the_training_part() -> None:
         x = dataset.x[split]
         assert set(np.unique(x)) <= set(range(300))
         np.testing.assert_array_equal(x == 0, raw.x[parts[split]] == 0)
-    found = np.bincount(dataset.x["train"].astype(int).ravel(), minlength=300)
-    np.testing.assert_array_equal(found[2:], frequent)
-    assert found[1] == counts.sum() - frequent.sum()
+    occurrences = np.bincount(dataset.x["train"].astype(int).ravel(), minlength=300)
+    np.testing.assert_array_equal(occurrences[2:], frequent)
+    assert occurrences[1] == counts.sum() - frequent.sum()
     pairs = {(a, b) for a, b in zip(raw.x[parts["test"]].ravel(), dataset.x["test"].ravel(), strict=True)}
     assert len({b for _, b in pairs}) == 300 and len(pairs) == len({a for a, _ in pairs})
 

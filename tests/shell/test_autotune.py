@@ -126,7 +126,7 @@ def test_the_chosen_and_the_named_are_one_run(bench: Bench) -> None:
 
 
 def test_what_was_disturbed_is_measured_again(bench: Bench) -> None:
-    """Catches: times taken beside other work that stay for ever, or that hide shorter ones; a second measure
+    """Catches: disturbed times that stay for ever, or that hide shorter ones; a second measure
     in the same command; a choice that changes from run to run because equals are never quite equal."""
     bench.prepare()
     bench.calibrated()
@@ -268,7 +268,7 @@ def test_a_wrong_execution_is_told_of_the_best() -> None:
 @pytest.mark.slow
 def test_by_the_command(workspace: Workspace) -> None:
     """Catches: a command that does a run again which has the execution that was chosen; a result, or a job,
-    that does not say what the execution was chosen by; a sweep with `best` beside a name that is done
+    that does not say what the execution was chosen by; a sweep with `best` and a named execution that is done
     twice."""
     status, printed = end(workspace.start(*COMMAND, "execution=best"))
     assert status == 0, printed
@@ -292,11 +292,11 @@ def test_xla_is_a_choice_where_it_is_open(tmp_path: Path) -> None:
         both = ("model=fnn", "data=iris", f"results_dir={tmp_path}", "execution=best", "framework=keras")
         left, asked = config_of(*both), config_of(*both, "framework.xla=false")
     told: list[str] = []
-    found = tuned(ExecutionTuner(told.append), [left, asked])
+    runs = tuned(ExecutionTuner(told.append), [left, asked])
     tried = [
-        {(one["execution"], one["xla"]) for one in (run.job.calibration or {})["candidates"]} for run in found
+        {(one["execution"], one["xla"]) for one in (run.job.calibration or {})["candidates"]} for run in runs
     ]
     assert tried[0] == {("compiled", None), ("compiled", False), ("epoch", None), ("epoch", False)}
     assert tried[1] == {("compiled", False), ("epoch", False)}
-    for run in found:
+    for run in runs:
         assert (run.job.calibration or {})["xla"] == run.config.framework.xla

@@ -326,7 +326,7 @@ def test_a_run_of_a_sweep_is_composed_once(workdir: Path, monkeypatch: pytest.Mo
 
 def test_a_run_is_done_once_shown_and_done_again_when_asked(workdir: Path) -> None:
     """Catches: an exit status that is not 0, a finished run done again, `force` without effect, files left
-    beside the results folder, a table that went to standard error, JSON that is none."""
+    next to the results folder, a table that went to standard error, JSON that is none."""
     request = ("data=iris", "train.epochs=1", "optimizer.learning_rate=0.01")
     first = command(*request, cwd=workdir)
     assert first.status == 0, first.err

@@ -116,16 +116,16 @@ def test_models_predict_the_same_without_evenbench(to: str, adapters: Adapters, 
     with composing():
         commands = [request_of(*pair, to, tmp_path / f"{pair[0]}-{pair[1]}") for pair in PAIRS]
     module = MODULE[FRAMEWORK[to]]
-    found = adapters(FRAMEWORK[to], "float32").call(
+    replies = adapters(FRAMEWORK[to], "float32").call(
         "tests.support.exports:written", module=module, commands=commands
     )
-    for command, answer in zip(commands, found, strict=True):
+    for command, answer in zip(commands, replies, strict=True):
         event, ended = answer["events"]
         assert "error" not in event, (command["folder"], event)
         assert event["deviation"] <= event["bound"] == 1e-5, (command["folder"], event)
         assert ended == {"event": "ended"} and event["rows"] == ROWS
     folders = [command["folder"] for command in commands]
-    # -I: neither the working folder nor PYTHONPATH; what is installed beside the frameworks is hidden inside
+    # -I: neither the working folder nor PYTHONPATH; other installed packages are hidden inside
     alone = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, to, *folders],
         cwd="/",
@@ -135,7 +135,7 @@ def test_models_predict_the_same_without_evenbench(to: str, adapters: Adapters, 
         timeout=280,
     )
     assert alone.returncode == 0, alone.stderr
-    for folder, answer in zip(folders, found, strict=True):
+    for folder, answer in zip(folders, replies, strict=True):
         expected, raw = answer["expected"][:5], npz.load(Path(folder) / "raw.npz")
         outputs = np.load(Path(folder) / "alone.npy")
         if "output_mean" in raw:
@@ -169,7 +169,7 @@ def test_every_layer_kind_is_exported(
         for name, case in wanted.items()
     }
     module = MODULE[FRAMEWORK[to]]
-    found = adapters(FRAMEWORK[to], precision).call(
+    replies = adapters(FRAMEWORK[to], precision).call(
         "tests.support.exports:deviations",
         module=module,
         to=to,
@@ -177,8 +177,8 @@ def test_every_layer_kind_is_exported(
         weights=weights,
         folder=str(tmp_path),
     )
-    assert found.keys() == wanted.keys()
-    assert {name: value for name, value in found.items() if not value <= bound} == {}
+    assert replies.keys() == wanted.keys()
+    assert {name: value for name, value in replies.items() if not value <= bound} == {}
 
 
 @pytest.mark.slow

@@ -27,7 +27,6 @@ from tests.support.tracked_runs import (
     whole_run,
 )
 
-
 # -- one run ----------------------------------------------------------------------------------
 
 

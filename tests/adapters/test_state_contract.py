@@ -79,8 +79,8 @@ def _check_resumed(process: AdapterProcess, task: Task, rule: dict[str, Any]) ->
 @pytest.mark.parametrize("name", RULES)
 def test_the_state_is_the_reference_s(name: str, adapter_and_execution: tuple[AdapterProcess, str]) -> None:
     """Catches: a slot under another's name, in another layout or scaled, a count that is one off; and a
-    training that can't resume from NumPy's state (as a stand-in for every other framework's), or takes another
-    step's rate because that one stopped in the middle of an epoch."""
+    training that can't resume from NumPy's state (a stand-in for every other framework's), or takes another
+    step's rate because that training stopped in the middle of an epoch."""
     process, execution = adapter_and_execution
     task, rule = make_task(execution), shared(name)
     _, first, second = halves(task, rule)

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.core.config.run_config import Misfit, ModelConfig, resolve_model, model_config
+from harness.core.config.run_config import Misfit, ModelConfig, model_config, resolve_model
 from harness.core.data import dataset
 from harness.core.data.dataset import DataConfig, Sample
 from harness.core.validation import ConfigError, Mistake, parse

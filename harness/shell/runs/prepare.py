@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.core.adapter import Plan
 from harness.core.config.identity import identity
-from harness.core.config.run_config import FrameworkConfig, RunConfig, resolve_model, model_config
+from harness.core.config.run_config import FrameworkConfig, RunConfig, model_config, resolve_model
 from harness.core.data import dataset as data
 from harness.core.data.dataset import DataConfig
 from harness.core.runs import warm_start

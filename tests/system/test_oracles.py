@@ -22,7 +22,7 @@ from harness.core.data.dataset import DataConfig, load
 from tests.support.adapter_process import frameworks
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 TIMEOUT_S = 580  # a minute on an idle machine, but tests run in parallel
 FRAMEWORKS = frameworks()
@@ -96,6 +96,7 @@ def test_pca_of_the_digits_has_the_known_error() -> None:
     assert [pca_mse(components) / 16**2 for components in CODES] == pytest.approx([0.0532, 0.0116], abs=5e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("code", CODES)
 def test_a_linear_autoencoder_is_pca(code: int, framework: str, linear: Ends) -> None:
@@ -105,6 +106,7 @@ def test_a_linear_autoencoder_is_pca(code: int, framework: str, linear: Ends) ->
     assert end_of(linear, framework, str(code)) == pytest.approx(pca_mse(code), rel=PCA_TOLERANCE)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("model", ["lstm", "gru"])
 def test_gates_remember_over_fifty_steps(model: str, framework: str, adding: Ends) -> None:
@@ -113,6 +115,7 @@ def test_gates_remember_over_fifty_steps(model: str, framework: str, adding: End
     assert end_of(adding, framework, model) < LEARNT
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_tanh_rnn_does_not(framework: str, adding: Ends) -> None:
     """Catches: a task that needs no memory, or an `rnn` that is another layer."""

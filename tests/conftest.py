@@ -71,7 +71,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @functools.cache
 def _starts_adapters(file: str) -> bool:
-    return "AdapterProcess" in (text := (ROOT / file).read_text("utf-8")) or "adapters: Adapters" in text
+    text = (ROOT / file).read_text("utf-8")
+    return "AdapterProcess" in text or "adapters: Adapters" in text
 
 
 @pytest.fixture(autouse=True)

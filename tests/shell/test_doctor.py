@@ -26,7 +26,10 @@ from harness.core.machine.noise import aa_noise
 from harness.core.machine.precision import ON_CPU
 from harness.shell.commands import main
 from harness.shell.doctor import frameworks as installed
+from harness.shell.doctor.findings import FrameworkState
+from harness.shell.doctor.report import frameworks_table
 from harness.shell.doctor.timings import verdict
+from harness.shell.reports.tables import screen
 from tests.shell.test_machine_information import NVML, tree
 from tests.support.paths import FAULTY, ROOT
 from tests.support.workspace import FAULTY_SWEEP, Workspace, cleanup, end
@@ -193,6 +196,16 @@ def test_the_extra_that_installs_missing_packages(monkeypatch: pytest.MonkeyPatc
     assert installed.install(["nonumpy"], "/a/python") == "/a/python -m pip install nonumpy"
     assert installed.missing_extras(with_card=False) == {"old": "pip install 'evenbench[old]'"}
     assert set(installed.missing_extras(with_card=True)) == {"old", "gpu-old"}
+
+
+def test_commands_are_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches: `pip install 'evenbench'`, because the table reads the brackets of an extra as markup."""
+    command = "pip install 'evenbench[old]'"
+    state = FrameworkState("absent", sys.executable, {"nonumpy": None}, command)
+    table = frameworks_table("1.0", "3.11", [state], {"old": command})
+    screen().print(table)
+    printed = capsys.readouterr().out
+    assert printed.count(command) == 2, printed
 
 
 def test_a_failed_measurement_is_a_problem_and_not_a_crash(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness.core.machine.noise import Noise
@@ -21,7 +22,7 @@ UNKNOWN = "n/a"
 def print_findings(findings: Findings, console: Console) -> None:
     """Print all findings, the problems last."""
     parts = [
-        _frameworks_table(findings),
+        frameworks_table(findings.version, findings.python, findings.frameworks, findings.extras),
         _pairs_table("Machine", _host_pairs(findings.host)),
         _limits_table(findings.limits),
         *([_executions_table(findings.choices)] if findings.choices else []),
@@ -40,14 +41,17 @@ def print_findings(findings: Findings, console: Console) -> None:
             console.print(f"   to do: {problem.advice}", markup=False, soft_wrap=True)
 
 
-def _frameworks_table(findings: Findings) -> Table:
-    table = plain_table(f"evenbench {findings.version}, Python {findings.python}")
+def frameworks_table(
+    version: str, python: str, states: Iterable[FrameworkState], extras: Mapping[str, str]
+) -> Table:
+    """A row per framework, then one per missing extra with the command that installs it."""
+    table = plain_table(f"evenbench {version}, Python {python}")
     for name in ("framework", "versions", "import s", "executions", "devices"):
         table.add_column(name, justify="right" if name == "import s" else "left", overflow="fold")
-    for state in findings.frameworks:
-        table.add_row(state.name, *_framework_cells(state))
-    for extra, command in findings.extras.items():
-        table.add_row(f"extra {extra}", f"not installed: {command}")
+    for state in states:
+        table.add_row(state.name, *map(escape, _framework_cells(state)))
+    for extra, command in extras.items():
+        table.add_row(f"extra {extra}", escape(f"not installed: {command}"))
     return table
 
 

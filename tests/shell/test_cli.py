@@ -74,7 +74,7 @@ WRONG = {
     "fractions": (["data.test_fraction=0"], ["data.test_fraction: 0.0 is out of range", "> 0 and < 1"]),
     "fractions too small": (
         ["data.val_fraction=1e-4"],
-        ["data.val_fraction: 0.0001 of 1797 rows is not even"],
+        ["data.val_fraction: 0.0001 of 1797 rows is less than one row"],
     ),
     "unknown layer": (
         ["init.freeze=[1.0.1x]"],

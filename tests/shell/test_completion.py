@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.validation import ConfigError
-from harness.shell.compose import hydra
+from harness.shell.commands.main import train
 from tests.support.paths import ROOT
 
 SCRIPT = """
@@ -52,4 +52,4 @@ def test_the_tab_key_offers_keys_and_choices(typed: str, word: int, offered: str
 def test_what_can_not_be_installed(words: list[str]) -> None:
     """Catches: Hydra's traceback for a shell that it does not know."""
     with pytest.raises(ConfigError, match="--shell-completion: needs one argument"):
-        hydra.main(["-sc", *words])
+        train(["-sc", *words])

@@ -288,7 +288,7 @@ def test_wrong_requests_are_refused_with_what_was_meant(
         (run.name[:4], "--to", "torch"): "begins 2 of them",
         (twin.name, "--to", "torch"): "has not finished, so it has no trained weights",
         (run.name, "--to", "torhc"): "did you mean 'torch'?",
-        (run.name, "--to", "torch", "--output", str(foreign)): "is no exported model",
+        (run.name, "--to", "torch", "--output", str(foreign)): "is not an exported model",
         (run.name,): "--to",
         ("last", "--to", "torch", "--results-dir", "elsewhere"): "there are no runs",
     }

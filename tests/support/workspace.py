@@ -166,7 +166,7 @@ def check_consistent(workspace: Workspace) -> None:
     temporary = {path.name for path in workspace.temporary.rglob("*") if path.is_file()}
     assert temporary <= {"multirun.yaml"}  # Hydra's, from a killed sweep
     drafts = [path for path in workspace.results.rglob("*.tmp") if not path.name.startswith(".job.json.")]
-    assert drafts == []  # except the shell's own, which a worker cannot tell from another command's
+    assert drafts == [], drafts  # except the shell's own, which a worker cannot tell from another command's
     everything = workspace.tracked("trial") + workspace.tracked("study")
     assert "RUNNING" not in [run.status for run in everything]
     active = [run for run in workspace.tracked() if run.active]

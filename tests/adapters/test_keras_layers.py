@@ -12,6 +12,7 @@ import pytest
 from harness.core.training import weights as canonical
 from tests.support import adapter_cases
 from tests.support.adapter_process import AdapterProcess, Adapters, frameworks
+from tests.support.matrix import matrix
 from tests.support.tasks import EPOCHS, STEPS, Run, Task, make_run, make_task, shared
 
 KERAS = [name for name, framework in frameworks().items() if framework.adapter == "adapters.keras"]
@@ -107,7 +108,10 @@ def trained(adapter: Any, task: Task) -> list[int]:
     return [int(np.prod(slot.shape)) for slot in program._parts.optimizer.keras.slots["velocity"]]
 
 
-@pytest.mark.parametrize(("name", "execution"), [("tokens", "epoch"), ("images", "compiled")])
+@pytest.mark.parametrize(
+    ("name", "execution"),
+    matrix([("tokens", "epoch"), ("images", "compiled")], lambda case: case[0] == "tokens", several=True),
+)
 def test_xla_compiles_a_program_once(
     name: str, execution: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,7 @@ def broken(findings: dict[str, Any]) -> list[str]:
     return [problem["what"] for problem in findings["problems"] if problem["broken"]]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("own_cache")
 def test_a_sound_machine(workspace: Workspace) -> None:
     """Catches: a missing import time, a framework that is left out or reported as broken, a missing limit of

@@ -171,7 +171,12 @@ class Program(Protocol):
 
     def settings(self) -> dict[str, object]:
         """Return what actually runs, recorded with every result, in JSON values:
-        `{"optimizer": "torch.optim.Adam", "fused": true, "xla": false, ...}`."""
+        `{"optimizer": "torch.optim.Adam", "fused": true, "xla": false, ...}`.
+
+        `deviations`: the names of a native optimizer's deviations from the rule, which certificates prove.
+        `xla`: whether XLA compiles, if the framework has the choice. In bf16: `autocast` or `dtype_policy`,
+        and `float32_layers`, the layers that are not computed in bfloat16.
+        """
         ...
 
 
@@ -186,11 +191,18 @@ class Adapter(Protocol):
         ...
 
     def environment(self) -> dict[str, object]:
-        """Return versions, device and thread counts as reported by the framework; JSON values."""
+        """Return versions, device and thread counts as reported by the framework; JSON values.
+
+        `tf32` tells whether products on a card are rounded to TF32 (False on a CPU).
+        """
         ...
 
     def build(self, plan: Plan) -> Program:
-        """Build the program of a plan; it is compiled in its first epoch."""
+        """Build the program of a plan; it is compiled in its first epoch.
+
+        Raises ConfigError for an execution, layer or precision that the framework cannot run, with those that
+        it can: training something else than was requested is worse than refusing.
+        """
         ...
 
     def multiply(self, size: int, repeats: int) -> list[float]:

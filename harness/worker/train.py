@@ -26,7 +26,7 @@ from harness.core.machine import host, timing
 from harness.core.runs import warm_start
 from harness.core.runs.run_folder import CONCLUSIVE, Failure, Job, Result, RunFolder, Status, epoch_record
 from harness.core.runs.warm_start import SourceRun
-from harness.core.validation import parse, to_plain
+from harness.core.validation import ConfigError, parse, to_plain
 from harness.worker import environment
 from harness.worker.checkpoints import Checkpoints
 from harness.worker.events import Emit
@@ -79,11 +79,18 @@ def run(
         traceback.print_exc()
         sys.stderr.flush()
         programs.drop_last()
-        failure = Failure(type(error).__name__, str(error), folder.log_tail())
+        failure = Failure(type(error).__name__, _message(error), folder.log_tail())
         result = training.result("failed", failure)
     folder.write_result(to_plain(result))
     if result.status in CONCLUSIVE:
         folder.checkpoint.unlink(missing_ok=True)
+
+
+def _message(error: Exception) -> str:
+    """What an error says; a ConfigError's own text would claim that nothing was started."""
+    if isinstance(error, ConfigError):
+        return "; ".join(mistake.problem for mistake in error.mistakes)
+    return str(error)
 
 
 def train_all(trainer: Trainer, epochs: Epochs) -> None:

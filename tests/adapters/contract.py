@@ -8,5 +8,7 @@ from tests.support.tasks import shared
 EXECUTIONS = ("idiomatic", "eager", "compiled", "epoch")
 PAIRS = [(name, execution) for name, config in frameworks().items() for execution in config.executions]
 ADAM = shared("adam")
-CORE = {("torch", "eager"), ("keras", "compiled"), ("keras_jax", "compiled"), ("keras_torch", "eager")}
-"""One execution of each framework: `make test` runs the other ones in a few tests only."""
+COMPILES_LEAST = {"keras": "compiled", "keras_jax": "compiled"}
+CORE = {(name, COMPILES_LEAST.get(name, config.execution)) for name, config in frameworks().items()}
+"""One execution of each framework, its default unless another one compiles faster: `make test` runs the other
+ones in a few tests only."""

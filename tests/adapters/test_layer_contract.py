@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from harness.core.network import initialisers
 from harness.core.training import losses
 from harness.core.training import weights as canonical
+from tests.adapters.contract import COMPILES_LEAST, PAIRS
 from tests.support import adapter_cases
 from tests.support.adapter_process import AdapterProcess, Adapters, frameworks
 from tests.support.matrix import matrix
@@ -25,15 +26,14 @@ from tests.support.paths import ROOT
 from tests.support.tasks import BATCH, BOUND, Task, losses_agree, same, shared
 
 EXACT = 1e-12
-PAIRS = [(name, execution) for name, result in frameworks().items() for execution in result.executions]
 MODELS = sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml"))
 FIRST_ROWS = np.arange(BATCH, dtype=np.int32).reshape(1, 1, BATCH)
 SGD = shared("sgd") | {"weight_decay": 0.0}
 
 
-@pytest.fixture(params=matrix(frameworks(), ("torch", "keras_torch").__contains__))
+@pytest.fixture(params=matrix(frameworks(), lambda name: name not in COMPILES_LEAST))
 def stepwise(request: pytest.FixtureRequest, adapters: Adapters) -> tuple[AdapterProcess, str]:
-    """Each framework's lab in float64, with the execution that compiles least."""
+    """A process of each framework in float64, with the execution that compiles least."""
     executions = frameworks()[request.param].executions
     return adapters(request.param, "float64"), "eager" if "eager" in executions else executions[0]
 

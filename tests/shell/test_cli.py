@@ -131,7 +131,7 @@ WRONG = {
     "resolve": (["--resolve"], ["--resolve: shows nothing by itself", "--cfg job --resolve"]),
     "command's option": (["ui", "--prot", "1"], ["--prot: unknown option; did you mean '--port'?"]),
     "command's value": (["ui", "--port", "x"], ["argument --port: invalid int value: 'x'"]),
-    "no such study": (["leaderboard", "mine"], ["no run has ended in 'results'"]),
+    "no such study": (["leaderboard", "mine"], ["'results' contains no finished or failed run"]),
     "no such folder": (["--config-dir", "nowhere", "seed=1"], ["--config-dir: 'nowhere' is not a folder"]),
     "shown, not run": (["--cfg", "job", "data=irsi"], ["data: 'irsi' is not known"]),
 }

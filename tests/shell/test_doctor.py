@@ -31,6 +31,7 @@ from harness.shell.doctor.report import frameworks_table
 from harness.shell.doctor.timings import verdict
 from harness.shell.reports.tables import screen
 from tests.shell.test_machine_information import NVML, tree
+from tests.support.adapter_process import frameworks
 from tests.support.paths import FAULTY, ROOT
 from tests.support.workspace import FAULTY_SWEEP, Workspace, cleanup, end
 
@@ -104,7 +105,7 @@ def test_a_sound_machine(workspace: Workspace) -> None:
     status, findings, printed = doctor(workspace)
     assert status == 0 and findings["well"], printed
     states = {state["name"]: state for state in findings["frameworks"]}
-    assert set(states) == {"torch", "keras", "keras_jax", "keras_torch", "faulty"}
+    assert set(states) == {*frameworks(), "faulty"}
     for state in states.values():
         assert state["works"] == (None not in state["versions"].values()), state
         if state["works"]:

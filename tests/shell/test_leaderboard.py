@@ -238,7 +238,7 @@ def test_the_runs_of_a_study_are_read_back_from_their_folders(base: RunConfig, t
 
 def test_a_study_or_a_folder_without_runs_is_a_wrong_request(base: RunConfig, tmp_path: Path) -> None:
     """Catches: an empty table for a misspelt name."""
-    with pytest.raises(ConfigError, match="no run has ended in"):
+    with pytest.raises(ConfigError, match="contains no finished or failed run"):
         load_outcomes(tmp_path, None)
     write(tmp_path, "a", base, outcome(base).result)
     with pytest.raises(ConfigError, match="'defualt' has no runs; did you mean 'default'"):

@@ -41,6 +41,7 @@ class Framework:
     backend: str
     distributions: tuple[str, ...]
     executions: tuple[str, ...]
+    execution: str
     python: str | None
     env: dict[str, str] = field(default_factory=dict)
 
@@ -56,7 +57,7 @@ class Framework:
 
 
 def frameworks() -> dict[str, Framework]:
-    """Every framework with a file in conf/framework, installed or not, with its executions on a CPU."""
+    """Every framework with a file in conf/framework, installed or not, with its executions on a CPU and the default one."""
     by_name = {}
     for path in sorted((ROOT / "conf/framework").glob("*.yaml")):
         raw = yaml.safe_load(path.read_text("utf-8"))
@@ -66,6 +67,7 @@ def frameworks() -> dict[str, Framework]:
             backend=raw["backend"],
             distributions=tuple(raw["distributions"]),
             executions=tuple(raw["executions"]["cpu"]),
+            execution=raw["execution"],
             python=raw["python"],
             env={key: str(value) for key, value in (raw["env"] or {}).items()},
         )

@@ -122,7 +122,8 @@ def check(overrides: Sequence[str], groups: Groups) -> tuple[list[str], list[Mis
         try:
             override = parser.parse_override(text)
         except HydraException as error:
-            problem = f"{text!r} can't be read: {str(error).splitlines()[0]}"
+            reason = str(error).splitlines()[0]
+            problem = f"{text!r} can't be read: {reason}" if "=" in text else f"{text!r} is not key=value"
             mistakes.append(Mistake("", problem, SYNTAX))
             continue
         unknown = _unknown_choices(override, groups)

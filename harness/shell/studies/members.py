@@ -27,7 +27,7 @@ def load_outcomes(results_dir: Path, study: str | None) -> list[Outcome]:
     """Load the ended runs of a study, or of all studies; raises ConfigError if there are none."""
     ended = [(folder, result) for folder in runs(results_dir) if (result := folder.result()) is not None]
     if not ended:
-        problem = f"no run has ended in {str(results_dir)!r}"
+        problem = f"{str(results_dir)!r} contains no finished or failed run"
         raise ConfigError([Mistake("results_dir", problem, "a folder that runs were written to")])
     selected = [pair for pair in ended if study is None or study in pair[0].studies()]
     if not selected:
@@ -38,8 +38,9 @@ def load_outcomes(results_dir: Path, study: str | None) -> list[Outcome]:
 def unknown(study: str, names: Iterable[str]) -> ConfigError:
     """Build the error for a study that does not exist, with the names of those that do."""
     studies = sorted(set(names))
-    allowed = ", ".join(studies) or "none yet"
-    return ConfigError([Mistake("study", f"{study!r} has no runs", allowed, nearest(study, studies))])
+    return ConfigError(
+        [Mistake("study", f"{study!r} has no runs", ", ".join(studies), nearest(study, studies))]
+    )
 
 
 def _config(folder: RunFolder) -> RunConfig:

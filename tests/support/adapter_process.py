@@ -57,7 +57,7 @@ class Framework:
 
 
 def frameworks() -> dict[str, Framework]:
-    """Every framework with a file in conf/framework, installed or not, with its executions on a CPU and the default one."""
+    """Every framework with a file in conf/framework, installed or not; its executions are those on a CPU."""
     by_name = {}
     for path in sorted((ROOT / "conf/framework").glob("*.yaml")):
         raw = yaml.safe_load(path.read_text("utf-8"))

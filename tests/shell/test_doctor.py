@@ -122,6 +122,7 @@ def test_a_sound_machine(workspace: Workspace) -> None:
     assert findings["storage"]["writable"] and findings["storage"]["tracked"] == 0
 
 
+@pytest.mark.exhaustive
 def test_limits_are_measured_once_or_again(alone: Alone, own_cache: Path) -> None:
     """Catches: limits that are measured although they are stored, or not measured despite `--again`; a lower
     one that replaces a higher one; a table without them, or without the other findings."""

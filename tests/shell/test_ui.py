@@ -21,6 +21,7 @@ from harness.shell.tracking.server import free_port, run_ui
 from harness.shell.tracking.store import open_store
 from harness.shell.tracking.sync import sync
 from harness.shell.tracking.views import VIEWS, runs_url, view_tags
+from tests.support.matrix import matrix
 from tests.support.paths import ROOT
 
 FRAMEWORKS = ("torch", "keras", "keras_jax")
@@ -161,7 +162,9 @@ def test_a_port_in_use_is_refused_with_a_free_one(showcase: tuple[Path, list[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", matrix([signal.SIGINT, signal.SIGTERM], lambda number: number == signal.SIGINT)
+)
 def test_a_signal_stops_the_whole_server(showcase: tuple[Path, list[str]], number: signal.Signals) -> None:
     """Catches: server processes that remain and block the port and the database."""
     import psutil

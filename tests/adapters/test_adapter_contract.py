@@ -36,11 +36,11 @@ def test_executions_are_those_of_the_configuration(framework: str, adapters: Ada
     """Catches: a configuration that offers, or hides, an execution that the adapter doesn't have, or does."""
     config = frameworks()[framework]
     task = make_task(config.executions[0])
-    said = adapters(framework, "float64").call(
+    reply = adapters(framework, "float64").call(
         "tests.support.adapter_cases:description", task=task, rule=ADAM
     )
-    assert sorted(said["executions"]) == sorted(config.executions)
-    assert said["environment"] and said["settings"]
+    assert sorted(reply["executions"]) == sorted(config.executions)
+    assert reply["environment"] and reply["settings"]
 
 
 @pytest.mark.parametrize("framework", frameworks())
@@ -177,9 +177,9 @@ def test_every_activation_and_flatten(adapter_and_execution: tuple[AdapterProces
     (result,) = process.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=[run])
     network = adapter_cases.network(task)
     for split, outputs in result["before"].items():
-        wanted, _ = numpy_training.forward(network, run["weights"], task["x"][split])
-        assert outputs.shape == wanted.shape
-        assert np.abs(outputs - wanted).max() <= BOUND
+        expected_outputs, _ = numpy_training.forward(network, run["weights"], task["x"][split])
+        assert outputs.shape == expected_outputs.shape
+        assert np.abs(outputs - expected_outputs).max() <= BOUND
     _, weights = expected(task, rule, run)
     assert canonical.compare(result["weights"], weights).largest <= BOUND
 
@@ -302,13 +302,13 @@ def test_dropout_drops_at_its_rate_and_scales_the_rest(
     two = run | {"orders": np.repeat(order, 2, 0), "rates": np.array([[1.0], [1e-3]])}
     first, second = process.call("tests.support.adapter_cases:train", task=task, rule=rule, runs=[one, two])
     seen = first["weights"]["1.kernel"][:, 0]
-    kept = seen != 0
+    unmasked = seen != 0
     deviation = 5 * np.sqrt(rate * (1 - rate) / features)
-    assert abs(kept.mean() - (1 - rate)) < deviation
-    assert np.abs(seen[kept] - 1 / (1 - rate)).max() < 1e-6
+    assert abs(unmasked.mean() - (1 - rate)) < deviation
+    assert np.abs(seen[unmasked] - 1 / (1 - rate)).max() < 1e-6
     kept_then = second["weights"]["1.kernel"][:, 0] != seen
     assert abs(kept_then.mean() - (1 - rate)) < deviation
-    assert abs((kept & kept_then).mean() - (1 - rate) ** 2) < deviation
+    assert abs((unmasked & kept_then).mean() - (1 - rate) ** 2) < deviation
     assert np.abs(first["after"] - seen.sum()).max() < 1e-6
 
 

@@ -64,12 +64,12 @@ def test_layer_is_the_reference_s(name: str, stepwise: tuple[AdapterProcess, str
     assert same(result["loaded"], weights)
 
     for split, outputs in result["before"].items():
-        wanted, _ = forward(network, weights, task["x"][split], lengths_of(task, split))
-        assert outputs.shape == wanted.shape
-        assert np.abs(outputs - wanted).max() <= EXACT
+        expected_result, _ = forward(network, weights, task["x"][split], lengths_of(task, split))
+        assert outputs.shape == expected_result.shape
+        assert np.abs(outputs - expected_result).max() <= EXACT
     _check_step(task, weights, result)
-    wanted, _ = forward(network, result["weights"], task["x"]["test"], lengths_of(task, "test"))
-    assert np.abs(result["after"] - wanted).max() <= EXACT
+    expected_result, _ = forward(network, result["weights"], task["x"]["test"], lengths_of(task, "test"))
+    assert np.abs(result["after"] - expected_result).max() <= EXACT
 
 
 def _check_step(task: Task, weights: dict[str, Any], result: dict[str, Any]) -> None:
@@ -190,8 +190,8 @@ def test_every_execution_trains_alike(name: str, framework: str, execution: str,
         "rates": np.full((epochs, steps), 0.02),
     }
     result = _trained(adapters(framework, "float64"), task, run)
-    wanted = _trained(adapters("torch", "float64"), task | {"execution": "eager"}, run)
-    _agree(task, result, wanted)
+    expected_result = _trained(adapters("torch", "float64"), task | {"execution": "eager"}, run)
+    _agree(task, result, expected_result)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -237,8 +237,8 @@ def test_every_model_trains_alike(
         "rates": np.full((4, 5), 0.003),
     }
     result = _trained(framework, task, run)
-    wanted = _trained(adapters("torch", "float64"), task | {"execution": "idiomatic"}, run)
-    _agree(task, result, wanted)
+    expected_result = _trained(adapters("torch", "float64"), task | {"execution": "idiomatic"}, run)
+    _agree(task, result, expected_result)
 
 
 def _trained(process: AdapterProcess, task: Task, run: dict[str, Any]) -> Any:
@@ -246,12 +246,12 @@ def _trained(process: AdapterProcess, task: Task, run: dict[str, Any]) -> Any:
     return result
 
 
-def _agree(task: Task, result: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _agree(task: Task, result: dict[str, Any], expected_result: dict[str, Any]) -> None:
     """The same losses, weights and optimizer state, and outputs that are NumPy's with these weights."""
-    assert losses_agree(result["losses"], wanted["losses"])
+    assert losses_agree(result["losses"], expected_result["losses"])
     for a, b in (
-        (result["weights"], wanted["weights"]),
-        (result["state"]["slots"], wanted["state"]["slots"]),
+        (result["weights"], expected_result["weights"]),
+        (result["state"]["slots"], expected_result["state"]["slots"]),
     ):
         deviation = canonical.compare(a, b)
         assert deviation.largest <= BOUND, deviation

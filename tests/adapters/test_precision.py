@@ -116,8 +116,8 @@ def switches(adapter: Adapter) -> list[list[bool | str]]:
     from adapters.torch.adapter import set_tf32
 
     results: list[list[bool | str]] = []
-    for wanted in ("tf32", "float32"):
-        set_tf32(wanted)  # type: ignore[arg-type]
+    for mode in ("tf32", "float32"):
+        set_tf32(mode)  # type: ignore[arg-type]
         backends = torch.backends
         cuda = [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
         results.append([*cuda, torch.get_float32_matmul_precision()])

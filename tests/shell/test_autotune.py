@@ -55,16 +55,16 @@ class Bench:
 
     folder: Path
     config: RunConfig
-    told: list[str]
+    notes: list[str]
 
     def prepare(self, *configs: RunConfig) -> list[PreparedRun]:
         """As a command of its own prepares them."""
-        return tuned(ExecutionTuner(self.told.append), configs or [self.config])
+        return tuned(ExecutionTuner(self.notes.append), configs or [self.config])
 
     def calibrated(self) -> int:
         """How often something was measured since it was last asked."""
-        count = sum(text.startswith("finding the fastest") for text in self.told)
-        self.told.clear()
+        count = sum(text.startswith("finding the fastest") for text in self.notes)
+        self.notes.clear()
         return count
 
     def kept(self) -> list[Path]:
@@ -73,11 +73,11 @@ class Bench:
     def rewrite(self, step_ms: Mapping[str, float], **changes: Any) -> None:
         """Give the candidates of the only choice other times, and the choice other values."""
         (path,) = self.kept()
-        kept = json.loads(path.read_text())
-        for one in kept["choice"]["candidates"]:
+        stored = json.loads(path.read_text())
+        for one in stored["choice"]["candidates"]:
             one["step_ms"] = step_ms.get(one["execution"], one["step_ms"])
-        kept["choice"] |= changes
-        path.write_text(json.dumps(kept))
+        stored["choice"] |= changes
+        path.write_text(json.dumps(stored))
 
 
 @pytest.fixture
@@ -102,12 +102,12 @@ def test_a_choice_is_measured_once(bench: Bench) -> None:
     learning rate that makes another choice."""
     (run,) = bench.prepare()
     assert bench.calibrated() == 1
-    told = run.job.calibration
-    assert told is not None and {one["execution"] for one in told["candidates"]} == set(THREE)
-    best = min(told["candidates"], key=lambda one: float(one["step_ms"]))
-    assert all(one["step_ms"] > 0 and one["compile_s"] >= 0 for one in told["candidates"])
-    assert best["execution"] == told["execution"] == run.config.execution == run.job.config["execution"]
-    assert [to_plain(choice) for choice in autotune.read_all(run.results_dir)] == [told]
+    recorded = run.job.calibration
+    assert recorded is not None and {one["execution"] for one in recorded["candidates"]} == set(THREE)
+    best = min(recorded["candidates"], key=lambda one: float(one["step_ms"]))
+    assert all(one["step_ms"] > 0 and one["compile_s"] >= 0 for one in recorded["candidates"])
+    assert best["execution"] == recorded["execution"] == run.config.execution == run.job.config["execution"]
+    assert [to_plain(choice) for choice in autotune.read_all(run.results_dir)] == [recorded]
 
     bench.rewrite({}, execution="epoch", disturbed=[])
     seeds = [replace(bench.config, seed=seed) for seed in range(3)]
@@ -131,7 +131,7 @@ def test_what_was_disturbed_is_measured_again(bench: Bench) -> None:
     bench.prepare()
     bench.calibrated()
     bench.rewrite({"compiled": 1e-9}, disturbed=["by a test"])
-    choices = ExecutionTuner(bench.told.append)
+    choices = ExecutionTuner(bench.notes.append)
     for _ in range(2):
         (run,) = tuned(choices, [bench.config])
         assert run.config.execution == "compiled"
@@ -158,7 +158,7 @@ def test_what_cannot_run_is_left_out(bench: Bench, monkeypatch: pytest.MonkeyPat
         "eager": "ValueError: eager is refused",
         "epoch": "ValueError: epoch is refused",
     }
-    assert any("eager left out (ValueError: eager is refused)" in text for text in bench.told)
+    assert any("eager left out (ValueError: eager is refused)" in text for text in bench.notes)
 
     (path,) = bench.kept()
     path.unlink()
@@ -166,7 +166,7 @@ def test_what_cannot_run_is_left_out(bench: Bench, monkeypatch: pytest.MonkeyPat
     (run,) = bench.prepare()
     assert run.config.execution == "eager" and not bench.kept()
     assert any(
-        "using the default execution eager, because none could be timed" in text for text in bench.told
+        "using the default execution eager, because none could be timed" in text for text in bench.notes
     )
 
 
@@ -192,7 +192,7 @@ def test_one_execution_is_no_choice(bench: Bench) -> None:
 def test_runs_that_go_elsewhere_have_no_best(bench: Bench) -> None:
     """Catches: an execution that was the fastest on one machine in the runs of others."""
     with pytest.raises(ConfigError) as caught:
-        tuned(ExecutionTuner(bench.told.append), [bench.config], local=False)
+        tuned(ExecutionTuner(bench.notes.append), [bench.config], local=False)
     (mistake,) = caught.value.mistakes
     assert mistake.key == "execution" and mistake.allowed == "faulty: eager, compiled, epoch"
 
@@ -202,7 +202,7 @@ def test_nothing_is_measured_for_a_wrong_request(bench: Bench) -> None:
     wrong = replace(bench.config, seed=1, tracking=replace(bench.config.tracking, uri="nowhere://"))
     with pytest.raises(ConfigError):
         bench.prepare(bench.config, wrong)
-    assert not bench.told
+    assert not bench.notes
 
 
 CHANGES: dict[str, Callable[[RunConfig], RunConfig]] = {
@@ -275,8 +275,8 @@ def test_by_the_command(workspace: Workspace) -> None:
     (run,) = workspace.runs()
     chosen = run.config["execution"]
     assert chosen in ("eager", "compiled")
-    told = (RunFolder(run.folder.path).job() or {})["calibration"]
-    assert told == run.result["environment"]["calibration"] and told["execution"] == chosen
+    recorded = (RunFolder(run.folder.path).job() or {})["calibration"]
+    assert recorded == run.result["environment"]["calibration"] and recorded["execution"] == chosen
     status, printed = end(workspace.start("-m", *COMMAND, f"execution=best,{chosen}"))
     assert status == 0, printed
     (again,) = workspace.runs()
@@ -290,9 +290,9 @@ def test_xla_is_a_choice_where_it_is_open(tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     with composing():
         both = ("model=fnn", "data=iris", f"results_dir={tmp_path}", "execution=best", "framework=keras")
-        left, asked = config_of(*both), config_of(*both, "framework.xla=false")
-    told: list[str] = []
-    runs = tuned(ExecutionTuner(told.append), [left, asked])
+        left, named = config_of(*both), config_of(*both, "framework.xla=false")
+    notes: list[str] = []
+    runs = tuned(ExecutionTuner(notes.append), [left, named])
     tried = [
         {(one["execution"], one["xla"]) for one in (run.job.calibration or {})["candidates"]} for run in runs
     ]

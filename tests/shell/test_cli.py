@@ -144,24 +144,24 @@ def test_a_wrong_request_is_refused_in_plain_words_and_leaves_nothing_behind(
     """Catches: a traceback, an exit status other than 2, a message without its place or what is allowed, and
     a results folder, a log or a worker for what was never going to run."""
     arguments, parts = WRONG[case]
-    said = evenbench(*arguments)
-    assert said.status == 2
-    assert said.err.startswith("1 mistake in the request; nothing was started:\n  - "), said.err
+    result = evenbench(*arguments)
+    assert result.status == 2
+    assert result.err.startswith("1 mistake in the request; nothing was started:\n  - "), result.err
     for part in parts:
-        assert part in said.err
-    assert "Traceback" not in said.err and "HYDRA" not in said.err
-    assert said.out == ""
+        assert part in result.err
+    assert "Traceback" not in result.err and "HYDRA" not in result.err
+    assert result.out == ""
     assert list(workdir.iterdir()) == []
 
 
 def test_all_mistakes_of_a_command_come_in_one_message(evenbench: Evenbench, workdir: Path) -> None:
     """Catches: an attempt for each mistake, since choices, keys, types or data are looked at later."""
-    said = evenbench(
+    result = evenbench(
         *("data=wine", "optimizer=adamm", "seed=range(3", "train.epcohs=3", "threads=0", "train.loss=mse"),
         *("precision=${nowhere}", "framework.python=/no/python", "model.activation=rleu"),
     )
-    assert said.status == 2
-    assert said.err.startswith("8 mistakes in the request"), said.err
+    assert result.status == 2
+    assert result.err.startswith("8 mistakes in the request"), result.err
     for part in (
         *(
             "optimizer: 'adamm'",
@@ -171,16 +171,16 @@ def test_all_mistakes_of_a_command_come_in_one_message(evenbench: Evenbench, wor
         ),
         *("train.loss: mse is for", "precision: Interpolation", "framework.python: '/no/python'", "'rleu'"),
     ):
-        assert part in said.err
+        assert part in result.err
     assert list(workdir.iterdir()) == []
 
 
 def test_a_sweep_is_checked_whole_before_its_first_run(evenbench: Evenbench, workdir: Path) -> None:
     """Catches: a sweep that starts and dies in its last axis; a mistake said again for each run."""
-    said = evenbench("data=iris", "-m", "seed=0,-1", "train.epochs=1,0", "optimizer=sgd,adam")
-    assert said.status == 2
-    assert said.err.startswith("2 mistakes in the request"), said.err
-    assert "the override seed=-1" in said.err and "the override train.epochs=0" in said.err
+    result = evenbench("data=iris", "-m", "seed=0,-1", "train.epochs=1,0", "optimizer=sgd,adam")
+    assert result.status == 2
+    assert result.err.startswith("2 mistakes in the request"), result.err
+    assert "the override seed=-1" in result.err and "the override train.epochs=0" in result.err
     assert list(workdir.iterdir()) == []
 
 
@@ -223,11 +223,11 @@ def test_a_mistake_in_a_file_of_ones_own_is_refused_with_that_file(
         path = workdir / "own" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    said = evenbench("--config-dir", "own", *overrides)
-    assert said.status == 2
+    result = evenbench("--config-dir", "own", *overrides)
+    assert result.status == 2
     for part in parts:
-        assert part in said.err
-    assert "Traceback" not in said.err
+        assert part in result.err
+    assert "Traceback" not in result.err
     assert [path.name for path in workdir.iterdir()] == ["own"]
 
 
@@ -244,10 +244,10 @@ def test_a_file_that_is_no_yaml_is_named(text: str, reason: str, evenbench: Even
     folder = workdir / "own" / "model"
     folder.mkdir(parents=True)
     (folder / "broken.yaml").write_text(text)
-    said = evenbench("--config-dir", "own", "model=broken")
-    assert said.status == 2
-    assert "own/model/broken.yaml: is not readable YAML" in said.err and reason in said.err
-    assert "Traceback" not in said.err
+    result = evenbench("--config-dir", "own", "model=broken")
+    assert result.status == 2
+    assert "own/model/broken.yaml: is not readable YAML" in result.err and reason in result.err
+    assert "Traceback" not in result.err
 
 
 def test_an_own_file_that_ours_would_hide_is_refused(evenbench: Evenbench, workdir: Path) -> None:
@@ -256,21 +256,21 @@ def test_an_own_file_that_ours_would_hide_is_refused(evenbench: Evenbench, workd
     folder.mkdir(parents=True)
     ours = (ROOT / "conf/model/fnn.yaml").read_text()
     (folder / "fnn.yaml").write_text(ours.replace("relu", "tanh"))
-    said = evenbench("--config-dir", "own", "--cfg", "job")
-    assert said.status == 2 and "own/model/fnn.yaml: would be hidden" in said.err
+    result = evenbench("--config-dir", "own", "--cfg", "job")
+    assert result.status == 2 and "own/model/fnn.yaml: would be hidden" in result.err
     (folder / "fnn.yaml").write_text(ours)
     assert evenbench("--config-dir", "own", "--cfg", "job").status == 0
 
 
 def test_help_names_every_choice_and_its_examples_are_real(evenbench: Evenbench) -> None:
     """Catches: a choice that help does not know, and an example that would be refused."""
-    said = evenbench("--help")
-    assert said.status == 0 and said.err == ""
+    result = evenbench("--help")
+    assert result.status == 0 and result.err == ""
     for path in (ROOT / "conf").glob("*/*.yaml"):
-        assert path.stem in said.out
+        assert path.stem in result.out
     for name in main.COMMANDS:
-        assert name in said.out
-    section = said.out.partition("examples:\n")[2].partition("\n\n")[0]
+        assert name in result.out
+    section = result.out.partition("examples:\n")[2].partition("\n\n")[0]
     examples = [line.split("  ")[1].split() for line in section.splitlines()]
     own = Path("my_conf/model/mine.yaml")  # the one that an example takes to be there
     own.parent.mkdir(parents=True)
@@ -281,21 +281,21 @@ def test_help_names_every_choice_and_its_examples_are_real(evenbench: Evenbench)
         if "--cfg" in arguments:
             assert evenbench(*arguments).status == 0
         else:  # refused for the one thing that is wrong with it now, so the rest is right
-            said = evenbench(*arguments, "train.epochs=0")
-            assert said.err.startswith("1 mistake in the request"), arguments
-            assert "train.epochs: 0 is out of range" in said.err
+            result = evenbench(*arguments, "train.epochs=0")
+            assert result.err.startswith("1 mistake in the request"), arguments
+            assert "train.epochs: 0 is out of range" in result.err
 
 
 @pytest.mark.parametrize("name", list(main.COMMANDS))
 def test_every_command_has_help_with_examples(name: str, evenbench: Evenbench) -> None:
     """Catches: a command whose help fails or shows nothing to copy."""
     try:
-        said = evenbench(name, "--help")
+        result = evenbench(name, "--help")
     except SystemExit as stop:  # argparse's way
         assert not stop.code
     else:
-        assert said.status == 0
-        assert "examples:" in said.out
+        assert result.status == 0
+        assert "examples:" in result.out
 
 
 @pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--info", "defaults"], ["--info"], ["--version"]])
@@ -303,9 +303,9 @@ def test_what_only_shows_something_writes_nothing(
     arguments: list[str], evenbench: Evenbench, workdir: Path
 ) -> None:
     """Catches: a log or a folder from a command that was only asked to show; an option lost on the way."""
-    said = evenbench("data=wine", *arguments)
-    assert said.status == 0
-    assert arguments == ["--version"] or "wine" in said.out
+    result = evenbench("data=wine", *arguments)
+    assert result.status == 0
+    assert arguments == ["--version"] or "wine" in result.out
     assert list(workdir.iterdir()) == []
 
 
@@ -345,10 +345,10 @@ def test_a_run_is_done_once_shown_and_done_again_when_asked(workdir: Path) -> No
 
 def test_a_run_that_fails_is_reported_and_gives_status_1(workdir: Path) -> None:
     """Catches: a failure that a script takes for success."""
-    said = command("data=iris", "train.epochs=1000000", "timeout_s=0.5", cwd=workdir)
-    assert said.status == 1
-    assert "timeout: " in said.err and "1 (1 failed)" in said.out
-    assert "Traceback" not in said.err
+    result = command("data=iris", "train.epochs=1000000", "timeout_s=0.5", cwd=workdir)
+    assert result.status == 1
+    assert "timeout: " in result.err and "1 (1 failed)" in result.out
+    assert "Traceback" not in result.err
 
 
 def test_a_reader_that_goes_away_is_no_error(workdir: Path) -> None:

@@ -160,13 +160,13 @@ def test_every_layer_kind_is_exported(
 
     Every kind by itself in PyTorch, where that takes milliseconds; else networks that have most of them.
     """
-    wanted = KINDS | ZOO if to == "torch" else ZOO
+    cases = KINDS | ZOO if to == "torch" else ZOO
     if to == "onnx":
-        wanted = {"tokens": ZOO["tokens"], "rnn": KINDS["rnn-both-sequence-padded"]}
-    tasks = {name: make_task("idiomatic", **case) | {"precision": precision} for name, case in wanted.items()}
+        cases = {"tokens": ZOO["tokens"], "rnn": KINDS["rnn-both-sequence-padded"]}
+    tasks = {name: make_task("idiomatic", **case) | {"precision": precision} for name, case in cases.items()}
     weights = {
         name: {k: w.astype(precision) for k, w in random_weights(network_of(case)).items()}
-        for name, case in wanted.items()
+        for name, case in cases.items()
     }
     module = MODULE[FRAMEWORK[to]]
     replies = adapters(FRAMEWORK[to], precision).call(
@@ -177,7 +177,7 @@ def test_every_layer_kind_is_exported(
         weights=weights,
         folder=str(tmp_path),
     )
-    assert replies.keys() == wanted.keys()
+    assert replies.keys() == cases.keys()
     assert {name: value for name, value in replies.items() if not value <= bound} == {}
 
 
@@ -248,8 +248,8 @@ def results(finished: Path, workdir: Path) -> Path:
 
 def export_command(*arguments: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     status = main.main(["export", *arguments])
-    said = capfd.readouterr()
-    return status, said.out, said.err
+    output = capfd.readouterr()
+    return status, output.out, output.err
 
 
 def test_a_run_becomes_a_folder_that_can_be_written_again(
@@ -265,9 +265,9 @@ def test_a_run_becomes_a_folder_that_can_be_written_again(
     assert folder.name == f"{run.name}-torch"
     files = {"README.md", "export.json", "model.py", "model.safetensors"}
     assert {path.name for path in folder.iterdir()} == files
-    said = json.loads((folder / "export.json").read_text())
-    assert said["run_id"] == run.name and said["rows"] == 88 and said["deviation"] <= said["bound"]
-    assert said["versions"]["torch"] and said["versions"]["safetensors"]
+    output = json.loads((folder / "export.json").read_text())
+    assert output["run_id"] == run.name and output["rows"] == 88 and output["deviation"] <= output["bound"]
+    assert output["versions"]["torch"] and output["versions"]["safetensors"]
     assert "progression, in the units of diabetes" in (folder / "README.md").read_text()
 
 

@@ -14,9 +14,10 @@ from harness.core.network.attention import (
 )
 from harness.core.network.basic import Activation, Dense, Dropout, Flatten, Reshape
 from harness.core.network.convolution import Conv1D, Conv2D, GlobalPool, Pool, Upsample
-from harness.core.network.layer_base import Input, Param, Shape, ShapeError
+from harness.core.network.layer_base import Input, ShapeError
 from harness.core.network.layers import Concrete, Layer, Output, Reconstruction, Residual, ToImage, ToSequence
 from harness.core.network.network import AnyNode, ModelSpec, Network, Node, ResidualNode
+from harness.core.network.parameters import Param, Shape
 from harness.core.network.recurrent import GRU, LSTM, SimpleRNN
 from harness.core.network.tree import LayerEntry
 

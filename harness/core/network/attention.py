@@ -6,15 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from harness.core.network.layer_base import (
-    Initialiser,
-    Param,
-    Positive,
-    Shape,
-    ShapeError,
-    TimeAxis,
-    need_rank,
-)
+from harness.core.network.layer_base import Initialiser, Positive, ShapeError, TimeAxis, need_rank
+from harness.core.network.parameters import Param, Shape
 from harness.core.validation import Range
 
 Epsilon = Annotated[float, Range(min=0.0, exclusive_min=True)]

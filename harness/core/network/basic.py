@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from harness.core.network.layer_base import Initialiser, Param, Positive, Shape, ShapeError, TimeAxis
+from harness.core.network.layer_base import Initialiser, Positive, ShapeError, TimeAxis
+from harness.core.network.parameters import Param, Shape
 from harness.core.validation import Range
 
 Function = Literal["linear", "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "softmax"]

@@ -9,16 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from harness.core.network.layer_base import (
-    Initialiser,
-    Param,
-    Positive,
-    Shape,
-    ShapeError,
-    TimeAxis,
-    need_rank,
-    window,
-)
+from harness.core.network.layer_base import Initialiser, Positive, ShapeError, TimeAxis, need_rank, window
+from harness.core.network.parameters import Param, Shape
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.core import rng
-
-if TYPE_CHECKING:
-    from harness.core.network.layer_base import Param
+from harness.core.network.parameters import Param
 
 Weights = dict[str, NDArray[Any]]
 Key = tuple[int | str, ...]

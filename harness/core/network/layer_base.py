@@ -10,14 +10,13 @@ of one sample:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from harness.core.network.initialisers import INITIALISERS
+from harness.core.network.parameters import Shape
 from harness.core.validation import OneOf, Range
 
-Shape = tuple[int, ...]
 Positive = Annotated[int, Range(min=1)]
 Initialiser = Annotated[str, OneOf(tuple(INITIALISERS))]
 
@@ -44,26 +43,6 @@ class Input:
     vocabulary: int = 0
     lengths: bool = False
     sequence: bool = False
-
-
-@dataclass(frozen=True)
-class Param:
-    """One array of a layer: its canonical shape and its initialiser.
-
-    `fan_in` and `fan_out` count the connections of one unit, for the Glorot and He initialisers. An array
-    that is not `trainable` is state: the running statistics of a BatchNorm.
-    """
-
-    shape: Shape
-    init: str
-    fan_in: int = 0
-    fan_out: int = 0
-    trainable: bool = True
-
-    @property
-    def size(self) -> int:
-        """The number of values."""
-        return math.prod(self.shape)
 
 
 def need_rank(shape: Shape, rank: int, axes: str) -> None:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from harness.core.network.attention import BatchNorm, Embedding, LayerNorm, Positions, SelfAttention
 from harness.core.network.basic import Activation, Dense, Dropout, Flatten, Reshape
 from harness.core.network.convolution import Conv1D, Conv2D, GlobalPool, Pool, Upsample
-from harness.core.network.layer_base import Initialiser, Input, Positive, Shape, ShapeError
+from harness.core.network.layer_base import Initialiser, Input, Positive, ShapeError
+from harness.core.network.parameters import Shape
 from harness.core.network.recurrent import GRU, LSTM, SimpleRNN
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from harness.core.network.attention import Embedding
 from harness.core.network.basic import Activation, Dropout, Flatten
-from harness.core.network.layer_base import Input, Param, Shape, ShapeError
+from harness.core.network.layer_base import Input, ShapeError
 from harness.core.network.layers import Concrete, Output, Reconstruction, Residual, concrete
+from harness.core.network.parameters import Param, Shape
 from harness.core.network.tree import LayerEntry, read_layers
 from harness.core.validation import ConfigError, Mistake, nearest
 

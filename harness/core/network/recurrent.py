@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from harness.core.network.layer_base import Initialiser, Param, Positive, Shape, TimeAxis, need_rank
+from harness.core.network.layer_base import Initialiser, Positive, TimeAxis, need_rank
+from harness.core.network.parameters import Param, Shape
 
 Returns = Literal["last", "sequence"]
 
